@@ -1,0 +1,50 @@
+# The stages of a run. Everything can be set: make extract MODEL=DIR DATA=DIR RUN=runs/mine; ARGS adds options.
+MODEL ?= data/demo/clip
+DATA  ?= data/demo/pictures
+RUN   ?= runs/demo
+TASKS ?= 5
+SEED  ?=
+SQL   ?= SELECT after_task, on_task, metric, ROUND(value, 1) AS value FROM metrics WHERE on_task IS NULL
+ARGS  ?=
+
+CGIL   = target/release/cgil
+CARGO  = cargo
+SEEDED = $(if $(SEED),--seed $(SEED))
+
+.PHONY: build extract fit-vae prompt-tune query demo test check bench schemas clean
+
+build:
+	$(CARGO) build --release
+
+extract: build
+	$(CGIL) extract --model $(MODEL) --data $(DATA) --run $(RUN) $(ARGS)
+
+fit-vae: build
+	$(CGIL) fit-vae --run $(RUN) --tasks $(TASKS) $(SEEDED) $(ARGS)
+
+prompt-tune: build
+	$(CGIL) prompt-tune --run $(RUN) $(SEEDED) $(ARGS)
+
+query: build
+	$(CGIL) query --run $(RUN) "$(SQL)" $(ARGS)
+
+# The three stages on the embedded pictures and CLIP, offline.
+demo: extract fit-vae prompt-tune
+
+test:
+	$(CARGO) test --release
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+bench:
+	$(CARGO) bench
+
+# Renders schemas/README.md from the contracts.
+schemas:
+	RENDER_SCHEMAS=1 $(CARGO) test --release the_page_is_rendered
+
+clean:
+	$(CARGO) clean
+	rm -rf runs

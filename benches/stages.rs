@@ -1,0 +1,60 @@
+//! The kernels that the stages spend their time in, on random data of the sizes of CLIP ViT-L/14 where
+//! the size is free, and on the embedded CLIP where a checkpoint is needed. `make bench`.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use cgil::{
+    clip::Checkpoint,
+    generator::{Vae, VaeConfig},
+    prompt::PromptLearner,
+    rng::{Draw, Rng},
+    task::Class,
+};
+use divan::{Bencher, counter::ItemsCount};
+
+fn main() {
+    divan::main();
+}
+
+fn demo() -> Checkpoint {
+    Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip")).expect("the embedded CLIP")
+}
+
+fn noise(n: usize) -> Vec<f32> {
+    Rng::new(0, Draw::Embeddings, &[]).normals(n)
+}
+
+/// One step of a VAE on a batch of 64 rows of `dim` values.
+#[divan::bench(args = [64, 512, 768])]
+fn vae_step(bencher: Bencher, dim: usize) {
+    let config = VaeConfig { epochs: 1, lr: 2e-4, hidden: 512, latent: 256, batch_size: 64, legacy_reparam: false };
+    let mut vae = Vae::new(dim, &config, 0, 0);
+    let (x, eps) = (noise(64 * dim), noise(64 * 256));
+    bencher.counter(ItemsCount::new(64usize)).bench_local(|| vae.step(&x, &eps, 2e-4));
+}
+
+/// Loss and gradients of the prompts of `classes` classes, on 128 embeddings, with the embedded CLIP.
+#[divan::bench(args = [4, 20, 100])]
+fn prompt_step(bencher: Bencher, classes: usize) {
+    let checkpoint = demo();
+    let encoder = checkpoint.text_encoder(&Device::Cpu).expect("text encoder");
+    let tokenizer = checkpoint.tokenizer().expect("tokenizer");
+    let names: Vec<Class> = (0..classes).map(|i| Class { label: i as i64, name: format!("red star {i}") }).collect();
+    let dim = encoder.dim;
+    let learner = PromptLearner::new(encoder, &tokenizer, &names, 1, 0).expect("prompts");
+    let embeddings = Tensor::from_vec(noise(128 * dim), (128, dim), &Device::Cpu).expect("embeddings");
+    let labels: Vec<u32> = (0..128).map(|i| i % classes as u32).collect();
+    let labels = Tensor::new(labels, &Device::Cpu).expect("labels");
+    bencher.bench_local(|| learner.loss(classes, &embeddings, &labels).expect("loss").0);
+}
+
+/// A batch of 32 images through the embedded CLIP's image encoder.
+#[divan::bench]
+fn encode_batch(bencher: Bencher) {
+    let checkpoint = demo();
+    let encoder = checkpoint.image_encoder(&Device::Cpu).expect("image encoder");
+    let side = checkpoint.config.vision_config.image_size;
+    let pixels = noise(32 * 3 * side * side);
+    bencher.counter(ItemsCount::new(32usize)).bench_local(|| encoder.encode(pixels.clone()).expect("embeddings"));
+}

@@ -1,0 +1,59 @@
+//! Text to token ids.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+
+use super::checkpoint::TextConfig;
+
+/// The tokenizer of a checkpoint.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    context: usize,
+    vocab_size: usize,
+    eos: u32,
+}
+
+impl Tokenizer {
+    pub(super) fn open(path: &Path, config: &TextConfig) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        // lengths are this project's business: silent truncation would drop the end of text
+        inner.with_truncation(None).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        inner.with_padding(None);
+        let (context, vocab_size, eos) = (config.max_position_embeddings, config.vocab_size, config.eos_token_id);
+        Ok(Tokenizer { inner, context, vocab_size, eos })
+    }
+
+    /// Token ids of `text`, from start to end of text, where `reserved` further positions will be
+    /// put in between. An error if they do not all fit the context.
+    pub fn encode(&self, text: &str, reserved: usize) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, true).map_err(|e| anyhow!("cannot tokenise {text:?}: {e}"))?;
+        let ids = encoding.get_ids().to_vec();
+        let needed = ids.len() + reserved;
+        if needed > self.context {
+            bail!(
+                "the text {text:?} needs {needed} positions ({} tokens, {reserved} context vectors), \
+                 but the text encoder has {}: use a shorter class name or fewer context vectors",
+                ids.len(),
+                self.context
+            );
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            bail!(
+                "tokenizer.json gives {text:?} the token {id}, but config.json has a vocabulary of {}",
+                self.vocab_size
+            );
+        }
+        Ok(ids)
+    }
+
+    /// The position whose state is the text's: the first end-of-text token, or, where the configuration
+    /// has the historical id 2, the highest id, as transformers reads it.
+    pub fn end_of_text(&self, ids: &[u32]) -> usize {
+        if self.eos == 2 {
+            let highest = ids.iter().max();
+            return ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
+        }
+        ids.iter().position(|&id| id == self.eos).unwrap_or(0)
+    }
+}

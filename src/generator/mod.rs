@@ -1,0 +1,37 @@
+//! Class-conditional generators of embeddings, and the store that keeps them.
+
+mod dense;
+mod fit;
+mod scaler;
+pub mod store;
+pub mod vae;
+
+pub use fit::{Fitted, annealing, fit};
+pub use scaler::Scaler;
+pub use store::LatentStore;
+pub use vae::{Vae, VaeConfig};
+
+use crate::rng::Rng;
+
+/// A class's generator: standard normal noise, decoded and scaled back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generator {
+    pub decoder: vae::Decoder,
+    pub scaler: Scaler,
+}
+
+impl Generator {
+    /// Whether every weight and scaling is a finite number.
+    pub fn is_finite(&self) -> bool {
+        let Scaler { low, span, mean, std } = &self.scaler;
+        let layers = self.decoder.layers.iter().flat_map(|(weight, bias)| [weight, bias]);
+        layers.chain([low, span, mean, std]).flatten().all(|x| x.is_finite())
+    }
+
+    /// `n` embeddings (n, D), flat, as the image encoder would give them.
+    pub fn sample(&self, n: usize, rng: &mut Rng) -> Vec<f32> {
+        let mut rows = self.decoder.decode(&rng.normals(n * self.decoder.latent));
+        self.scaler.restore(&mut rows);
+        rows
+    }
+}

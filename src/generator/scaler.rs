@@ -1,0 +1,69 @@
+//! Per-dimension scaling of a class's embeddings: to [0, 1], then to mean 0 and standard deviation 1.
+
+/// Below this a span or deviation counts as zero, so that a constant dimension stays finite.
+const SMALLEST: f32 = 1e-12;
+
+/// Both scalings, one value per dimension each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scaler {
+    pub low: Vec<f32>,
+    pub span: Vec<f32>,
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+impl Scaler {
+    /// Measures `rows` (N, dim), flat; N is at least 2. The deviation is that of a sample (N − 1).
+    pub fn fit(rows: &[f32], dim: usize) -> Self {
+        let n = (rows.len() / dim) as f64;
+        let column = |j: usize| rows.iter().skip(j).step_by(dim).copied();
+        let low: Vec<f32> = (0..dim).map(|j| column(j).fold(f32::INFINITY, f32::min)).collect();
+        let high = (0..dim).map(|j| column(j).fold(f32::NEG_INFINITY, f32::max));
+        let span: Vec<f32> = high.zip(&low).map(|(high, low)| (high - low).max(SMALLEST)).collect();
+        let (mut mean, mut std) = (Vec::with_capacity(dim), Vec::with_capacity(dim));
+        for j in 0..dim {
+            let unit = || column(j).map(|x| f64::from((x - low[j]) / span[j]));
+            let centre = unit().sum::<f64>() / n;
+            let variance = unit().map(|u| (u - centre).powi(2)).sum::<f64>() / (n - 1.0);
+            mean.push(centre as f32);
+            std.push((variance.sqrt() as f32).max(SMALLEST));
+        }
+        Scaler { low, span, mean, std }
+    }
+
+    /// Standardises `rows` (N, dim) in place.
+    pub fn standardise(&self, rows: &mut [f32]) {
+        for row in rows.chunks_mut(self.low.len()) {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = ((*x - self.low[j]) / self.span[j] - self.mean[j]) / self.std[j];
+            }
+        }
+    }
+
+    /// Undoes [`Scaler::standardise`].
+    pub fn restore(&self, rows: &mut [f32]) {
+        for row in rows.chunks_mut(self.low.len()) {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = (*x * self.std[j] + self.mean[j]) * self.span[j] + self.low[j];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_dimension_stays_finite_and_is_restored() {
+        let rows = [1.0, 5.0, 2.0, 5.0, 4.0, 5.0];
+        let scaler = Scaler::fit(&rows, 2);
+        let mut scaled = rows;
+        scaler.standardise(&mut scaled);
+        assert!(scaled.iter().all(|x| x.is_finite()), "{scaled:?}");
+        scaler.restore(&mut scaled);
+        for (a, b) in rows.iter().zip(scaled) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+}

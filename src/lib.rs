@@ -1,0 +1,60 @@
+#![doc = include_str!("../README.md")]
+
+pub mod atomic;
+pub mod clip;
+pub mod generator;
+pub mod manifest;
+pub mod metrics;
+pub mod prompt;
+pub mod rng;
+pub mod source;
+pub mod table;
+pub mod task;
+pub mod tensors;
+
+use std::{fs::File, io::Read, path::PathBuf};
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+
+/// The device that computes: the first CUDA device where the program was built for it and there is one, else the CPU.
+pub fn device() -> Result<Device> {
+    Ok(Device::cuda_if_available(0)?)
+}
+
+/// The name of the directory that holds what one class order and seed gave: `dataset-order` or `seed-1992`.
+pub fn order_name(seed: Option<u32>) -> String {
+    seed.map_or("dataset-order".into(), |seed| format!("seed-{seed}"))
+}
+
+/// SHA-256 of the bytes of all `files`, one after another, as lower-case hexadecimal.
+pub(crate) fn hash_files(files: &[PathBuf]) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        loop {
+            match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
+                0 => break,
+                n => hash.update(&buffer[..n]),
+            }
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes as lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Parses a whole number of at least `MIN`, for command lines.
+pub fn at_least<const MIN: usize>(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|&n| n >= MIN).ok_or(format!("expected a whole number of at least {MIN}"))
+}
+
+/// Parses a number above 0, for command lines.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or("expected a number above 0".into())
+}

@@ -1,0 +1,79 @@
+//! Scores the test images against the classifier that the prompts make.
+
+use anyhow::Result;
+use candle_core::Tensor;
+
+use super::{PromptLearner, learner::normalise};
+use crate::task::Curriculum;
+
+/// Images compared with all classes at a time.
+const BATCH: usize = 4096;
+
+/// The test images of a run, in the source's order.
+pub struct TestSet {
+    pub sample_ids: Vec<String>,
+    /// Position of each image's class in learning order.
+    pub classes: Vec<usize>,
+    /// Normalised embeddings (N, P).
+    pub embeddings: Tensor,
+}
+
+/// What a classifier says of the test images.
+pub struct Evaluation {
+    /// Normalised text features (C, P): learned for seen classes, zero-shot for the others.
+    pub features: Tensor,
+    /// Per image the predicted class, in learning order, and its cosine.
+    pub predictions: Vec<(usize, f32)>,
+    /// Accuracy in percent on each task's images.
+    pub accuracy: Vec<f64>,
+}
+
+/// Classifies by the prompts of the first `seen` classes and the zero-shot features of the others. An image
+/// of a seen class is compared with the seen ones, one of an unseen class with all. With `legacy` the
+/// unseen classes' features keep their length, as in the authors' code, so scores are no cosines.
+pub fn evaluate(
+    learner: &PromptLearner,
+    curriculum: &Curriculum,
+    test: &TestSet,
+    seen: usize,
+    legacy: bool,
+) -> Result<Evaluation> {
+    let all = curriculum.classes.len();
+    let mut features = Vec::new();
+    if seen > 0 {
+        features.push(learner.keys(seen)?); // (n, P)
+    }
+    if seen < all {
+        let unseen = learner.zero_shot().narrow(0, seen, all - seen)?; // (C − n, P)
+        features.push(if legacy { unseen } else { normalise(&unseen)? });
+    }
+    let features = Tensor::cat(&features, 0)?; // (C, P)
+
+    let mut predictions = Vec::with_capacity(test.classes.len());
+    for start in (0..test.classes.len()).step_by(BATCH) {
+        let rows = BATCH.min(test.classes.len() - start);
+        let cosines = test.embeddings.narrow(0, start, rows)?.matmul(&features.t()?)?.to_vec2::<f32>()?; // (rows, C)
+        for (scores, &class) in cosines.iter().zip(&test.classes[start..]) {
+            let candidates = if class < seen { seen } else { all };
+            predictions.push(highest(&scores[..candidates]));
+        }
+    }
+
+    let (mut right, mut images) = (vec![0usize; curriculum.tasks()], vec![0usize; curriculum.tasks()]);
+    for (&class, &(predicted, _)) in test.classes.iter().zip(&predictions) {
+        let task = curriculum.task_of(class);
+        images[task] += 1;
+        right[task] += usize::from(predicted == class);
+    }
+    let accuracy = right.iter().zip(&images).map(|(&right, &images)| 100.0 * right as f64 / images as f64).collect();
+    Ok(Evaluation { features, predictions, accuracy })
+}
+
+/// The first of the highest scores.
+fn highest(scores: &[f32]) -> (usize, f32) {
+    scores
+        .iter()
+        .copied()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, next| if next.1 > best.1 { next } else { best })
+}

@@ -1,0 +1,128 @@
+//! One Parquet file of a table: written whole or not at all, checked against its contract when opened.
+
+use std::{fs::File, path::Path};
+
+use anyhow::{Context, Result, bail};
+use arrow::{
+    array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch},
+    datatypes::{DataType, Field, Float32Type, Int64Type},
+};
+use parquet::{
+    arrow::{
+        ArrowWriter, ProjectionMask,
+        arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    },
+    basic::{Compression, ZstdLevel},
+    file::{
+        metadata::KeyValue,
+        properties::{EnabledStatistics, WriterProperties},
+    },
+    schema::types::ColumnPath,
+};
+use std::sync::Arc;
+
+use super::Contract;
+use crate::atomic;
+
+/// Footer key that names the table and its version.
+const TABLE_KEY: &str = "cgil.table";
+
+/// Rows per batch when reading.
+const BATCH_ROWS: usize = 1024;
+
+/// Footer key-values beside the table's name and version.
+pub type Footer = Vec<(String, String)>;
+
+/// Builds the rows of a table from its columns, in the contract's order.
+pub fn rows(contract: &Contract, dim: usize, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    RecordBatch::try_new(contract.schema(dim), columns).with_context(|| format!("rows of table {}", contract.name))
+}
+
+/// A vector column from `values` (rows × dim, flat).
+pub fn vectors(values: Vec<f32>, dim: usize) -> ArrayRef {
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    Arc::new(FixedSizeListArray::new(item, dim as i32, Arc::new(Float32Array::from(values)), None))
+}
+
+/// Writes a file of a table.
+pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Footer) -> Result<()> {
+    let mut pairs = vec![KeyValue::new(TABLE_KEY.into(), format!("{} {}", contract.name, contract.version))];
+    pairs.extend(footer.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())));
+    let mut properties = WriterProperties::builder()
+        .set_key_value_metadata(Some(pairs))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
+    for field in rows.schema().fields() {
+        if let DataType::FixedSizeList(item, _) = field.data_type() {
+            // random mantissas neither compress nor repeat
+            let leaf = ColumnPath::new(vec![field.name().clone(), "list".into(), item.name().clone()]);
+            properties = properties
+                .set_column_compression(leaf.clone(), Compression::UNCOMPRESSED)
+                .set_column_dictionary_enabled(leaf.clone(), false)
+                .set_column_statistics_enabled(leaf, EnabledStatistics::None);
+        }
+    }
+    atomic::write_file(path, |file| {
+        let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties.build()))?;
+        writer.write(rows)?;
+        writer.close()?;
+        Ok(())
+    })
+}
+
+/// Opens `columns` of a file of a table, after checking it against the table's contract; vectors have `dim` values.
+pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
+    let builder = builder(path)?;
+    let expected = format!("{} {}", contract.name, contract.version);
+    match footer_value(&builder, TABLE_KEY) {
+        Some(found) if found == expected => {}
+        found => bail!(
+            "{} should be table {expected} by its footer, but is {}; it was not written by this version of cgil",
+            path.display(),
+            found.map_or("none of cgil's tables".to_owned(), |f| format!("table {f}"))
+        ),
+    }
+    contract.check(path, builder.schema(), dim)?;
+    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
+    builder.build().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads all rows of a file of a table into one batch.
+pub fn read(path: &Path, contract: &Contract, dim: usize) -> Result<RecordBatch> {
+    let columns: Vec<&str> = contract.columns.iter().map(|c| c.name.as_str()).collect();
+    let batches = open(path, contract, dim, &columns)?
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("{} is damaged; remove it and run the stage again", path.display()))?;
+    let schema = batches.first().map_or_else(|| contract.schema(dim), |b| b.schema());
+    Ok(arrow::compute::concat_batches(&schema, &batches)?)
+}
+
+/// Opens any Parquet file.
+pub fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    ParquetRecordBatchReaderBuilder::try_new(file)
+        .with_context(|| format!("{} is not a Parquet file, or is damaged", path.display()))
+}
+
+/// A key-value of a file's footer.
+pub fn footer_value(builder: &ParquetRecordBatchReaderBuilder<File>, key: &str) -> Option<String> {
+    let pairs = builder.metadata().file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == key)?.value.clone()
+}
+
+/// A text column of a batch that keeps its contract.
+pub fn text<'a>(batch: &'a RecordBatch, column: &str) -> impl Iterator<Item = &'a str> {
+    batch[column].as_string::<i32>().iter().map(|value| value.unwrap_or_default())
+}
+
+/// An integer column of a batch that keeps its contract.
+pub fn int64s<'a>(batch: &'a RecordBatch, column: &str) -> &'a [i64] {
+    batch[column].as_primitive::<Int64Type>().values()
+}
+
+/// A vector column of a batch that keeps its contract, flat (rows × dim).
+pub fn floats<'a>(batch: &'a RecordBatch, column: &str) -> &'a [f32] {
+    let list = batch[column].as_fixed_size_list();
+    let dim = list.value_length() as usize;
+    &list.values().as_primitive::<Float32Type>().values()[list.offset() * dim..][..list.len() * dim]
+}

@@ -1,0 +1,54 @@
+//! `cgil`: teach CLIP new classes, task after task, without keeping the images and without forgetting.
+
+mod extract;
+mod fit_vae;
+mod import;
+mod progress;
+mod prompt_tune;
+mod query;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Teach CLIP new classes, task after task, without keeping the images and without forgetting.
+///
+/// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`), `fit-vae`,
+/// `prompt-tune`. Each goes on where it stopped.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    stage: Stage,
+}
+
+#[derive(Subcommand)]
+enum Stage {
+    /// Stage 1: encode every image once, into the table `embeddings`
+    Extract(extract::Options),
+    /// Stage 1 without images: take embeddings made elsewhere
+    Import(import::Options),
+    /// Stage 2: fit a generator of embeddings to every class
+    FitVae(fit_vae::Options),
+    /// Stage 3: learn prompts task after task, and score them
+    PromptTune(prompt_tune::Options),
+    /// SQL over the tables of a run
+    Query(query::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().stage {
+        Stage::Extract(options) => extract::run(&options),
+        Stage::Import(options) => import::run(&options),
+        Stage::FitVae(options) => fit_vae::run(&options),
+        Stage::PromptTune(options) => prompt_tune::run(&options),
+        Stage::Query(options) => query::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
