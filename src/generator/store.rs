@@ -77,7 +77,13 @@ impl LatentStore {
     pub fn create(run: &Path, manifest: StoreManifest) -> Result<Self> {
         let dir = dir(run, manifest.seed);
         manifest::write_or_match(&dir, &manifest)?;
-        Ok(LatentStore { dir, manifest })
+        let store = LatentStore { dir, manifest };
+        for task in 0..store.manifest.tasks {
+            if store.has_task(task) {
+                store.clear_partial(task)?; // a process may have been killed before it could
+            }
+        }
+        Ok(store)
     }
 
     /// The store of a run for a class order, finished or not.
@@ -171,7 +177,15 @@ impl LatentStore {
             tensors::write(&dir.join(GENERATORS), &stacked, &self.manifest)?;
             file::write(&dir.join("index.parquet"), contract::latents(), &index, &vec![])
         })?;
-        fs::remove_dir_all(self.partial_dir(task)).context("cannot clear the fitted classes of a finished task")
+        self.clear_partial(task)
+    }
+
+    fn clear_partial(&self, task: usize) -> Result<()> {
+        let dir = self.partial_dir(task);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        Ok(())
     }
 
     /// The generators of the classes that a task learns, in learning order.
