@@ -1,11 +1,11 @@
-//! Files and directories that appear whole or not at all.
+//! Files and directories that appear whole or not at all, and one process at a time that writes them.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Writes `path` through `write`: to a temporary name beside it, synced, then renamed.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
@@ -34,6 +34,17 @@ pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
 /// Creates a directory and those above it.
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
+}
+
+/// Keeps other processes from writing into a run's directory for as long as the file lives.
+pub fn lock(run: &Path) -> Result<File> {
+    create_dir(run)?;
+    let path = run.join(".lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        bail!("another process of cgil is writing into {}: wait for it, or use another --run", run.display());
+    }
+    Ok(file) // where the file system has no locks, people have to take care themselves
 }
 
 fn temporary(path: &Path) -> PathBuf {

@@ -12,6 +12,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
+use crate::terminal;
+
 /// Images encoded at a time.
 const BATCH: usize = 32;
 
@@ -39,15 +41,16 @@ pub fn run(options: &Options) -> Result<()> {
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
     let source = Source::open(&options.data)?;
-    for notice in &source.notices {
-        eprintln!("note: {notice}");
+    if let Some((first, others)) = source.left_out.split_first() {
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
+        eprintln!("note: left out, as no image of train or test: {}{more}", first.display());
     }
     let encoder = checkpoint.image_encoder(&cgil::device()?)?; // first, so that nothing is written if it has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
 
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|(_, _, rows)| rows.len()).sum();
-    let progress = super::progress::bar("extract", images);
+    let progress = terminal::bar("extract", images);
     for (split, k, rows) in missing {
         embeddings.write_shard(split, k, encode(&source, split, rows, &preprocess, &encoder, &progress)?)?;
     }
@@ -126,13 +129,13 @@ fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Resu
     if quarantined == rows {
         bail!("none of the {rows} images could be used: cgil query --run {run} \"SELECT * FROM quarantine\" says why");
     }
-    println!(
-        "{rows} images in {run}, {encoded} encoded now: {} embeddings of {} values, {quarantined} quarantined",
+    let mut text = format!(
+        "{rows} images in {run}, {encoded} encoded now: {} embeddings of {} values, {quarantined} quarantined\n",
         rows - quarantined,
         embeddings.manifest.dim
     );
     if quarantined > 0 {
-        println!("cgil query --run {run} \"SELECT * FROM quarantine\" says why");
+        text += &format!("cgil query --run {run} \"SELECT * FROM quarantine\" says why\n");
     }
-    Ok(())
+    terminal::print(text)
 }

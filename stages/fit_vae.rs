@@ -12,6 +12,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
+use crate::terminal;
+
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
@@ -36,19 +38,18 @@ pub fn run(options: &Options) -> Result<()> {
 
     let missing: Vec<usize> = (0..curriculum.tasks()).filter(|&task| !store.has_task(task)).collect();
     let classes: usize = missing.iter().map(|&task| curriculum.task(task).len()).sum();
-    let progress = super::progress::bar("fit-vae", classes * options.config.epochs);
+    let progress = terminal::bar("fit-vae", classes * options.config.epochs);
     for &task in &missing {
         progress.set_message(format!("task {}", task + 1));
         fit_task(task, &embeddings, &curriculum, &store, &progress)?;
     }
     progress.finish_and_clear();
-    println!(
-        "{} generators in {} tasks in {}, {classes} fitted now",
+    terminal::print(format!(
+        "{} generators in {} tasks in {}, {classes} fitted now\n",
         curriculum.classes.len(),
         curriculum.tasks(),
         options.run.display()
-    );
-    Ok(())
+    ))
 }
 
 /// A class needs two training embeddings: one has no deviation.

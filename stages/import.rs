@@ -10,6 +10,8 @@ use cgil::{
 };
 use clap::Args;
 
+use crate::terminal;
+
 #[derive(Args)]
 pub struct Options {
     /// Parquet file, or directory of them, with the columns split (train or test), label, class_name and
@@ -28,13 +30,12 @@ pub fn run(options: &Options) -> Result<()> {
     let embeddings = Embeddings::create(&options.run, examine(&table, options.shard_rows)?)?;
     write_missing(&table, &embeddings)?;
     let Manifest { dim, classes, rows, .. } = &embeddings.manifest;
-    println!(
-        "{} embeddings of {dim} values, {} classes, imported into {}",
+    terminal::print(format!(
+        "{} embeddings of {dim} values, {} classes, imported into {}\n",
         rows.values().sum::<usize>(),
         classes.len(),
         options.run.display()
-    );
-    Ok(())
+    ))
 }
 
 /// Reads the whole table once, so that nothing is written of one that has an error.
@@ -48,8 +49,8 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<Manifest> {
         if embedding.len() != expected {
             bail!("{place}: the embedding has {} values, those before it have {expected}", embedding.len());
         }
-        if embedding.is_empty() || embedding.iter().any(|x| !x.is_finite()) {
-            bail!("{place}: the embedding is empty, or has a value that is not finite");
+        if embedding.iter().any(|x| !x.is_finite()) || embedding.iter().all(|&x| x == 0.0) {
+            bail!("{place}: the embedding has a value that is not finite, or is nothing but zeros");
         }
         let name = names.entry(label).or_insert_with(|| class_name.to_owned());
         if name != class_name {

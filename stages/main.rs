@@ -3,9 +3,9 @@
 mod extract;
 mod fit_vae;
 mod import;
-mod progress;
 mod prompt_tune;
 mod query;
+mod terminal;
 
 use std::process::ExitCode;
 

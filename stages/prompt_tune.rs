@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use cgil::{
     clip::Checkpoint,
@@ -20,6 +20,8 @@ use cgil::{
 };
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+
+use crate::terminal;
 
 #[derive(Args)]
 pub struct Options {
@@ -65,8 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
         let evaluation = score(&learner, &curriculum, &test, learned, options.config.legacy_ci, &mut history)?;
         store.write(learned, &learner, &curriculum, &test, &evaluation, &history)?;
     }
-    println!("{}", report(&history, &curriculum));
-    Ok(())
+    terminal::print(report(&history, &curriculum) + "\n")
 }
 
 /// The CLIP that made the embeddings, and the hash of its weights.
@@ -110,7 +111,8 @@ fn test_set(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<TestSet>
     let n = rows.labels.len();
     let position: BTreeMap<i64, usize> =
         curriculum.classes.iter().enumerate().map(|(i, class)| (class.label, i)).collect();
-    let classes = rows.labels.iter().map(|label| position[label]).collect();
+    let class = |label: &i64| position.get(label).copied().with_context(|| format!("no class has the label {label}"));
+    let classes = rows.labels.iter().map(class).collect::<Result<_>>()?;
     let vectors = Tensor::from_vec(rows.embeddings, (n, embeddings.manifest.dim), &cgil::device()?)?; // (N, P)
     let test = TestSet { sample_ids: rows.sample_ids, classes, embeddings: normalise(&vectors)? };
     if let Some(task) = images_per_task(&test, curriculum).iter().position(|&n| n == 0) {
@@ -156,7 +158,7 @@ fn learn(
         current: config.current,
         seed: u64::from(options.seed.unwrap_or(0)),
     };
-    let progress = super::progress::bar("prompt-tune", config.epochs);
+    let progress = terminal::bar("prompt-tune", config.epochs);
     align(learner, &stream, config, |loss| {
         progress.set_message(format!("task {} of {}, loss {loss:.3}", task + 1, curriculum.tasks()));
         progress.inc(1);

@@ -1,7 +1,7 @@
 //! SQL over the tables of a run, through Polars.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,8 @@ use polars::{
     },
     sql::SQLContext,
 };
+
+use crate::terminal;
 
 #[derive(Args)]
 pub struct Options {
@@ -45,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
         context.register(&table.name, frame(table, &options.run)?);
     }
     let mut answer = context.execute(&options.sql).and_then(LazyFrame::collect).context("the query failed")?;
-    print(&render(&mut answer, options.format)?)
+    terminal::print(render(&mut answer, options.format)?)
 }
 
 /// A table of the run; one without rows where no file has been written.
@@ -92,12 +94,4 @@ fn render(answer: &mut DataFrame, format: Format) -> Result<Vec<u8>> {
         }
     }
     Ok(out)
-}
-
-/// Prints to standard output; a reader that stops early, such as `head`, is no error.
-fn print(text: &[u8]) -> Result<()> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
 }

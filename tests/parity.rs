@@ -1,6 +1,6 @@
 //! Parity with PyTorch, by golden vectors.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{Device, Module, Tensor};
 use candle_nn::{Optimizer, VarBuilder};
@@ -13,9 +13,10 @@ use cgil::{
     task::{Class, class_order},
     tensors::Tensors,
 };
+use image::{ImageEncoder, ImageFormat};
 use serde_json::Value;
 
-use crate::support::{golden, golden_tensors, values};
+use crate::support::{encoded, golden, golden_tensors, picture, values};
 
 const IMAGES: [&str; 5] = ["image_0_RGB.png", "image_1_RGB.png", "image_2_L.png", "image_3_RGBA.png", "image_4_P.png"];
 
@@ -125,6 +126,68 @@ fn text_features_are_pytorchs() {
     assert!(cosine >= 0.99999, "cosine {cosine}");
     assert_close("text features", &found, &expected_features, 1e-4);
     assert_close("logit scale", &[encoder.logit_scale as f32], &values(&expected["logit_scale_exp"]), 1e-6);
+}
+
+/// The golden checkpoint with `edit` done to its config.json and its weights as `weights` lays them out.
+fn changed_checkpoint(edit: impl Fn(String) -> String, weights: impl Fn(&Path)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "preprocessor_config.json"] {
+        fs::copy(golden("checkpoint").join(file), dir.path().join(file)).unwrap();
+    }
+    fs::write(dir.path().join("config.json"), edit(fs::read_to_string(golden("checkpoint/config.json")).unwrap()))
+        .unwrap();
+    weights(dir.path());
+    dir
+}
+
+fn whole_weights(dir: &Path) {
+    fs::copy(golden("checkpoint/model.safetensors"), dir.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn a_sharded_half_precision_checkpoint_with_the_historical_end_of_text_is_read() {
+    let shards = |dir: &Path| {
+        let (mut parts, mut map) = ([HashMap::new(), HashMap::new()], serde_json::Map::new());
+        for (i, (name, tensor)) in golden_tensors("checkpoint/model.safetensors").into_iter().enumerate() {
+            map.insert(name.clone(), format!("model-{}.safetensors", i % 2).into());
+            parts[i % 2].insert(name, tensor.to_dtype(candle_core::DType::F16).unwrap());
+        }
+        for (i, part) in parts.iter().enumerate() {
+            candle_core::safetensors::save(part, dir.join(format!("model-{i}.safetensors"))).unwrap();
+        }
+        fs::write(dir.join("model.safetensors.index.json"), serde_json::json!({"weight_map": map}).to_string())
+            .unwrap();
+    };
+    let dir = changed_checkpoint(|config| config.replace("\"eos_token_id\": 49407", "\"eos_token_id\": 2"), shards);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let expected = golden_tensors("clip.safetensors");
+    let encoder = checkpoint.text_encoder(&Device::Cpu).unwrap();
+    let found = values(&encoder.features(&checkpoint.tokenizer().unwrap(), &names("prompts")).unwrap());
+    let cosine = least_cosine(&found, &values(&expected["text_features"]), 48);
+    assert!(cosine >= 0.9999, "text: cosine {cosine}");
+    let encoder = checkpoint.image_encoder(&Device::Cpu).unwrap();
+    let found = values(&encoder.encode(values(&expected["pixel_values"])).unwrap());
+    let cosine = least_cosine(&found, &values(&expected["image_features"]), 48);
+    assert!(cosine >= 0.9999, "image: cosine {cosine}");
+}
+
+#[test]
+fn exif_orientation_is_followed_when_asked_for() {
+    let upright = picture(0, 3, 96);
+    let png = encoded(upright.clone(), ImageFormat::Png);
+    // the picture turned by a quarter, and an EXIF block whose one entry, the orientation, says so
+    let turned = image::imageops::rotate270(&upright);
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+    let exif = [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".as_slice()].concat();
+    encoder.set_exif_metadata(exif).unwrap();
+    encoder.write_image(turned.as_raw(), turned.width(), turned.height(), image::ExtendedColorType::Rgb8).unwrap();
+
+    let mut preprocess = checkpoint().preprocess().unwrap();
+    let (as_stored, expected) = (preprocess.pixels(&bytes).unwrap(), preprocess.pixels(&png).unwrap());
+    preprocess.exif = true;
+    assert_ne!(as_stored, expected);
+    assert_eq!(preprocess.pixels(&bytes).unwrap(), expected);
 }
 
 fn vae_steps(file: &str, legacy_reparam: bool) {
@@ -243,12 +306,7 @@ fn prompts_take_pytorchs_steps() {
 #[test]
 fn the_text_encoders_gradient_is_right_for_both_activations() {
     for activation in ["quick_gelu", "gelu"] {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["model.safetensors", "tokenizer.json", "preprocessor_config.json"] {
-            fs::copy(golden("checkpoint").join(file), dir.path().join(file)).unwrap();
-        }
-        let config = fs::read_to_string(golden("checkpoint/config.json")).unwrap();
-        fs::write(dir.path().join("config.json"), config.replace("quick_gelu", activation)).unwrap();
+        let dir = changed_checkpoint(|config| config.replace("quick_gelu", activation), whole_weights);
         let encoder = Checkpoint::open(dir.path()).unwrap().text_encoder(&Device::Cpu).unwrap();
 
         // a scalar of the features, its gradient in one direction, against central differences

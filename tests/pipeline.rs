@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::support::{
-    CLASSES, Rows, assert_same_tables, command, encoded, golden, hugging_face_shard, image_folder, number, path,
+    CLASSES, Rows, assert_same_tables, command, encoded, fails, golden, hugging_face_shard, image_folder, number, path,
     picture, query, run, text,
 };
 use image::ImageFormat;
@@ -305,7 +305,7 @@ fn the_same_seed_gives_the_same_tables_with_one_and_two_threads() {
 fn a_killed_extract_goes_on_to_the_tables_of_an_undisturbed_run() {
     let dir = tempdir().unwrap();
     let (data, whole, killed) = (dir.path().join("images"), dir.path().join("whole"), dir.path().join("killed"));
-    image_folder(&data, 60, 30);
+    image_folder(&data, 90, 60);
     fs::write(data.join("train/river/broken.png"), b"\x89PNG\r\n\x1a\nand then nothing").unwrap();
     extract(&data, &whole);
     let checkpoint = golden("checkpoint");
@@ -315,7 +315,6 @@ fn a_killed_extract_goes_on_to_the_tables_of_an_undisturbed_run() {
         kill_once(&args, || killed.join(shard).exists());
     }
     run(&args);
-    remove_temporary(&killed);
     assert_same_tables(&whole, &killed);
     assert_eq!(number(&killed, "SELECT COUNT(*) FROM quarantine"), 1.0);
 }
@@ -324,13 +323,12 @@ fn a_killed_extract_goes_on_to_the_tables_of_an_undisturbed_run() {
 fn a_killed_fit_goes_on_to_the_generators_of_an_undisturbed_run() {
     let dir = tempdir().unwrap();
     let (whole, killed) = (imported(dir.path(), "whole"), imported(dir.path(), "killed"));
-    let options = ["--tasks", "2", "--epochs", "150", "--hidden", "128", "--latent", "16"];
+    let options = ["--tasks", "2", "--epochs", "400", "--hidden", "128", "--latent", "16"];
     run(&[&["fit-vae", "--run", path(&whole)], &options[..]].concat());
     let args = [&["fit-vae", "--run", path(&killed)], &options[..]].concat();
     kill_once(&args, || killed.join("latents/dataset-order/task-01.partial/class-1.safetensors").exists());
     kill_once(&args, || killed.join("latents/dataset-order/task-01").exists());
     run(&args);
-    remove_temporary(&killed);
     assert_same_tables(&whole, &killed);
 }
 
@@ -341,8 +339,8 @@ fn a_killed_prompt_tune_goes_on_with_the_next_task() {
     let checkpoint = golden("checkpoint");
     let tune = |run_dir: &Path| -> Vec<String> {
         let args =
-            [&["prompt-tune", "--run", path(run_dir), "--model", path(&checkpoint), "--legacy-ci"], &TUNE[..]].concat();
-        args.into_iter().map(str::to_owned).collect()
+            ["prompt-tune", "--run", path(run_dir), "--model", path(&checkpoint), "--legacy-ci", "--epochs", "12"];
+        args.map(str::to_owned).to_vec()
     };
     for run_dir in [&whole, &killed] {
         fit_vae(run_dir, &["--tasks", "3"]);
@@ -355,21 +353,23 @@ fn a_killed_prompt_tune_goes_on_with_the_next_task() {
         kill_once(&args, || killed.join("prompts/dataset-order").join(step).exists());
     }
     assert_eq!(run(&args), printed);
-    remove_temporary(&killed);
     assert_same_tables(&whole, &killed);
 }
 
-/// Removes what a killed process had not finished: files and directories under their temporary names.
-fn remove_temporary(dir: &Path) {
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        match (path.is_dir(), name.starts_with('.') && name.ends_with(".tmp")) {
-            (true, true) => fs::remove_dir_all(path).unwrap(),
-            (true, false) => remove_temporary(&path),
-            (false, true) => fs::remove_file(path).unwrap(),
-            (false, false) => {}
-        }
+#[test]
+fn one_process_at_a_time_writes_into_a_run() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), "run");
+    let args = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "100000"];
+    let mut first = command(&args).spawn().unwrap();
+    while !run_dir.join("latents/dataset-order/manifest.json").exists() {
+        thread::sleep(Duration::from_millis(1));
     }
+    fails(&args, &["another process", path(&run_dir)]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // a killed process leaves no lock
+    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["tasks is 2 there, 3 now"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! are missing; a task's directory appears when all its classes are there.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -48,6 +48,8 @@ pub struct StoreManifest {
 pub struct LatentStore {
     dir: PathBuf,
     pub manifest: StoreManifest,
+    /// Held while classes are written.
+    _lock: Option<File>,
 }
 
 /// What stands beside the tensors of one class while its task is not complete.
@@ -76,8 +78,9 @@ impl LatentStore {
     /// Starts or goes on with a store. Refuses to mix configurations.
     pub fn create(run: &Path, manifest: StoreManifest) -> Result<Self> {
         let dir = dir(run, manifest.seed);
+        let lock = Some(atomic::lock(run)?);
         manifest::write_or_match(&dir, &manifest)?;
-        let store = LatentStore { dir, manifest };
+        let store = LatentStore { dir, manifest, _lock: lock };
         for task in 0..store.manifest.tasks {
             if store.has_task(task) {
                 store.clear_partial(task)?; // a process may have been killed before it could
@@ -100,7 +103,7 @@ impl LatentStore {
                 run.display()
             );
         }
-        Ok(LatentStore { manifest: manifest::read(&dir)?, dir })
+        Ok(LatentStore { manifest: manifest::read(&dir)?, dir, _lock: None })
     }
 
     /// An error unless the generators were fitted to these embeddings.

@@ -2,6 +2,7 @@
 //! (zero-shot), `task-NN` after NN tasks, so that an interrupted run goes on with the next task.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -38,6 +39,8 @@ pub struct PromptManifest {
 pub struct PromptStore {
     dir: PathBuf,
     seed: Option<u32>,
+    /// Held while steps are written.
+    _lock: File,
 }
 
 impl PromptStore {
@@ -45,8 +48,9 @@ impl PromptStore {
     pub fn create(run: &Path, manifest: &PromptManifest) -> Result<Self> {
         let seed = manifest.latents.seed;
         let dir = run.join("prompts").join(order_name(seed));
+        let lock = atomic::lock(run)?;
         manifest::write_or_match(&dir, manifest)?;
-        Ok(PromptStore { dir, seed })
+        Ok(PromptStore { dir, seed, _lock: lock })
     }
 
     /// Sets `learner` and `history` to the last step that is there; returns the number of the next.

@@ -21,15 +21,8 @@ pub struct Folder {
 }
 
 pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
-    let (images, others): (Vec<PathBuf>, Vec<PathBuf>) =
+    let (images, left_out): (Vec<PathBuf>, Vec<PathBuf>) =
         files.into_iter().partition(|f| split_and_class(f).is_some() && has_extension(f, &EXTENSIONS));
-    let notices = others.first().map(|first| {
-        format!(
-            "{} files are not train/CLASS/ or test/CLASS/ JPEG, PNG or WebP and are left out, such as {}",
-            others.len(),
-            first.display()
-        )
-    });
 
     let names: BTreeSet<&str> = images.iter().filter_map(|f| split_and_class(f)).map(|(_, class)| class).collect();
     let classes: Vec<Class> =
@@ -49,7 +42,7 @@ pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
         id: SourceId { origin: format!("image folder {}", root.display()), fingerprint: fingerprint(lines) },
         classes,
         rows: files.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
-        notices: notices.into_iter().collect(),
+        left_out,
         kind: Kind::Folder(Folder { root: root.to_owned(), files }),
     })
 }

@@ -39,13 +39,13 @@ pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
     for relative in files {
         let split = split_of(&relative).filter(|_| has_extension(&relative, &["parquet"]));
         let Some(split) = split else {
-            left_out.push(relative.display().to_string());
+            left_out.push(relative);
             continue;
         };
         let path = root.join(&relative);
         let builder = file::builder(&path)?;
         check_columns(&path, builder.schema())?;
-        let metadata = file::footer_value(&builder, "huggingface").with_context(|| {
+        let metadata = file::footer_value(&builder, file::HUGGING_FACE_KEY).with_context(|| {
             format!(
                 "{} has no `huggingface` key in its footer, which names the classes; \
                      write it with the datasets library's to_parquet",
@@ -69,13 +69,10 @@ pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
             root.display()
         )
     })?;
-    let notices = left_out.first().map(|first| {
-        format!("{} files are not Parquet shards of train or test and are left out, such as {first}", left_out.len())
-    });
     Ok(Source {
         id: SourceId { origin: format!("Parquet shards {}", root.display()), fingerprint: fingerprint(lines) },
         rows: splits.iter().map(|(split, files)| (split.clone(), files.iter().map(|f| f.1).sum())).collect(),
-        notices: notices.into_iter().collect(),
+        left_out,
         kind: Kind::HuggingFace(Shards { root: root.to_owned(), files: splits, classes: names.len() }),
         classes: names.into_iter().enumerate().map(|(i, name)| Class { label: i as i64, name }).collect(),
     })

@@ -26,8 +26,8 @@ pub struct Source {
     pub classes: Vec<Class>,
     /// Rows of each split.
     pub rows: BTreeMap<String, usize>,
-    /// What a person should know of what was passed over.
-    pub notices: Vec<String>,
+    /// Files that belong to neither split, or are of another kind.
+    pub left_out: Vec<PathBuf>,
     kind: Kind,
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +16,7 @@ use arrow::array::{Float32Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
 use super::{contract, file};
-use crate::{manifest, task::Class};
+use crate::{atomic, manifest, task::Class};
 
 /// The directory of the table, below the run's.
 const DIR: &str = "embeddings";
@@ -96,13 +97,15 @@ pub struct Split {
 pub struct Embeddings {
     run: PathBuf,
     pub manifest: Manifest,
+    /// Held while shards are written.
+    _lock: Option<File>,
 }
 
 impl Embeddings {
     /// Starts or goes on with the embeddings of a run. Refuses to mix: a manifest that is there has to
     /// say the same.
     pub fn create(run: &Path, manifest: Manifest) -> Result<Self> {
-        let dir = run.join(DIR);
+        let (dir, lock) = (run.join(DIR), Some(atomic::lock(run)?));
         if manifest::exists(&dir) {
             let before = Self::open(run)?.manifest;
             if let Some(difference) = before.difference(&manifest) {
@@ -112,10 +115,10 @@ impl Embeddings {
                     dir.display()
                 );
             }
-            return Ok(Embeddings { run: run.to_owned(), manifest: before });
+            return Ok(Embeddings { run: run.to_owned(), manifest: before, _lock: lock });
         }
         manifest::write(&dir, &manifest)?;
-        Ok(Embeddings { run: run.to_owned(), manifest })
+        Ok(Embeddings { run: run.to_owned(), manifest, _lock: lock })
     }
 
     /// The embeddings of a run, finished or not.
@@ -124,7 +127,7 @@ impl Embeddings {
         if !manifest::exists(&dir) {
             bail!("{} has no embeddings: run `cgil extract` or `cgil import` with this --run first", run.display());
         }
-        Ok(Embeddings { run: run.to_owned(), manifest: manifest::read(&dir)? })
+        Ok(Embeddings { run: run.to_owned(), manifest: manifest::read(&dir)?, _lock: None })
     }
 
     /// The embeddings of a run whose shards are all there.
@@ -222,7 +225,7 @@ impl Embeddings {
                 "embedding": {"feature": value("float32"), "length": m.dim, "_type": "Sequence"},
                 "norm": value("float32"),
             }}});
-            pairs.push(("huggingface".into(), features.to_string()));
+            pairs.push((file::HUGGING_FACE_KEY.into(), features.to_string()));
         }
         pairs
     }

@@ -1,6 +1,6 @@
 //! One Parquet file of a table: written whole or not at all, checked against its contract when opened.
 
-use std::{fs::File, path::Path};
+use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use arrow::{
@@ -19,13 +19,15 @@ use parquet::{
     },
     schema::types::ColumnPath,
 };
-use std::sync::Arc;
 
 use super::Contract;
 use crate::atomic;
 
 /// Footer key that names the table and its version.
 const TABLE_KEY: &str = "cgil.table";
+
+/// Footer key under which the datasets library keeps the columns' features.
+pub const HUGGING_FACE_KEY: &str = "huggingface";
 
 /// Rows per batch when reading.
 const BATCH_ROWS: usize = 1024;
@@ -61,9 +63,13 @@ pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Foot
                 .set_column_statistics_enabled(leaf, EnabledStatistics::None);
         }
     }
+    // pyarrow, and so the datasets library, looks for this key in the Arrow schema alone
+    let for_datasets: HashMap<String, String> =
+        footer.iter().filter(|(key, _)| key == HUGGING_FACE_KEY).cloned().collect();
+    let rows = rows.clone().with_schema(Arc::new(rows.schema().as_ref().clone().with_metadata(for_datasets)))?;
     atomic::write_file(path, |file| {
         let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties.build()))?;
-        writer.write(rows)?;
+        writer.write(&rows)?;
         writer.close()?;
         Ok(())
     })

@@ -1,5 +1,8 @@
-//! The progress bar of long work: what is done, what is left, how long it will take.
+//! What a person sees: the progress of long work, and what a command answers.
 
+use std::io::{self, Write};
+
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar over `length` units, called `what`. Draws nothing where standard error is not a terminal.
@@ -7,4 +10,12 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left")
         .expect("the template is part of the program");
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
+}
+
+/// Prints to standard output; a reader that stops early, such as `head`, is no error.
+pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    match io::stdout().write_all(text.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
