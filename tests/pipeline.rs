@@ -12,6 +12,7 @@ use crate::support::{
     picture, query, run, text,
 };
 use image::ImageFormat;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::tempdir;
 
 /// Options that make the last two stages quick.
@@ -77,6 +78,12 @@ fn an_image_folder_goes_through_the_three_stages() {
     assert_eq!(names, ["forest", "red_fox", "river", "tabby cat"]);
     assert!(number(&run_dir, "SELECT MIN(norm) FROM embeddings") > 0.0);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine"), 0.0);
+
+    // the datasets library finds its features in the Arrow schema, and a ClassLabel only in a nullable field
+    let shard = fs::File::open(run_dir.join("embeddings/train/part-00000.parquet")).unwrap();
+    let schema = ParquetRecordBatchReaderBuilder::try_new(shard).unwrap().schema().clone();
+    assert!(schema.metadata()["huggingface"].contains(r#""names":["forest","red_fox","river","tabby cat"]"#));
+    assert!(schema.field_with_name("label").unwrap().is_nullable());
 
     fit_vae(&run_dir, &["--tasks", "2"]);
     assert_eq!(

@@ -114,12 +114,12 @@ impl Checkpoint {
             ("text_config", config.text_config.hidden_size, config.text_config.num_attention_heads),
             ("vision_config", config.vision_config.hidden_size, config.vision_config.num_attention_heads),
         ] {
-            if heads == 0 || width % heads != 0 {
+            if heads == 0 || !width.is_multiple_of(heads) {
                 bail!("{}: {part}: {heads} heads do not divide a width of {width}", dir.join("config.json").display());
             }
         }
         let v = &config.vision_config;
-        if v.patch_size == 0 || v.image_size % v.patch_size != 0 || v.num_channels != 3 {
+        if v.patch_size == 0 || !v.image_size.is_multiple_of(v.patch_size) || v.num_channels != 3 {
             bail!(
                 "{}: vision_config: images of {}x{}, {} channels, cannot be cut into patches of {}; \
                  expected 3 channels and a patch size that divides the image size",

@@ -100,9 +100,10 @@ pub fn on_disk() -> impl Iterator<Item = &'static Contract> {
 }
 
 impl Contract {
-    /// The Arrow schema, with vectors of `dim` values.
+    /// The Arrow schema, with vectors of `dim` values. Every field may be null by its type, since the datasets
+    /// library takes a ClassLabel from no other; only columns that say so hold nulls.
     pub fn schema(&self, dim: usize) -> SchemaRef {
-        let fields = self.columns.iter().map(|c| Field::new(&c.name, c.kind.arrow(dim), c.kind == Kind::NullableInt64));
+        let fields = self.columns.iter().map(|c| Field::new(&c.name, c.kind.arrow(dim), true));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
