@@ -44,8 +44,18 @@ pub(crate) fn hash_files(files: &[PathBuf]) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// SHA-256 of lines, as lower-case hexadecimal.
+pub(crate) fn hash_lines(lines: impl IntoIterator<Item = String>) -> String {
+    let mut hash = Sha256::new();
+    for line in lines {
+        hash.update(line.as_bytes());
+        hash.update(b"\n");
+    }
+    hex(&hash.finalize())
+}
+
 /// Bytes as lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

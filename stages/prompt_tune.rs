@@ -41,7 +41,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let embeddings = Embeddings::open_complete(&options.run)?;
     let latents = LatentStore::open(&options.run, options.seed)?;
-    latents.require_source(&embeddings.manifest)?;
+    latents.require_embeddings(&embeddings.manifest)?;
     let curriculum = Curriculum::new(&embeddings.manifest.classes, latents.manifest.tasks, options.seed)?;
     let (checkpoint, model_sha256) = open_checkpoint(options, &embeddings)?;
     let test = test_set(&embeddings, &curriculum)?;

@@ -39,9 +39,8 @@ pub struct StoreManifest {
     pub tasks: usize,
     pub generator: String,
     pub config: VaeConfig,
-    /// What the embeddings came from.
-    pub source_fingerprint: String,
-    pub model_sha256: Option<String>,
+    /// What the embeddings are: [`Manifest::identity`].
+    pub embeddings: String,
 }
 
 /// The generators of a run under one class order.
@@ -63,14 +62,7 @@ struct Fit {
 
 impl StoreManifest {
     pub fn new(embeddings: &Manifest, seed: Option<u32>, tasks: usize, config: VaeConfig) -> Self {
-        StoreManifest {
-            seed,
-            tasks,
-            generator: "vae".into(),
-            config,
-            source_fingerprint: embeddings.source.fingerprint.clone(),
-            model_sha256: embeddings.model.as_ref().map(|m| m.sha256.clone()),
-        }
+        StoreManifest { seed, tasks, generator: "vae".into(), config, embeddings: embeddings.identity() }
     }
 }
 
@@ -107,9 +99,8 @@ impl LatentStore {
     }
 
     /// An error unless the generators were fitted to these embeddings.
-    pub fn require_source(&self, embeddings: &Manifest) -> Result<()> {
-        let StoreManifest { seed, tasks, config, .. } = self.manifest.clone();
-        if self.manifest != StoreManifest::new(embeddings, seed, tasks, config) {
+    pub fn require_embeddings(&self, embeddings: &Manifest) -> Result<()> {
+        if self.manifest.embeddings != embeddings.identity() {
             bail!(
                 "{} was fitted to other embeddings than the run has now: remove it and run `cgil fit-vae` again",
                 self.dir.display()

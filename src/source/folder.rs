@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Kind, Record, Source, SourceId, fingerprint, has_extension};
+use super::{Kind, Record, Source, SourceId, has_extension};
 use crate::{table::embeddings::SPLITS, task::Class};
 
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -39,7 +39,7 @@ pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
         files.entry(split.to_owned()).or_default().push((image.clone(), label[class]));
     }
     Ok(Source {
-        id: SourceId { origin: format!("image folder {}", root.display()), fingerprint: fingerprint(lines) },
+        id: SourceId { origin: format!("image folder {}", root.display()), fingerprint: crate::hash_lines(lines) },
         classes,
         rows: files.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
         left_out,

@@ -16,7 +16,7 @@ use arrow::{
 };
 use parquet::arrow::ProjectionMask;
 
-use super::{Kind, Record, Source, SourceId, fingerprint, has_extension};
+use super::{Kind, Record, Source, SourceId, has_extension};
 use crate::{
     table::{embeddings::SPLITS, file},
     task::Class,
@@ -70,7 +70,7 @@ pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
         )
     })?;
     Ok(Source {
-        id: SourceId { origin: format!("Parquet shards {}", root.display()), fingerprint: fingerprint(lines) },
+        id: SourceId { origin: format!("Parquet shards {}", root.display()), fingerprint: crate::hash_lines(lines) },
         rows: splits.iter().map(|(split, files)| (split.clone(), files.iter().map(|f| f.1).sum())).collect(),
         left_out,
         kind: Kind::HuggingFace(Shards { root: root.to_owned(), files: splits, classes: names.len() }),

@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
 use crate::{
     table::embeddings::{SPLITS, SourceId},
@@ -108,14 +107,4 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     extensions.contains(&extension.as_str())
-}
-
-/// SHA-256 of lines, as lower-case hexadecimal.
-fn fingerprint(lines: impl IntoIterator<Item = String>) -> String {
-    let mut hash = Sha256::new();
-    for line in lines {
-        hash.update(line.as_bytes());
-        hash.update(b"\n");
-    }
-    crate::hex(&hash.finalize())
 }

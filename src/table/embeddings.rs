@@ -299,6 +299,15 @@ impl Embeddings {
 }
 
 impl Manifest {
+    /// A hash of everything that decides the embeddings' values. Paths and the size of shards do not count.
+    pub fn identity(&self) -> String {
+        let model = self.model.as_ref().map(|id| &id.sha256);
+        crate::hash_lines([format!(
+            "{:?}",
+            (&self.source.fingerprint, model, &self.preprocessing, &self.compute_dtype)
+        )])
+    }
+
     /// The first thing that makes the other embeddings not these, in words. Paths do not count.
     fn difference(&self, other: &Manifest) -> Option<String> {
         let text =
