@@ -10,7 +10,7 @@ use crate::support::{
     Rows, encoded, fails, files, golden, hugging_face_shard, image_folder, number, path, picture, query, run,
     write_parquet,
 };
-use image::ImageFormat;
+use image::{ImageFormat, RgbImage};
 use tempfile::{TempDir, tempdir};
 
 /// A directory with a copy of the golden checkpoint.
@@ -113,12 +113,18 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
     image_folder(&data, 6, 3);
     let jpeg = encoded(picture(0, 0, 200), ImageFormat::Jpeg);
     let png = encoded(picture(0, 0, 200), ImageFormat::Png);
+    // a header that claims 60000x60000 pixels, with the checksum that belongs to it
+    let mut vast = png.clone();
+    vast[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+    vast[29..33].copy_from_slice(&[0x0f, 0xb0, 0xe2, 0x15]);
     for (name, bytes) in [
         ("train/forest/half.jpg", &jpeg[..jpeg.len() / 2]),
         ("train/forest/tail.jpg", &jpeg[..jpeg.len() - 40]),
         ("train/river/half.png", &png[..png.len() / 2]),
         ("test/river/empty.jpg", &[]),
         ("test/forest/text.webp", b"this is text"),
+        ("test/forest/thread.png", &encoded(RgbImage::new(1, 60_000), ImageFormat::Png)),
+        ("test/forest/vast.png", &vast),
     ] {
         fs::write(data.join(name), bytes).unwrap();
     }
@@ -128,6 +134,8 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
         quarantined,
         [
             "test/forest/text.webp,decode",
+            "test/forest/thread.png,decode",
+            "test/forest/vast.png,decode",
             "test/river/empty.jpg,decode",
             "train/forest/half.jpg,decode",
             "train/forest/tail.jpg,decode",
@@ -135,6 +143,8 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
         ]
     );
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error = ''"), 0.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error LIKE '60000x60000 pixels%'"), 1.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error LIKE '%too elongated%'"), 1.0);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM embeddings"), 36.0);
 }
 

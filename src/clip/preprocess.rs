@@ -8,6 +8,9 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use serde_json::Value;
 
+/// Largest picture that is decoded or resized, in bytes: a header may claim anything.
+const MAX_BYTES: u64 = 512 << 20;
+
 /// The preprocessing of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Preprocess {
@@ -30,6 +33,9 @@ impl Preprocess {
         }
         if config.get("resample").is_some_and(|r| r != 3) {
             bail!("resample is {}; only 3 (bicubic) is supported", config["resample"]);
+        }
+        if config.get("rescale_factor").and_then(Value::as_f64).is_some_and(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
+            bail!("rescale_factor is {}; only 1/255 is supported", config["rescale_factor"]);
         }
         let side = |key: &str, part: &str| {
             let value = config.get(key).and_then(|size| size.as_u64().or_else(|| size.get(part)?.as_u64()));
@@ -74,6 +80,10 @@ impl Preprocess {
             bail!("the JPEG is cut short: it has no end marker");
         }
         let mut decoder = ImageReader::new(Cursor::new(encoded)).with_guessed_format()?.into_decoder()?;
+        let (width, height) = decoder.dimensions();
+        if decoder.total_bytes() > MAX_BYTES {
+            bail!("{width}x{height} pixels are more than {} MiB", MAX_BYTES >> 20);
+        }
         let orientation = decoder.orientation()?;
         let mut image = DynamicImage::from_decoder(decoder)?;
         if self.exif {
@@ -88,6 +98,9 @@ impl Preprocess {
         let (w, h) = (image.width() as usize, image.height() as usize);
         let (n, short) = (self.resize, w.min(h));
         let (width, height) = if w == short { (n, n * h / w) } else { (n * w / h, n) };
+        if 3 * (width * height) as u64 > MAX_BYTES {
+            bail!("{w}x{h} pixels would become {width}x{height}: too elongated");
+        }
         // One direction at a time, as Pillow goes: overshoots are clipped in between, so the order shows.
         let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
         let mut resized = Image::from_vec_u8(w as u32, h as u32, image.into_raw(), PixelType::U8x3)?;
