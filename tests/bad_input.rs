@@ -365,6 +365,22 @@ fn a_run_of_another_model_source_or_preprocessing() {
 }
 
 #[test]
+fn embeddings_removed_to_be_made_anew_leave_no_quarantine_behind() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir, model) = (dir.path().join("images"), dir.path().join("run"), golden("checkpoint"));
+    image_folder(&data, 2, 1);
+    fs::write(data.join("train/river/broken.jpg"), "text").unwrap();
+    let args = ["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)];
+    run(&args);
+    fs::remove_file(run_dir.join("embeddings/manifest.json")).unwrap();
+    fails(&args, &["lost its manifest.json", "part-00000.parquet", "remove"]);
+    fs::remove_dir_all(run_dir.join("embeddings")).unwrap();
+    fs::remove_file(data.join("train/river/broken.jpg")).unwrap();
+    run(&args);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine"), 0.0);
+}
+
+#[test]
 fn stages_out_of_order() {
     let dir = tempdir().unwrap();
     let run_dir = dir.path().join("run");

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -117,6 +117,17 @@ impl Embeddings {
             }
             return Ok(Embeddings { run: run.to_owned(), manifest: before, _lock: lock });
         }
+        if let Some(shard) = contract::embeddings().files(run).first() {
+            bail!(
+                "{} has lost its manifest.json, so nobody knows what it holds: remove {}",
+                shard.display(),
+                dir.display()
+            );
+        }
+        for stale in contract::quarantine().files(run) {
+            // of embeddings that were removed to be made anew
+            fs::remove_file(&stale).with_context(|| format!("cannot remove {}", stale.display()))?;
+        }
         manifest::write(&dir, &manifest)?;
         Ok(Embeddings { run: run.to_owned(), manifest, _lock: lock })
     }
@@ -184,7 +195,8 @@ impl Embeddings {
 
     fn batch(&self, split: &str, rows: ShardRows) -> Result<RecordBatch> {
         let dim = self.manifest.dim;
-        let norm = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let norms: Float32Array =
+            rows.embeddings.chunks(dim).map(|x| Some(x.iter().map(|v| v * v).sum::<f32>().sqrt())).collect();
         let names = rows.labels.iter().map(|&label| self.class_name(label));
         file::rows(
             contract::embeddings(),
@@ -194,8 +206,8 @@ impl Embeddings {
                 Arc::new(Int64Array::from_iter_values(rows.labels.iter().copied())),
                 Arc::new(StringArray::from_iter_values(names)),
                 Arc::new(StringArray::from_iter_values(rows.labels.iter().map(|_| split))),
-                file::vectors(rows.embeddings.clone(), dim),
-                Arc::new(Float32Array::from_iter_values(rows.embeddings.chunks(dim).map(norm))),
+                file::vectors(rows.embeddings, dim),
+                Arc::new(norms),
             ],
         )
     }
