@@ -116,6 +116,31 @@ fn an_image_folder_goes_through_the_three_stages() {
 }
 
 #[test]
+fn the_embedded_demo_is_learned_without_forgetting() {
+    let dir = tempdir().unwrap();
+    let run_dir = dir.path().join("run");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo");
+    run(&[
+        "extract",
+        "--model",
+        path(&demo.join("clip")),
+        "--data",
+        path(&demo.join("pictures")),
+        "--run",
+        path(&run_dir),
+    ]);
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "5", "--epochs", "100"]);
+    run(&["prompt-tune", "--run", path(&run_dir), "--epochs", "10"]);
+    let value = |metric: &str| {
+        number(&run_dir, &format!("SELECT value FROM metrics WHERE on_task IS NULL AND metric = '{metric}'"))
+    };
+    let (zero_shot, faa, forgetting) = (value("zero_shot_accuracy"), value("faa"), value("forgetting"));
+    assert!((25.0..=70.0).contains(&zero_shot), "zero-shot {zero_shot}");
+    assert!(faa >= zero_shot + 25.0, "zero-shot {zero_shot}, FAA {faa}");
+    assert!(forgetting <= 8.0, "forgetting {forgetting}");
+}
+
+#[test]
 fn hugging_face_shards_give_the_folders_embeddings() {
     let dir = tempdir().unwrap();
     let (folder, shards) = (dir.path().join("folder"), dir.path().join("shards"));
