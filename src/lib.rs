@@ -12,15 +12,23 @@ pub mod table;
 pub mod task;
 pub mod tensors;
 
-use std::{fs::File, io::Read, path::PathBuf};
+use std::{fs::File, io::Read, path::PathBuf, sync::LazyLock};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 
-/// The device that computes: the first CUDA device where the program was built for it and there is one, else the CPU.
-pub fn device() -> Result<Device> {
-    Ok(Device::cuda_if_available(0)?)
+/// The device that computes: the first CUDA device where the program was built for it and there is one, else
+/// the CPU.
+pub fn device() -> &'static Device {
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+        Device::cuda_if_available(0).unwrap_or_else(|error| {
+            let cause = error.to_string();
+            eprintln!("note: no CUDA device, computing on the CPU ({})", cause.lines().next().unwrap_or_default());
+            Device::Cpu
+        })
+    });
+    &DEVICE
 }
 
 /// The name of the directory that holds what one class order and seed gave: `dataset-order` or `seed-1992`.

@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
         let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
         eprintln!("note: left out, as no image of train or test: {}{more}", first.display());
     }
-    let encoder = checkpoint.image_encoder(&cgil::device()?)?; // first, so that nothing is written if it has an error
+    let encoder = checkpoint.image_encoder(cgil::device())?; // first, so that nothing is written if it has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
 
     let missing = embeddings.missing();

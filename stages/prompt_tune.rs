@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
     let test = test_set(&embeddings, &curriculum)?;
 
     let seed = u64::from(options.seed.unwrap_or(0));
-    let encoder = checkpoint.text_encoder(&cgil::device()?)?;
+    let encoder = checkpoint.text_encoder(cgil::device())?;
     let mut learner =
         PromptLearner::new(encoder, &checkpoint.tokenizer()?, &curriculum.classes, options.config.n_ctx, seed)?;
     let manifest = PromptManifest { config: options.config.clone(), model_sha256, latents: latents.manifest.clone() };
@@ -113,7 +113,7 @@ fn test_set(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<TestSet>
         curriculum.classes.iter().enumerate().map(|(i, class)| (class.label, i)).collect();
     let class = |label: &i64| position.get(label).copied().with_context(|| format!("no class has the label {label}"));
     let classes = rows.labels.iter().map(class).collect::<Result<_>>()?;
-    let vectors = Tensor::from_vec(rows.embeddings, (n, embeddings.manifest.dim), &cgil::device()?)?; // (N, P)
+    let vectors = Tensor::from_vec(rows.embeddings, (n, embeddings.manifest.dim), cgil::device())?; // (N, P)
     let test = TestSet { sample_ids: rows.sample_ids, classes, embeddings: normalise(&vectors)? };
     if let Some(task) = images_per_task(&test, curriculum).iter().position(|&n| n == 0) {
         let names: Vec<&str> = curriculum.classes[curriculum.task(task)].iter().map(|c| c.name.as_str()).collect();
