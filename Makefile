@@ -39,7 +39,7 @@ check:
 	$(CARGO) clippy --release --all-targets -- -D warnings
 
 bench:
-	$(CARGO) bench
+	$(CARGO) bench --bench stages
 
 # Renders schemas/README.md from the contracts.
 schemas:

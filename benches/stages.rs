@@ -14,6 +14,8 @@ use cgil::{
 use divan::{Bencher, counter::ItemsCount};
 
 fn main() {
+    // Safety: no other thread runs yet.
+    unsafe { cgil::fix_thread_count() };
     divan::main();
 }
 

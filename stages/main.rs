@@ -37,7 +37,8 @@ enum Stage {
 }
 
 fn main() -> ExitCode {
-    fix_thread_count();
+    // Safety: no other thread runs yet.
+    unsafe { cgil::fix_thread_count() };
     let done = match Cli::parse().stage {
         Stage::Extract(options) => extract::run(&options),
         Stage::Import(options) => import::run(&options),
@@ -51,16 +52,5 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Writes the number of threads down where candle looks for it: it would read /proc/cpuinfo for every product,
-/// which took two fifths of the time of `prompt-tune` on small models.
-fn fix_thread_count() {
-    const THREADS: &str = "RAYON_NUM_THREADS";
-    if std::env::var_os(THREADS).is_none() {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        // Safety: no other thread runs yet.
-        unsafe { std::env::set_var(THREADS, threads.to_string()) };
     }
 }
