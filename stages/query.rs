@@ -77,10 +77,12 @@ fn render(answer: &mut DataFrame, format: Format) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     match format {
         Format::Table => {
-            for limit in ["POLARS_FMT_MAX_ROWS", "POLARS_FMT_MAX_COLS"] {
-                if std::env::var_os(limit).is_none() {
+            // all rows and columns, and texts as long as an error message
+            for (limit, value) in [("MAX_ROWS", "-1"), ("MAX_COLS", "-1"), ("STR_LEN", "500")] {
+                let limit = format!("POLARS_FMT_{limit}");
+                if std::env::var_os(&limit).is_none() {
                     // Safety: the query is done, and no other thread reads the environment now.
-                    unsafe { std::env::set_var(limit, "-1") }; // all of them
+                    unsafe { std::env::set_var(limit, value) };
                 }
             }
             writeln!(out, "{answer}")?;

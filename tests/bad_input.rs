@@ -128,6 +128,7 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
     ] {
         fs::write(data.join(name), bytes).unwrap();
     }
+    std::os::unix::fs::symlink("/nowhere", data.join("train/river/link.jpg")).unwrap();
     run(&["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir), "--shard-rows", "8"]);
     let quarantined = query(&run_dir, "SELECT sample_id, stage FROM quarantine ORDER BY sample_id");
     assert_eq!(
@@ -139,7 +140,8 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
             "test/river/empty.jpg,decode",
             "train/forest/half.jpg,decode",
             "train/forest/tail.jpg,decode",
-            "train/river/half.png,decode"
+            "train/river/half.png,decode",
+            "train/river/link.jpg,read"
         ]
     );
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error = ''"), 0.0);
@@ -297,6 +299,22 @@ fn a_class_with_one_image() {
     let run_dir = imported(dir.path(), &rows);
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["\"river 1\"", "1 training", "at least 2"]);
     assert!(!run_dir.join("latents").exists());
+}
+
+#[test]
+fn learning_rates_that_diverge() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(2, 6, 1));
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "30", "--lr"];
+    fails(&[&fit[..], &["1e9"]].concat(), &["diverged", "\"forest 0\"", "smaller --lr"]);
+    fs::remove_dir_all(run_dir.join("latents")).unwrap();
+    run(&[&fit[..], &["1e-3"]].concat());
+    let model = golden("checkpoint");
+    fails(
+        &["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--epochs", "3", "--lr", "1e30"],
+        &["smaller --lr"],
+    );
+    assert!(!run_dir.join("prompts/dataset-order/task-01").exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Alignment: trains the prompts of the seen classes on one task's embedding stream.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
@@ -36,6 +36,9 @@ pub fn align(
             let batch = Tensor::new(batch, device)?;
             let (loss, grads) =
                 learner.loss(seen, &embeddings.index_select(&batch, 0)?, &classes.index_select(&batch, 0)?)?;
+            if !loss.is_finite() {
+                bail!("the prompts diverged in epoch {} of task {}: use a smaller --lr", epoch + 1, stream.task + 1);
+            }
             optimiser.step(&grads)?;
             losses.push(f64::from(loss));
         }

@@ -1,6 +1,6 @@
 //! Scores the test images against the classifier that the prompts make.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 
 use super::{PromptLearner, learner::normalise};
@@ -48,6 +48,9 @@ pub fn evaluate(
         features.push(if legacy { unseen } else { normalise(&unseen)? });
     }
     let features = Tensor::cat(&features, 0)?; // (C, P)
+    if features.flatten_all()?.to_vec1::<f32>()?.iter().any(|x| !x.is_finite()) {
+        bail!("the text features are not finite: use a smaller --lr, or look whether the checkpoint is whole");
+    }
 
     let mut predictions = Vec::with_capacity(test.classes.len());
     for start in (0..test.classes.len()).step_by(BATCH) {
