@@ -81,9 +81,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Parses a whole number of at least `MIN`, for command lines.
+/// Parses a whole number from `MIN` to a million, for command lines.
 pub fn at_least<const MIN: usize>(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|&n| n >= MIN).ok_or(format!("expected a whole number of at least {MIN}"))
+    text.parse()
+        .ok()
+        .filter(|n| (MIN..=1_000_000).contains(n))
+        .ok_or(format!("expected a whole number from {MIN} to 1000000"))
 }
 
 /// Parses a number above 0, for command lines.

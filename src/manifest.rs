@@ -35,6 +35,10 @@ pub fn write(dir: &Path, manifest: &impl Serialize) -> Result<()> {
 /// different options are never mixed.
 pub fn write_or_match(dir: &Path, manifest: &impl Serialize) -> Result<()> {
     if !exists(dir) {
+        let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        if entries.any(|entry| entry.file_name().to_string_lossy().starts_with("task-")) {
+            bail!("{} has lost its manifest.json, so nobody knows its options: remove it", dir.display());
+        }
         return write(dir, manifest);
     }
     let mut differences = Vec::new();

@@ -37,7 +37,8 @@ pub fn write(path: &Path, tensors: &Tensors, about: &impl Serialize) -> Result<(
 /// Reads what [`write`] wrote.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(Tensors, T)> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(&bytes).with_context(|| format!("{} is damaged; remove it and run the stage again", path.display()))
+    parse(&bytes)
+        .with_context(|| format!("{} is damaged: remove its directory, and run the stage that made it", path.display()))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Tensors, T)> {

@@ -1,6 +1,9 @@
 //! Stage 1 without images: embeddings made elsewhere become the table `embeddings`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -43,14 +46,20 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<Manifest> {
     let mut names: BTreeMap<i64, String> = BTreeMap::new();
     let mut rows: BTreeMap<String, usize> = BTreeMap::new();
     let mut dim = None;
+    let mut ids = HashSet::new();
     table.read(|row: Row| {
-        let Row { place, split, label, class_name, embedding, .. } = row;
+        let Row { place, sample_id, split, label, class_name, embedding } = row;
         let expected = *dim.get_or_insert(embedding.len());
         if embedding.len() != expected {
             bail!("{place}: the embedding has {} values, those before it have {expected}", embedding.len());
         }
-        if embedding.iter().any(|x| !x.is_finite()) || embedding.iter().all(|&x| x == 0.0) {
-            bail!("{place}: the embedding has a value that is not finite, or is nothing but zeros");
+        // squares have to stay inside float32
+        let norm = embedding.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        if !(1e-15..=1e15).contains(&norm) {
+            bail!("{place}: the embedding is empty, all zeros or not finite: its length is {norm:e}");
+        }
+        if !ids.insert(sample_id.clone()) {
+            bail!("{place}: the sample_id {sample_id:?} stands on a row before it, too");
         }
         let name = names.entry(label).or_insert_with(|| class_name.to_owned());
         if name != class_name {

@@ -15,7 +15,7 @@ use cgil::{
         learner::normalise,
         store::PromptManifest,
     },
-    table::embeddings::Embeddings,
+    table::embeddings::{Embeddings, ModelId},
     task::{Class, Curriculum},
 };
 use clap::Args;
@@ -43,14 +43,20 @@ pub fn run(options: &Options) -> Result<()> {
     let latents = LatentStore::open(&options.run, options.seed)?;
     latents.require_embeddings(&embeddings.manifest)?;
     let curriculum = Curriculum::new(&embeddings.manifest.classes, latents.manifest.tasks, options.seed)?;
-    let (checkpoint, model_sha256) = open_checkpoint(options, &embeddings)?;
+    let (checkpoint, model) = open_checkpoint(options, &embeddings)?;
     let test = test_set(&embeddings, &curriculum)?;
 
     let seed = u64::from(options.seed.unwrap_or(0));
     let encoder = checkpoint.text_encoder(cgil::device())?;
     let mut learner =
         PromptLearner::new(encoder, &checkpoint.tokenizer()?, &curriculum.classes, options.config.n_ctx, seed)?;
-    let manifest = PromptManifest { config: options.config.clone(), model_sha256, latents: latents.manifest.clone() };
+    let manifest = PromptManifest {
+        config: options.config.clone(),
+        model_sha256: model.sha256,
+        model_config: model.config,
+        tokenizer_sha256: checkpoint.tokenizer_sha256()?,
+        latents: latents.manifest.clone(),
+    };
     let store = PromptStore::create(&options.run, &manifest)?;
 
     let mut history = History { images: images_per_task(&test, &curriculum), ..History::default() };
@@ -70,8 +76,8 @@ pub fn run(options: &Options) -> Result<()> {
     terminal::print(report(&history, &curriculum) + "\n")
 }
 
-/// The CLIP that made the embeddings, and the hash of its weights.
-fn open_checkpoint(options: &Options, embeddings: &Embeddings) -> Result<(Checkpoint, String)> {
+/// The CLIP that made the embeddings, and its identity.
+fn open_checkpoint(options: &Options, embeddings: &Embeddings) -> Result<(Checkpoint, ModelId)> {
     let (run, recorded) = (options.run.display(), &embeddings.manifest.model);
     let dir = match (&options.model, recorded) {
         (Some(dir), _) => dir,
@@ -102,7 +108,10 @@ fn open_checkpoint(options: &Options, embeddings: &Embeddings) -> Result<(Checkp
             id.sha256
         );
     }
-    Ok((checkpoint, id.sha256))
+    if recorded.as_ref().is_some_and(|model| model.config != id.config) {
+        bail!("{}/config.json says otherwise than when the embeddings in {run} were made: restore it", dir.display());
+    }
+    Ok((checkpoint, id))
 }
 
 /// The test images; every task needs some.

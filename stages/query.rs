@@ -39,8 +39,8 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    if !options.run.is_dir() {
-        bail!("{} is not a run's directory", options.run.display());
+    if !options.run.join("embeddings/manifest.json").is_file() {
+        bail!("{} is not a run's directory: it has no embeddings/manifest.json", options.run.display());
     }
     let mut context = SQLContext::new();
     for table in contract::on_disk() {

@@ -399,6 +399,92 @@ fn embeddings_removed_to_be_made_anew_leave_no_quarantine_behind() {
 }
 
 #[test]
+fn imported_rows_have_ids_of_their_own() {
+    let dir = tempdir().unwrap();
+    let (tables, run_dir) = (dir.path().join("tables"), dir.path().join("run"));
+    for name in ["a", "b"] {
+        Rows::clouds(2, 3, 1).write(&tables.join(format!("{name}.parquet")));
+    }
+    run(&["import", path(&tables), "--run", path(&run_dir)]);
+    assert_eq!(number(&run_dir, "SELECT COUNT(DISTINCT sample_id) FROM embeddings"), 16.0);
+
+    let twice = dir.path().join("twice.parquet");
+    let mut columns = Rows::clouds(2, 3, 1).columns();
+    columns.push(("sample_id", std::sync::Arc::new(arrow::array::StringArray::from(vec!["x"; 8]))));
+    write_parquet(&twice, columns, &[]);
+    fails(&["import", path(&twice), "--run", path(&dir.path().join("other"))], &["row 1", "sample_id", "\"x\""]);
+    let mut rows = Rows::clouds(2, 3, 1);
+    rows.embedding[4].fill(1e30);
+    rows.write(&twice);
+    fails(&["import", path(&twice), "--run", path(&dir.path().join("other"))], &["row 4", "length"]);
+}
+
+#[test]
+fn a_checkpoint_whose_configuration_changed() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir) = (dir.path().join("images"), dir.path().join("run"));
+    image_folder(&data, 3, 1);
+    let (_model_dir, model) = checkpoint();
+    let extract = ["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)];
+    run(&extract);
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "1"]);
+    edit(&model.join("config.json"), "quick_gelu", "gelu");
+    fails(&extract, &["config.json", "--run"]);
+    fails(&["prompt-tune", "--run", path(&run_dir)], &["config.json", "restore"]);
+    edit(&model.join("config.json"), "\"gelu\"", "\"quick_gelu\"");
+
+    // a tokenizer that never gives the end of text, and weights with more layers than the configuration
+    let fresh = dir.path().join("fresh");
+    Rows::clouds(2, 3, 1).write(&dir.path().join("table.parquet"));
+    run(&["import", path(&dir.path().join("table.parquet")), "--run", path(&fresh)]);
+    run(&["fit-vae", "--run", path(&fresh), "--tasks", "2", "--epochs", "1"]);
+    edit(&model.join("config.json"), "\"eos_token_id\": 49407", "\"eos_token_id\": 300");
+    let tune = ["prompt-tune", "--run", path(&fresh), "--model", path(&model)];
+    fails(&tune, &["eos_token_id", "300"]);
+    edit(&model.join("config.json"), "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    fails(&tune, &["layers.1.", "1 layers"]);
+}
+
+#[test]
+fn results_that_lost_their_manifest() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs"];
+    run(&[&fit[..], &["1"]].concat());
+    fs::remove_file(run_dir.join("latents/dataset-order/manifest.json")).unwrap();
+    fails(&[&fit[..], &["2"]].concat(), &["lost its manifest.json", "dataset-order"]);
+}
+
+#[test]
+fn a_shard_made_again_takes_its_quarantine_along() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir, model) = (dir.path().join("images"), dir.path().join("run"), golden("checkpoint"));
+    image_folder(&data, 2, 1);
+    let (image, shard) = (data.join("train/river/001.png"), run_dir.join("embeddings/train/part-00000.parquet"));
+    let good = fs::read(&image).unwrap();
+    fs::write(&image, vec![0; good.len()]).unwrap();
+    let args = ["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)];
+    assert!(run(&args).contains("1 quarantined"));
+    fs::write(&image, good).unwrap();
+    fs::remove_file(shard).unwrap();
+    assert!(run(&args).contains("12 embeddings of 48 values, 0 quarantined"));
+}
+
+#[test]
+fn odd_sources_lose_and_double_nothing() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir, model) = (dir.path().join("images"), dir.path().join("run"), golden("checkpoint"));
+    image_folder(&data, 1, 1);
+    std::os::unix::fs::symlink(".", data.join("train/river/self")).unwrap();
+    fs::write(data.join("notes.parquet"), "not a shard").unwrap();
+    // the standard allows fill bytes before a marker
+    let jpeg = encoded(picture(0, 0, 64), ImageFormat::Jpeg);
+    fs::write(data.join("train/river/fill.jpg"), [&jpeg[..2], &[0xff, 0xff], &jpeg[2..]].concat()).unwrap();
+    let printed = run(&["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)]);
+    assert!(printed.contains("9 images") && printed.contains("0 quarantined"), "{printed}");
+}
+
+#[test]
 fn stages_out_of_order() {
     let dir = tempdir().unwrap();
     let run_dir = dir.path().join("run");

@@ -195,7 +195,7 @@ fn imported_embeddings_are_kept_whatever_the_list() {
         run(&["import", path(&table), "--run", path(&run_dir), "--shard-rows", "3"]);
         assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM embeddings"), 12.0, "{name}");
         let expected = rows.embedding[0].iter().map(|x| x * x).sum::<f32>().sqrt() as f64;
-        let found = number(&run_dir, "SELECT norm FROM embeddings WHERE sample_id = 'train#0'");
+        let found = number(&run_dir, &format!("SELECT norm FROM embeddings WHERE sample_id = '{name}.parquet#0'"));
         assert!((found - expected).abs() < 2e-3, "{name}: {found} {expected}");
     }
     // a run's own table is a source as well
@@ -283,7 +283,7 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
         current,
         seed: 3,
     };
-    for (current, real) in [(Current::Generated, 0), (Current::Real, 25), (Current::Both, 12)] {
+    for (current, real) in [(Current::Generated, 0), (Current::Real, 25), (Current::Both, 13)] {
         let batch = stream(current).epoch(0).unwrap();
         let origins: Vec<(i64, bool)> = file::int64s(&batch, "class")
             .iter()
@@ -424,7 +424,7 @@ fn queries_answer_in_three_formats() {
     assert!(ask("table").contains("train"));
     // all rows, not a sample of them
     let table = run(&["query", "--run", path(&run_dir), "SELECT sample_id FROM embeddings"]);
-    assert_eq!(table.matches("train#").count(), 120);
+    assert_eq!(table.matches("table.parquet#").count(), 180);
     // tables without rows can be asked as well
     assert_eq!(query(&run_dir, "SELECT * FROM metrics").len(), 0);
     let vectors =

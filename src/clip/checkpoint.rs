@@ -130,6 +130,9 @@ impl Checkpoint {
                 v.patch_size
             );
         }
+        if config.text_config.layer_norm_eps < 0.0 || v.layer_norm_eps < 0.0 {
+            bail!("{}: layer_norm_eps is below 0", dir.join("config.json").display());
+        }
         let weight_files = weight_files(dir)?;
         // Safety: the mapping is only read; a file changed under a running program is not defended against.
         let weights = unsafe { MmapedSafetensors::multi(&weight_files) }.with_context(|| {
@@ -142,7 +145,8 @@ impl Checkpoint {
     pub fn id(&self) -> Result<ModelId> {
         let path = self.dir.canonicalize().with_context(|| format!("cannot resolve {}", self.dir.display()))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ModelId { name, sha256: crate::hash_files(&self.weight_files)?, path })
+        let config = crate::hash_lines([format!("{:?}", self.config)]);
+        Ok(ModelId { name, sha256: crate::hash_files(&self.weight_files)?, config, path })
     }
 
     /// How images are prepared for this checkpoint.
@@ -161,6 +165,11 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let path = require(&self.dir, "tokenizer.json")?;
         Tokenizer::open(&path, &self.config.text_config)
+    }
+
+    /// SHA-256 of tokenizer.json.
+    pub fn tokenizer_sha256(&self) -> Result<String> {
+        crate::hash_files(&[require(&self.dir, "tokenizer.json")?])
     }
 
     /// The image encoder, in float32.
@@ -189,6 +198,18 @@ impl<'a> Weights<'a> {
     /// The weights below `name`.
     pub fn at(&self, name: impl std::fmt::Display) -> Weights<'a> {
         Weights { checkpoint: self.checkpoint, device: self.device, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// An error if there are more than the `layers` layers of the configuration.
+    pub fn require_no_more(&self, layers: usize) -> Result<()> {
+        let prefix = format!("{}{layers}.", self.prefix);
+        if self.checkpoint.weights.tensors().iter().any(|(name, _)| name.starts_with(&prefix)) {
+            bail!(
+                "the weights in {} have {prefix}…, but config.json says {layers} layers",
+                self.checkpoint.dir.display()
+            );
+        }
+        Ok(())
     }
 
     /// A weight as float32, which must have the shape that the configuration gives it.

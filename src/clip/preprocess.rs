@@ -50,10 +50,17 @@ impl Preprocess {
             values.try_into().map_err(|_| anyhow!("{key} should be three numbers"))
         };
         let (resize, crop) = (side("size", "shortest_edge")?, side("crop_size", "height")?);
+        if side("crop_size", "width")? != crop {
+            bail!("crop_size is not a square");
+        }
+        let std = channels("image_std")?;
+        if std.iter().any(|&x| x <= 0.0) {
+            bail!("image_std should be above 0, but is {std:?}");
+        }
         if crop > resize {
             bail!("crop_size is {crop}, more than the shortest edge after resizing, {resize}");
         }
-        Ok(Preprocess { resize, crop, mean: channels("image_mean")?, std: channels("image_std")?, exif: false })
+        Ok(Preprocess { resize, crop, mean: channels("image_mean")?, std, exif: false })
     }
 
     /// What was done, in words that change when it changes.
@@ -123,6 +130,10 @@ fn jpeg_is_cut_short(encoded: &[u8]) -> bool {
     }
     let mut at = 2;
     while let Some(&[0xff, marker, high, low]) = encoded.get(at..at + 4) {
+        if marker == 0xff {
+            at += 1; // fill byte
+            continue;
+        }
         at += 2 + usize::from(u16::from_be_bytes([high, low]));
         const START_OF_SCAN: u8 = 0xda;
         if marker == START_OF_SCAN {

@@ -6,6 +6,9 @@ use anyhow::{Result, anyhow, bail};
 
 use super::checkpoint::TextConfig;
 
+/// What early configurations have as eos_token_id, whatever the tokenizer's is.
+const HISTORICAL_EOS: u32 = 2;
+
 /// The tokenizer of a checkpoint.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -38,6 +41,9 @@ impl Tokenizer {
                 self.context
             );
         }
+        if self.eos != HISTORICAL_EOS && !ids.contains(&self.eos) {
+            bail!("tokenizer.json ends {text:?} without the token {}, the eos_token_id of config.json", self.eos);
+        }
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             bail!(
                 "tokenizer.json gives {text:?} the token {id}, but config.json has a vocabulary of {}",
@@ -50,7 +56,7 @@ impl Tokenizer {
     /// The position whose state is the text's: the first end-of-text token, or, where the configuration
     /// has the historical id 2, the highest id, as transformers reads it.
     pub fn end_of_text(&self, ids: &[u32]) -> usize {
-        if self.eos == 2 {
+        if self.eos == HISTORICAL_EOS {
             let highest = ids.iter().max();
             return ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
         }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ pub struct PromptManifest {
     pub config: PromptConfig,
     /// SHA-256 of the weights of the CLIP whose text encoder is used.
     pub model_sha256: String,
+    /// Hash of what its config.json says.
+    pub model_config: String,
+    /// SHA-256 of its tokenizer.json.
+    pub tokenizer_sha256: String,
     pub latents: StoreManifest,
 }
 
@@ -59,6 +63,9 @@ impl PromptStore {
         while self.step_dir(next).exists() {
             self.read_history(next, history)?;
             next += 1;
+        }
+        if let Some(later) = (next..=history.images.len()).find(|&step| self.step_dir(step).exists()) {
+            bail!("{} has task-{later:02}, but not task-{next:02}: remove the later ones", self.dir.display());
         }
         if next > 0 {
             let path = self.step_dir(next - 1).join(PROMPTS);

@@ -57,7 +57,9 @@ impl EmbeddingStream<'_> {
         let (n, mut rows) = match (self.real.get(&label), self.current) {
             (None, _) | (_, Current::Generated) => (0, Vec::new()),
             (Some(real), Current::Real) => (self.samples, self.draw_real(real, self.samples, &mut rng)),
-            (Some(real), Current::Both) => (self.samples / 2, self.draw_real(real, self.samples / 2, &mut rng)),
+            (Some(real), Current::Both) => {
+                (self.samples.div_ceil(2), self.draw_real(real, self.samples.div_ceil(2), &mut rng))
+            }
         };
         rows.extend(self.generators[class].sample(self.samples - n, &mut rng));
         (n, rows)

@@ -21,8 +21,7 @@ pub struct Folder {
 }
 
 pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
-    let (images, left_out): (Vec<PathBuf>, Vec<PathBuf>) =
-        files.into_iter().partition(|f| split_and_class(f).is_some() && has_extension(f, &EXTENSIONS));
+    let (images, left_out): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|f| is_image(f));
 
     let names: BTreeSet<&str> = images.iter().filter_map(|f| split_and_class(f)).map(|(_, class)| class).collect();
     let classes: Vec<Class> =
@@ -56,6 +55,11 @@ impl Folder {
             })
         })
     }
+}
+
+/// Whether a path below the folder is an image of a class of train or test.
+pub fn is_image(path: &Path) -> bool {
+    split_and_class(path).is_some() && has_extension(path, &EXTENSIONS)
 }
 
 /// The split and the class's directory of `train/CLASS/…/file`.

@@ -67,6 +67,12 @@ impl ForeignTable {
         })
     }
 
+    /// The file's name in the table: below its directory, or its own.
+    fn key(&self, file: &Path) -> String {
+        let below = file.strip_prefix(&self.path).ok().filter(|below| !below.as_os_str().is_empty());
+        below.or(file.file_name().map(Path::new)).unwrap_or(file).to_string_lossy().into_owned()
+    }
+
     /// Calls `each` with every row in order; stops at the first error.
     pub fn read(&self, mut each: impl FnMut(Row) -> Result<()>) -> Result<()> {
         for path in &self.files {
@@ -75,7 +81,7 @@ impl ForeignTable {
             let mut first = 0;
             for batch in builder.with_projection(columns).build()? {
                 let batch = batch.with_context(|| format!("{} is damaged near row {first}", path.display()))?;
-                read_batch(&batch, path, first, &mut each)?;
+                read_batch(&batch, &self.key(path), first, &mut each)?;
                 first += batch.num_rows();
             }
         }
@@ -83,7 +89,7 @@ impl ForeignTable {
     }
 }
 
-fn read_batch(batch: &RecordBatch, path: &Path, first: usize, each: &mut impl FnMut(Row) -> Result<()>) -> Result<()> {
+fn read_batch(batch: &RecordBatch, key: &str, first: usize, each: &mut impl FnMut(Row) -> Result<()>) -> Result<()> {
     let text = |column: &str| cast(&batch[column], &DataType::Utf8);
     let (splits, names) = (text("split")?, text("class_name")?);
     let (splits, names) = (splits.as_string::<i32>(), names.as_string::<i32>());
@@ -93,7 +99,7 @@ fn read_batch(batch: &RecordBatch, path: &Path, first: usize, each: &mut impl Fn
     let lists = &batch["embedding"];
     let (values, bounds) = flatten(lists)?;
     for i in 0..batch.num_rows() {
-        let place = format!("{} row {}", path.display(), first + i);
+        let place = format!("{key} row {}", first + i);
         for (column, array) in COLUMNS.iter().zip([splits as &dyn Array, labels, names, lists]) {
             if array.is_null(i) {
                 bail!("{place}: {column} is null");
@@ -108,7 +114,7 @@ fn read_batch(batch: &RecordBatch, path: &Path, first: usize, each: &mut impl Fn
         }
         let id = ids.as_ref().map(|ids| ids.as_string::<i32>()).filter(|ids| ids.is_valid(i));
         each(Row {
-            sample_id: id.map_or_else(|| format!("{split}#{}", first + i), |ids| ids.value(i).to_owned()),
+            sample_id: id.map_or_else(|| format!("{key}#{}", first + i), |ids| ids.value(i).to_owned()),
             split,
             label: labels.value(i),
             class_name: names.value(i),
@@ -141,6 +147,13 @@ fn flatten(lists: &ArrayRef) -> Result<(ArrayRef, Bounds<'_>)> {
 }
 
 fn check_columns(path: &Path, schema: &Schema) -> Result<()> {
+    let is_text = |t: &DataType| {
+        matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+            || matches!(t, DataType::Dictionary(_, value) if matches!(**value, DataType::Utf8 | DataType::LargeUtf8))
+    };
+    if let Some(ids) = schema.field_with_name("sample_id").ok().filter(|ids| !is_text(ids.data_type())) {
+        bail!("{}: column \"sample_id\" should be text, but is {}", path.display(), ids.data_type());
+    }
     for column in COLUMNS {
         let field = schema.field_with_name(column).map_err(|_| {
             let have: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -151,10 +164,6 @@ fn check_columns(path: &Path, schema: &Schema) -> Result<()> {
             )
         })?;
         let found = field.data_type();
-        let is_text = |t: &DataType| {
-            matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-                || matches!(t, DataType::Dictionary(_, value) if matches!(**value, DataType::Utf8 | DataType::LargeUtf8))
-        };
         let (fits, expected) = match (column, found) {
             ("label", t) => (t.is_integer(), "an integer"),
             ("embedding", DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item)) => {

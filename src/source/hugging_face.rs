@@ -193,5 +193,8 @@ fn class_names(metadata: &str) -> Result<Vec<String>> {
     let json: serde_json::Value = serde_json::from_str(metadata).context("the `huggingface` key is not JSON")?;
     let names = json.pointer("/info/features/label/names").and_then(|names| names.as_array());
     let names = names.context("column \"label\" is not a ClassLabel with names under the `huggingface` key")?;
+    if names.is_empty() {
+        bail!("the ClassLabel of column \"label\" has no names");
+    }
     names.iter().map(|name| name.as_str().map(str::to_owned).context("a class name is not text")).collect()
 }

@@ -45,7 +45,7 @@ pub struct Record {
 }
 
 impl Source {
-    /// Opens `path`: Parquet shards where there are any, else an image folder.
+    /// Opens `path`: an image folder, or Parquet shards where there are no images.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             bail!(
@@ -54,7 +54,8 @@ impl Source {
             );
         }
         let files = files_below(path)?;
-        let source = if files.iter().any(|f| has_extension(f, &["parquet"])) {
+        let any_images = files.iter().any(|f| folder::is_image(f));
+        let source = if !any_images && files.iter().any(|f| has_extension(f, &["parquet"])) {
             hugging_face::open(path, files)?
         } else {
             folder::open(path, files)?
@@ -86,9 +87,14 @@ impl Source {
 /// Every file below `dir`, as paths relative to it, sorted by their bytes; hidden ones are left out.
 fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut open = vec![PathBuf::new()];
-    while let Some(relative) = open.pop() {
+    let mut open: Vec<(PathBuf, Vec<PathBuf>)> = vec![(PathBuf::new(), Vec::new())];
+    while let Some((relative, mut above)) = open.pop() {
         let absolute = dir.join(&relative);
+        let real = absolute.canonicalize().with_context(|| format!("cannot resolve {}", absolute.display()))?;
+        if above.contains(&real) {
+            continue; // a link to a directory that it lies in
+        }
+        above.push(real);
         let entries = fs::read_dir(&absolute).with_context(|| format!("cannot list {}", absolute.display()))?;
         for entry in entries {
             let name = entry.with_context(|| format!("cannot list {}", absolute.display()))?.file_name();
@@ -97,7 +103,7 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
             }
             let path = relative.join(name);
             // follows links, as people link data sets into place
-            if dir.join(&path).is_dir() { open.push(path) } else { files.push(path) }
+            if dir.join(&path).is_dir() { open.push((path, above.clone())) } else { files.push(path) }
         }
     }
     files.sort();

@@ -61,6 +61,8 @@ pub struct ModelId {
     pub name: String,
     /// SHA-256 of its weights.
     pub sha256: String,
+    /// Hash of what its config.json says.
+    pub config: String,
     /// Where it was when the run was made.
     pub path: PathBuf,
 }
@@ -138,7 +140,11 @@ impl Embeddings {
         if !manifest::exists(&dir) {
             bail!("{} has no embeddings: run `cgil extract` or `cgil import` with this --run first", run.display());
         }
-        Ok(Embeddings { run: run.to_owned(), manifest: manifest::read(&dir)?, _lock: None })
+        let manifest: Manifest = manifest::read(&dir)?;
+        if manifest.shard_rows == 0 || manifest.dim == 0 {
+            bail!("the manifest.json in {} is damaged: shard_rows or dim is 0", dir.display());
+        }
+        Ok(Embeddings { run: run.to_owned(), manifest, _lock: None })
     }
 
     /// The embeddings of a run whose shards are all there.
@@ -188,6 +194,10 @@ impl Embeddings {
                 ],
             )?;
             file::write(&quarantine_path, contract::quarantine(), &batch, &vec![])?;
+        } else if quarantine_path.exists() {
+            // of an earlier try, whose images can be read now
+            fs::remove_file(&quarantine_path)
+                .with_context(|| format!("cannot remove {}", quarantine_path.display()))?;
         }
         let path = self.shard_path(DIR, split, k);
         file::write(&path, contract::embeddings(), &self.batch(split, rows)?, &self.footer())
@@ -313,7 +323,7 @@ impl Embeddings {
 impl Manifest {
     /// A hash of everything that decides the embeddings' values. Paths and the size of shards do not count.
     pub fn identity(&self) -> String {
-        let model = self.model.as_ref().map(|id| &id.sha256);
+        let model = self.model.as_ref().map(|id| (&id.sha256, &id.config));
         crate::hash_lines([format!(
             "{:?}",
             (&self.source.fingerprint, model, &self.preprocessing, &self.compute_dtype)
@@ -333,6 +343,10 @@ impl Manifest {
         let preprocessing = |m: &Manifest| m.preprocessing.clone().unwrap_or("none".into());
         if sha(self) != sha(other) {
             return text("model", &model(self), &model(other));
+        }
+        let config = |m: &Manifest| m.model.as_ref().map_or(String::new(), |id| format!("{:.12}…", id.config));
+        if config(self) != config(other) {
+            return text("model's config.json (by its hash)", &config(self), &config(other));
         }
         if self.source.fingerprint != other.source.fingerprint {
             return text("source", &source(self), &source(other));

@@ -96,9 +96,9 @@ pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> R
 /// Reads all rows of a file of a table into one batch.
 pub fn read(path: &Path, contract: &Contract, dim: usize) -> Result<RecordBatch> {
     let columns: Vec<&str> = contract.columns.iter().map(|c| c.name.as_str()).collect();
-    let batches = open(path, contract, dim, &columns)?
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{} is damaged; remove it and run the stage again", path.display()))?;
+    let batches = open(path, contract, dim, &columns)?.collect::<Result<Vec<_>, _>>().with_context(|| {
+        format!("{} is damaged: remove its directory, and run the stage that made it", path.display())
+    })?;
     let schema = batches.first().map_or_else(|| contract.schema(dim), |b| b.schema());
     Ok(arrow::compute::concat_batches(&schema, &batches)?)
 }
