@@ -43,7 +43,7 @@ pub fn run(options: &Options) -> Result<()> {
     let source = Source::open(&options.data)?;
     if let Some((first, others)) = source.left_out.split_first() {
         let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
-        eprintln!("note: left out, as no image of train or test: {}{more}", first.display());
+        terminal::note(&format!("note: left out, as no image of train or test: {}{more}", first.display()));
     }
     let encoder = checkpoint.image_encoder(cgil::device())?; // first, so that nothing is written if it has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;

@@ -7,10 +7,7 @@ mod prompt_tune;
 mod query;
 mod terminal;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -52,7 +49,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            writeln!(io::stderr(), "error: {error:#}").ok(); // a closed standard error is no reason to panic
+            terminal::note(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,11 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
 }
 
+/// Writes a line to standard error; a closed one is no reason to panic.
+pub fn note(line: &str) {
+    writeln!(io::stderr(), "{line}").ok();
+}
+
 /// Prints to standard output; a reader that stops early, such as `head`, is no error.
 pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     match io::stdout().write_all(text.as_ref()) {

@@ -485,6 +485,13 @@ fn odd_sources_lose_and_double_nothing() {
 }
 
 #[test]
+fn a_closed_standard_error_is_no_panic() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = crate::support::command(&["query", "--run", "nowhere", "SELECT 1"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn stages_out_of_order() {
     let dir = tempdir().unwrap();
     let run_dir = dir.path().join("run");

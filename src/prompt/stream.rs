@@ -58,7 +58,8 @@ impl EmbeddingStream<'_> {
             (None, _) | (_, Current::Generated) => (0, Vec::new()),
             (Some(real), Current::Real) => (self.samples, self.draw_real(real, self.samples, &mut rng)),
             (Some(real), Current::Both) => {
-                (self.samples.div_ceil(2), self.draw_real(real, self.samples.div_ceil(2), &mut rng))
+                let half = self.samples.div_ceil(2);
+                (half, self.draw_real(real, half, &mut rng))
             }
         };
         rows.extend(self.generators[class].sample(self.samples - n, &mut rng));
