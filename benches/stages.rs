@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use cgil::{
-    clip::Checkpoint,
+    clip::{Checkpoint, image::Workspace},
     generator::{Vae, VaeConfig},
-    prompt::PromptLearner,
+    prompt::cpu::Prompts,
     rng::{Draw, Rng},
     task::Class,
 };
@@ -40,23 +40,24 @@ fn vae_step(bencher: Bencher, dim: usize) {
 #[divan::bench(args = [4, 20, 100])]
 fn prompt_step(bencher: Bencher, classes: usize) {
     let checkpoint = demo();
-    let encoder = checkpoint.text_encoder(&Device::Cpu).expect("text encoder");
-    let tokenizer = checkpoint.tokenizer().expect("tokenizer");
+    let (encoder, tokenizer) =
+        (checkpoint.text_encoder().expect("text encoder"), checkpoint.tokenizer().expect("tokenizer"));
     let names: Vec<Class> = (0..classes).map(|i| Class { label: i as i64, name: format!("red star {i}") }).collect();
-    let dim = encoder.dim;
-    let learner = PromptLearner::new(encoder, &tokenizer, &names, 1, 0).expect("prompts");
-    let embeddings = Tensor::from_vec(noise(128 * dim), (128, dim), &Device::Cpu).expect("embeddings");
+    let embeddings = noise(128 * encoder.dim);
+    let mut prompts = Prompts::new(encoder, &tokenizer, &names, 1, 0).expect("prompts");
     let labels: Vec<u32> = (0..128).map(|i| i % classes as u32).collect();
-    let labels = Tensor::new(labels, &Device::Cpu).expect("labels");
-    bencher.bench_local(|| learner.loss(classes, &embeddings, &labels).expect("loss").0);
+    bencher.bench_local(|| prompts.loss(classes, &embeddings, &labels));
 }
 
-/// A batch of 32 images through the embedded CLIP's image encoder.
+/// A batch of images through the embedded CLIP's image encoder, on one thread.
 #[divan::bench]
 fn encode_batch(bencher: Bencher) {
     let checkpoint = demo();
     let encoder = checkpoint.image_encoder(&Device::Cpu).expect("image encoder");
     let side = checkpoint.config.vision_config.image_size;
-    let pixels = noise(32 * 3 * side * side);
-    bencher.counter(ItemsCount::new(32usize)).bench_local(|| encoder.encode(pixels.clone()).expect("embeddings"));
+    let pixels = noise(encoder.batch() * 3 * side * side);
+    let mut workspace = Workspace::default();
+    bencher
+        .counter(ItemsCount::new(encoder.batch()))
+        .bench_local(|| encoder.encode(&pixels, &mut workspace).expect("embeddings"));
 }

@@ -2,9 +2,12 @@
 
 pub mod atomic;
 pub mod clip;
+pub mod dense;
+pub mod embed;
 pub mod generator;
 pub mod manifest;
 pub mod metrics;
+pub mod profile;
 pub mod prompt;
 pub mod rng;
 pub mod source;

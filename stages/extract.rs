@@ -1,21 +1,18 @@
 //! Stage 1: every image through CLIP's image encoder, once, into the table `embeddings`.
 
-use std::{ops::Range, path::PathBuf};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use cgil::{
-    clip::{Checkpoint, ImageEncoder, Preprocess},
-    source::{Record, Source},
-    table::embeddings::{Embeddings, Manifest, Quarantined, ShardRows},
+    clip::{Checkpoint, Preprocess},
+    embed::embed,
+    profile::{Phase, time},
+    source::Source,
+    table::embeddings::{Embeddings, Manifest},
 };
 use clap::Args;
-use indicatif::ProgressBar;
-use rayon::prelude::*;
 
 use crate::terminal;
-
-/// Images encoded at a time.
-const BATCH: usize = 32;
 
 #[derive(Args)]
 pub struct Options {
@@ -34,9 +31,13 @@ pub struct Options {
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long)]
     exif: bool,
+    /// Print where the time went
+    #[arg(long)]
+    profile: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
     let checkpoint = Checkpoint::open(&options.model)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
@@ -45,17 +46,24 @@ pub fn run(options: &Options) -> Result<()> {
         let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
         terminal::note(&format!("note: left out, as no image of train or test: {}{more}", first.display()));
     }
-    let encoder = checkpoint.image_encoder(cgil::device())?; // first, so that nothing is written if it has an error
+    let encoder = time(Phase::Load, || checkpoint.image_encoder(cgil::device()))?; // first, so that nothing is written if it has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
 
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|(_, _, rows)| rows.len()).sum();
     let progress = terminal::bar("extract", images);
-    for (split, k, rows) in missing {
-        embeddings.write_shard(split, k, encode(&source, split, rows, &preprocess, &encoder, &progress)?)?;
-    }
+    let encoders = vec![&encoder; rayon::current_num_threads()];
+    embed(
+        &source,
+        &missing,
+        &preprocess,
+        &encoders,
+        |images| progress.inc(images as u64),
+        |shard, rows| embeddings.write_shard(missing[shard].0, missing[shard].1, rows),
+    )?;
     progress.finish_and_clear();
-    summarise(options, &embeddings, images)
+    summarise(options, &embeddings, images)?;
+    terminal::profile(options.profile, start)
 }
 
 fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess, source: &Source) -> Result<Manifest> {
@@ -69,58 +77,6 @@ fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess,
         rows: source.rows.clone(),
         shard_rows: options.shard_rows,
     })
-}
-
-/// Embeds the rows of one shard; what cannot be read or decoded goes to the quarantine.
-fn encode(
-    source: &Source,
-    split: &str,
-    rows: Range<usize>,
-    preprocess: &Preprocess,
-    encoder: &ImageEncoder,
-    progress: &ProgressBar,
-) -> Result<ShardRows> {
-    let mut shard = ShardRows::default();
-    let mut records = source.read(split, rows)?;
-    loop {
-        let batch = records.by_ref().take(BATCH).collect::<Result<Vec<Record>>>()?;
-        if batch.is_empty() {
-            return Ok(shard);
-        }
-        let images = batch.len() as u64;
-        let decoded: Vec<_> = batch.into_par_iter().map(|record| decode(record, preprocess)).collect();
-        let mut pixels = Vec::new();
-        for (sample_id, label, result) in decoded {
-            match result {
-                Ok(image) => {
-                    pixels.extend(image);
-                    shard.sample_ids.push(sample_id);
-                    shard.labels.push(label);
-                }
-                Err((stage, error)) => shard.quarantine.push(Quarantined { sample_id, label, stage, error }),
-            }
-        }
-        if !pixels.is_empty() {
-            shard.embeddings.extend(encoder.encode(pixels)?.flatten_all()?.to_vec1::<f32>()?);
-        }
-        if let Some(i) = shard.embeddings.iter().position(|x| !x.is_finite()) {
-            bail!(
-                "the embedding of {} is not finite: are the weights of the checkpoint whole?",
-                shard.sample_ids[i / encoder.dim]
-            );
-        }
-        progress.inc(images);
-    }
-}
-
-type Decoded = (String, i64, Result<Vec<f32>, (&'static str, String)>);
-
-fn decode(record: Record, preprocess: &Preprocess) -> Decoded {
-    let Record { sample_id, label, image } = record;
-    let pixels = image
-        .map_err(|error| ("read", error))
-        .and_then(|encoded| preprocess.pixels(&encoded).map_err(|error| ("decode", format!("{error:#}"))));
-    (sample_id, label, pixels)
 }
 
 fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Result<()> {

@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
 use cgil::{
     clip::Checkpoint,
     generator::{Generator, LatentStore},
     metrics::{History, Scores, mean},
     prompt::{
-        Current, EmbeddingStream, Evaluation, PromptConfig, PromptLearner, PromptStore,
+        Current, EmbeddingStream, Evaluation, Learner, PromptConfig, PromptStore,
         align::align,
+        cpu::normalise,
         evaluate::{TestSet, evaluate},
-        learner::normalise,
+        learner,
         store::PromptManifest,
     },
     table::embeddings::{Embeddings, ModelId},
@@ -47,9 +47,8 @@ pub fn run(options: &Options) -> Result<()> {
     let test = test_set(&embeddings, &curriculum)?;
 
     let seed = u64::from(options.seed.unwrap_or(0));
-    let encoder = checkpoint.text_encoder(cgil::device())?;
-    let mut learner =
-        PromptLearner::new(encoder, &checkpoint.tokenizer()?, &curriculum.classes, options.config.n_ctx, seed)?;
+    let mut learner = learner::new(&checkpoint, &curriculum.classes, &options.config, seed, cgil::device())?;
+    let learner = learner.as_mut();
     let manifest = PromptManifest {
         config: options.config.clone(),
         model_sha256: model.sha256,
@@ -61,17 +60,17 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut history = History { images: images_per_task(&test, &curriculum), ..History::default() };
     let mut generators = Vec::new();
-    for learned in store.resume(&mut learner, &mut history)?..=curriculum.tasks() {
+    for learned in store.resume(learner, &mut history)?..=curriculum.tasks() {
         if learned > 0 {
             for task in 0..learned {
                 if generators.len() < curriculum.seen(task) {
                     generators.extend(latents.read_task(task, &curriculum)?);
                 }
             }
-            learn(&learner, &generators, learned - 1, options, &embeddings, &curriculum)?;
+            learn(learner, &generators, learned - 1, options, &embeddings, &curriculum)?;
         }
-        let evaluation = score(&learner, &curriculum, &test, learned, options.config.legacy_ci, &mut history)?;
-        store.write(learned, &learner, &curriculum, &test, &evaluation, &history)?;
+        let evaluation = score(learner, &curriculum, &test, learned, options.config.legacy_ci, &mut history)?;
+        store.write(learned, learner, &curriculum, &test, &evaluation, &history)?;
     }
     terminal::print(report(&history, &curriculum) + "\n")
 }
@@ -117,13 +116,13 @@ fn open_checkpoint(options: &Options, embeddings: &Embeddings) -> Result<(Checkp
 /// The test images; every task needs some.
 fn test_set(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<TestSet> {
     let rows = embeddings.read("test", |_| true)?;
-    let n = rows.labels.len();
     let position: BTreeMap<i64, usize> =
         curriculum.classes.iter().enumerate().map(|(i, class)| (class.label, i)).collect();
     let class = |label: &i64| position.get(label).copied().with_context(|| format!("no class has the label {label}"));
     let classes = rows.labels.iter().map(class).collect::<Result<_>>()?;
-    let vectors = Tensor::from_vec(rows.embeddings, (n, embeddings.manifest.dim), cgil::device())?; // (N, P)
-    let test = TestSet { sample_ids: rows.sample_ids, classes, embeddings: normalise(&vectors)? };
+    let mut vectors = rows.embeddings; // (N, P)
+    normalise(&mut vectors, embeddings.manifest.dim);
+    let test = TestSet { sample_ids: rows.sample_ids, classes, embeddings: vectors };
     if let Some(task) = images_per_task(&test, curriculum).iter().position(|&n| n == 0) {
         let names: Vec<&str> = curriculum.classes[curriculum.task(task)].iter().map(|c| c.name.as_str()).collect();
         bail!(
@@ -145,7 +144,7 @@ fn images_per_task(test: &TestSet, curriculum: &Curriculum) -> Vec<usize> {
 
 /// Trains the prompts of all classes seen after `task` (from 0).
 fn learn(
-    learner: &PromptLearner,
+    learner: &mut dyn Learner,
     generators: &[Generator],
     task: usize,
     options: &Options,
@@ -178,7 +177,7 @@ fn learn(
 
 /// Scores the classifier after `learned` tasks, and adds it to the history.
 fn score(
-    learner: &PromptLearner,
+    learner: &mut dyn Learner,
     curriculum: &Curriculum,
     test: &TestSet,
     learned: usize,

@@ -1,6 +1,9 @@
 //! What a person sees: the progress of long work, and what a command answers.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Instant,
+};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +18,11 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
 /// Writes a line to standard error; a closed one is no reason to panic.
 pub fn note(line: &str) {
     writeln!(io::stderr(), "{line}").ok();
+}
+
+/// Prints where the time since `start` went, if that was asked for.
+pub fn profile(asked: bool, start: Instant) -> Result<()> {
+    if asked { print(cgil::profile::report(start.elapsed())) } else { Ok(()) }
 }
 
 /// Prints to standard output; a reader that stops early, such as `head`, is no error.

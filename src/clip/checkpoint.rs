@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ImageEncoder, Preprocess, TextEncoder, Tokenizer};
+use super::{ImageEncoder, Preprocess, Tokenizer, cpu, tensor};
 use crate::table::embeddings::ModelId;
 
 /// What config.json says. Defaults are those of transformers' CLIPConfig.
@@ -80,6 +80,35 @@ pub enum Activation {
     /// x·Φ(x), as in most OpenCLIP models.
     Gelu,
 }
+
+/// Shape of a transformer.
+pub struct Size {
+    pub width: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub activation: Activation,
+    pub eps: f64,
+}
+
+macro_rules! size {
+    ($config:ident) => {
+        impl $config {
+            pub fn size(&self) -> Size {
+                Size {
+                    width: self.hidden_size,
+                    intermediate: self.intermediate_size,
+                    layers: self.num_hidden_layers,
+                    heads: self.num_attention_heads,
+                    activation: self.hidden_act,
+                    eps: self.layer_norm_eps,
+                }
+            }
+        }
+    };
+}
+size!(TextConfig);
+size!(VisionConfig);
 
 macro_rules! defaults {
     ($($name:ident = $value:literal),*) => { $(fn $name() -> usize { $value })* };
@@ -172,14 +201,27 @@ impl Checkpoint {
         crate::hash_files(&[require(&self.dir, "tokenizer.json")?])
     }
 
-    /// The image encoder, in float32.
+    /// The image encoder.
     pub fn image_encoder(&self, device: &Device) -> Result<ImageEncoder> {
-        ImageEncoder::new(&self.config, &self.weights_on(device))
+        Ok(match device {
+            Device::Cpu => ImageEncoder::Cpu(cpu::vision::ImageEncoder::new(&self.config, &self.weights_on(device))?),
+            _ => ImageEncoder::Device(self.image_encoder_on(device)?),
+        })
     }
 
-    /// The text encoder, in float32.
-    pub fn text_encoder(&self, device: &Device) -> Result<TextEncoder> {
-        TextEncoder::new(&self.config, &self.weights_on(device))
+    /// The image encoder on candle's tensors.
+    pub fn image_encoder_on(&self, device: &Device) -> Result<tensor::vision::ImageEncoder> {
+        tensor::vision::ImageEncoder::new(&self.config, &self.weights_on(device))
+    }
+
+    /// The text encoder on the CPU.
+    pub fn text_encoder(&self) -> Result<cpu::text::TextEncoder> {
+        cpu::text::TextEncoder::new(&self.config, &self.weights_on(&Device::Cpu), self.tokenizer()?.start())
+    }
+
+    /// The text encoder on candle's tensors.
+    pub fn text_encoder_on(&self, device: &Device) -> Result<tensor::text::TextEncoder> {
+        tensor::text::TextEncoder::new(&self.config, &self.weights_on(device))
     }
 
     fn weights_on<'a>(&'a self, device: &'a Device) -> Weights<'a> {
@@ -188,7 +230,7 @@ impl Checkpoint {
 }
 
 /// The weights of a checkpoint below a prefix.
-pub(super) struct Weights<'a> {
+pub(in crate::clip) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
     prefix: String,
@@ -210,6 +252,11 @@ impl<'a> Weights<'a> {
             );
         }
         Ok(())
+    }
+
+    /// As [`Weights::get`], flat.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.get(name, shape)?.flatten_all()?.to_vec1()?)
     }
 
     /// A weight as float32, which must have the shape that the configuration gives it.

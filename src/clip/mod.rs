@@ -2,14 +2,13 @@
 //! Knows tensors, never tables.
 
 pub mod checkpoint;
+pub mod cpu;
+pub mod image;
 pub mod preprocess;
-pub mod text;
+pub mod tensor;
 pub mod tokenizer;
-mod transformer;
-pub mod vision;
 
 pub use checkpoint::Checkpoint;
+pub use image::ImageEncoder;
 pub use preprocess::Preprocess;
-pub use text::TextEncoder;
 pub use tokenizer::Tokenizer;
-pub use vision::ImageEncoder;

@@ -8,6 +8,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use serde_json::Value;
 
+use crate::profile::{Phase, time};
+
 /// Largest picture that is decoded or resized, in bytes: a header may claim anything.
 const MAX_BYTES: u64 = 512 << 20;
 
@@ -71,7 +73,8 @@ impl Preprocess {
 
     /// An encoded image (JPEG, PNG or WebP) to normalised pixels (3, crop, crop), flat.
     pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>> {
-        let image = self.crop(self.decode(encoded)?)?;
+        let image = time(Phase::Decode, || self.decode(encoded))?;
+        let image = time(Phase::Resize, || self.crop(image))?;
         let plane = self.crop * self.crop;
         let mut pixels = vec![0f32; 3 * plane];
         for (i, rgb) in image.pixels().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::checkpoint::TextConfig;
 
@@ -15,6 +15,7 @@ pub struct Tokenizer {
     context: usize,
     vocab_size: usize,
     eos: u32,
+    start: u32,
 }
 
 impl Tokenizer {
@@ -24,14 +25,21 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         inner.with_padding(None);
         let (context, vocab_size, eos) = (config.max_position_embeddings, config.vocab_size, config.eos_token_id);
-        Ok(Tokenizer { inner, context, vocab_size, eos })
+        let empty = inner.encode("", true).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let start = *empty.get_ids().first().with_context(|| format!("{} adds no start of text", path.display()))?;
+        Ok(Tokenizer { inner, context, vocab_size, eos, start })
+    }
+
+    /// The start of text: the token that every text begins with.
+    pub fn start(&self) -> u32 {
+        self.start
     }
 
     /// Token ids of `text`, from start to end of text, where `reserved` further positions will be
     /// put in between. An error if they do not all fit the context.
     pub fn encode(&self, text: &str, reserved: usize) -> Result<Vec<u32>> {
         let encoding = self.inner.encode(text, true).map_err(|e| anyhow!("cannot tokenise {text:?}: {e}"))?;
-        let ids = encoding.get_ids().to_vec();
+        let mut ids = encoding.get_ids().to_vec();
         let needed = ids.len() + reserved;
         if needed > self.context {
             bail!(
@@ -50,12 +58,19 @@ impl Tokenizer {
                 self.vocab_size
             );
         }
+        if ids[0] != self.start {
+            bail!("tokenizer.json begins {text:?} with the token {}, and others with {}", ids[0], self.start);
+        }
+        ids.truncate(self.end_of_text(&ids) + 1);
+        if ids.len() < 2 {
+            bail!("tokenizer.json gives {text:?} no end of text");
+        }
         Ok(ids)
     }
 
     /// The position whose state is the text's: the first end-of-text token, or, where the configuration
     /// has the historical id 2, the highest id, as transformers reads it.
-    pub fn end_of_text(&self, ids: &[u32]) -> usize {
+    fn end_of_text(&self, ids: &[u32]) -> usize {
         if self.eos == HISTORICAL_EOS {
             let highest = ids.iter().max();
             return ids.iter().position(|id| Some(id) == highest).unwrap_or(0);

@@ -1,10 +1,12 @@
 //! Scores the test images against the classifier that the prompts make.
 
 use anyhow::{Result, bail};
-use candle_core::Tensor;
 
-use super::{PromptLearner, learner::normalise};
-use crate::task::Curriculum;
+use super::{Learner, cpu::normalise};
+use crate::{
+    dense::product::{Matrix, Product, Threads},
+    task::Curriculum,
+};
 
 /// Images compared with all classes at a time.
 const BATCH: usize = 4096;
@@ -14,14 +16,14 @@ pub struct TestSet {
     pub sample_ids: Vec<String>,
     /// Position of each image's class in learning order.
     pub classes: Vec<usize>,
-    /// Normalised embeddings (N, P).
-    pub embeddings: Tensor,
+    /// Normalised embeddings (N, P), flat.
+    pub embeddings: Vec<f32>,
 }
 
 /// What a classifier says of the test images.
 pub struct Evaluation {
-    /// Normalised text features (C, P): learned for seen classes, zero-shot for the others.
-    pub features: Tensor,
+    /// Normalised text features (C, P), flat: learned for seen classes, zero-shot for the others.
+    pub features: Vec<f32>,
     /// Per image the predicted class, in learning order, and its cosine.
     pub predictions: Vec<(usize, f32)>,
     /// Accuracy in percent on each task's images.
@@ -32,31 +34,29 @@ pub struct Evaluation {
 /// of a seen class is compared with the seen ones, one of an unseen class with all. With `legacy` the
 /// unseen classes' features keep their length, as in the authors' code, so scores are no cosines.
 pub fn evaluate(
-    learner: &PromptLearner,
+    learner: &mut dyn Learner,
     curriculum: &Curriculum,
     test: &TestSet,
     seen: usize,
     legacy: bool,
 ) -> Result<Evaluation> {
     let all = curriculum.classes.len();
-    let mut features = Vec::new();
-    if seen > 0 {
-        features.push(learner.keys(seen)?); // (n, P)
+    let p = learner.zero_shot().len() / all;
+    let mut features = if seen > 0 { learner.keys(seen)? } else { Vec::new() }; // (n, P)
+    features.extend_from_slice(&learner.zero_shot()[seen * p..]); // (C, P)
+    if !legacy {
+        normalise(&mut features[seen * p..], p);
     }
-    if seen < all {
-        let unseen = learner.zero_shot().narrow(0, seen, all - seen)?; // (C − n, P)
-        features.push(if legacy { unseen } else { normalise(&unseen)? });
-    }
-    let features = Tensor::cat(&features, 0)?; // (C, P)
-    if features.flatten_all()?.to_vec1::<f32>()?.iter().any(|x| !x.is_finite()) {
+    if features.iter().any(|x| !x.is_finite()) {
         bail!("the text features are not finite: use a smaller --lr, or look whether the checkpoint is whole");
     }
 
     let mut predictions = Vec::with_capacity(test.classes.len());
-    for start in (0..test.classes.len()).step_by(BATCH) {
-        let rows = BATCH.min(test.classes.len() - start);
-        let cosines = test.embeddings.narrow(0, start, rows)?.matmul(&features.t()?)?.to_vec2::<f32>()?; // (rows, C)
-        for (scores, &class) in cosines.iter().zip(&test.classes[start..]) {
+    let mut cosines = vec![0.0; BATCH.min(test.classes.len()) * all];
+    for (images, classes) in test.embeddings.chunks(BATCH * p).zip(test.classes.chunks(BATCH)) {
+        let cosines = &mut cosines[..classes.len() * all]; // (rows, C)
+        Product::on(Threads::All).into(cosines, all, Matrix::new(images, p), Matrix::new(&features, p).t());
+        for (scores, &class) in cosines.chunks_exact(all).zip(classes) {
             let candidates = if class < seen { seen } else { all };
             predictions.push(highest(&scores[..candidates]));
         }

@@ -1,16 +1,19 @@
 //! Prompts: learned from a stream of real and generated embeddings, scored on the test images.
 
 pub mod align;
+pub mod cpu;
 pub mod evaluate;
 pub mod learner;
+pub mod parameters;
 pub mod store;
 pub mod stream;
+pub mod tensor;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 pub use evaluate::Evaluation;
-pub use learner::PromptLearner;
+pub use learner::Learner;
 pub use store::PromptStore;
 pub use stream::EmbeddingStream;
 

@@ -12,7 +12,7 @@ use arrow::array::{ArrayRef, AsArray, Float32Array, Float64Array, Int64Array, Re
 use arrow::datatypes::{Float64Type, Int64Type};
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, PromptConfig, PromptLearner, evaluate::TestSet};
+use super::{Evaluation, Learner, PromptConfig, evaluate::TestSet};
 use crate::{
     atomic,
     generator::store::StoreManifest,
@@ -58,7 +58,7 @@ impl PromptStore {
     }
 
     /// Sets `learner` and `history` to the last step that is there; returns the number of the next.
-    pub fn resume(&self, learner: &mut PromptLearner, history: &mut History) -> Result<usize> {
+    pub fn resume(&self, learner: &mut dyn Learner, history: &mut History) -> Result<usize> {
         let mut next = 0;
         while self.step_dir(next).exists() {
             self.read_history(next, history)?;
@@ -70,9 +70,11 @@ impl PromptStore {
         if next > 0 {
             let path = self.step_dir(next - 1).join(PROMPTS);
             let (stored, _) = tensors::read::<Option<u32>>(&path)?;
-            learner
+            let mut parameters = learner.parameters()?;
+            parameters
                 .load(stored)
                 .with_context(|| format!("{} does not fit this run; remove {}", path.display(), self.dir.display()))?;
+            learner.set_parameters(parameters)?;
         }
         Ok(next)
     }
@@ -81,7 +83,7 @@ impl PromptStore {
     pub fn write(
         &self,
         learned: usize,
-        learner: &PromptLearner,
+        learner: &dyn Learner,
         curriculum: &Curriculum,
         test: &TestSet,
         evaluation: &Evaluation,
@@ -97,7 +99,7 @@ impl PromptStore {
             table(contract::text_features(), &features)?;
             table(contract::predictions(), &predictions)?;
             table(contract::metrics(), &metrics)?;
-            tensors::write(&dir.join(PROMPTS), &learner.tensors()?, &self.seed)
+            tensors::write(&dir.join(PROMPTS), &learner.parameters()?.tensors(), &self.seed)
         })
     }
 
@@ -131,7 +133,7 @@ impl PromptStore {
     fn text_features(&self, learned: usize, curriculum: &Curriculum, evaluation: &Evaluation) -> Result<RecordBatch> {
         let classes = &curriculum.classes;
         let tasks = || (0..classes.len()).map(|c| curriculum.task_of(c));
-        let dim = evaluation.features.dim(1)?;
+        let dim = evaluation.features.len() / classes.len();
         file::rows(
             contract::text_features(),
             dim,
@@ -144,7 +146,7 @@ impl PromptStore {
                 Arc::new(StringArray::from_iter_values(
                     tasks().map(|t| if t < learned { "prompt" } else { "zero_shot" }),
                 )),
-                file::vectors(evaluation.features.flatten_all()?.to_vec1()?, dim),
+                file::vectors(evaluation.features.clone(), dim),
             ],
         )
     }

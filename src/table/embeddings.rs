@@ -77,6 +77,16 @@ pub struct ShardRows {
     pub quarantine: Vec<Quarantined>,
 }
 
+impl ShardRows {
+    /// Adds the rows that follow.
+    pub fn append(&mut self, next: ShardRows) {
+        self.sample_ids.extend(next.sample_ids);
+        self.labels.extend(next.labels);
+        self.embeddings.extend(next.embeddings);
+        self.quarantine.extend(next.quarantine);
+    }
+}
+
 /// A row that could not be used.
 pub struct Quarantined {
     pub sample_id: String,

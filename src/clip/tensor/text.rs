@@ -3,10 +3,10 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
-use super::{
+use super::transformer::{BlockState, LayerNorm, Linear, Transformer};
+use crate::clip::{
     Tokenizer,
     checkpoint::{Config, Weights},
-    transformer::{BlockState, LayerNorm, Linear, Size, Transformer},
 };
 
 /// Texts encoded at a time by [`TextEncoder::features`].
@@ -36,25 +36,17 @@ pub struct State {
 }
 
 impl TextEncoder {
-    pub(super) fn new(config: &Config, weights: &Weights) -> Result<Self> {
+    pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let c = &config.text_config;
         let (width, dim) = (c.hidden_size, config.projection_dim);
         let model = weights.at("text_model");
-        let size = Size {
-            width,
-            intermediate: c.intermediate_size,
-            layers: c.num_hidden_layers,
-            heads: c.num_attention_heads,
-            activation: c.hidden_act,
-            eps: c.layer_norm_eps,
-        };
         let embeddings = model.at("embeddings");
         Ok(TextEncoder {
             token_embedding: embeddings.at("token_embedding").get("weight", &[c.vocab_size, width])?,
             position_embedding: embeddings
                 .at("position_embedding")
                 .get("weight", &[c.max_position_embeddings, width])?,
-            transformer: Transformer::new(&model, &size)?,
+            transformer: Transformer::new(&model, &c.size())?,
             final_norm: LayerNorm::new(&model.at("final_layer_norm"), width, c.layer_norm_eps)?,
             projection: Linear::without_bias(&weights.at("text_projection"), dim, width)?,
             logit_scale: f64::from(weights.get("logit_scale", &[])?.to_scalar::<f32>()?).exp(),
@@ -99,7 +91,7 @@ impl TextEncoder {
     pub fn features(&self, tokenizer: &Tokenizer, texts: &[String]) -> Result<Tensor> {
         let ids: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text, 0)).collect::<Result<_>>()?;
         let parts = ids.chunks(TEXT_BATCH).map(|ids| {
-            let ends: Vec<usize> = ids.iter().map(|ids| tokenizer.end_of_text(ids)).collect();
+            let ends: Vec<usize> = ids.iter().map(|ids| ids.len() - 1).collect();
             let length = ends.iter().max().map_or(0, |end| end + 1);
             let padded: Vec<u32> =
                 ids.iter().flat_map(|ids| (0..length).map(|i| ids.get(i).copied().unwrap_or(0))).collect();

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use candle_core::{Device, IndexOp, Tensor};
 
-use super::{
-    checkpoint::{Config, Weights},
-    transformer::{LayerNorm, Linear, Size, Transformer},
-};
+use super::transformer::{LayerNorm, Linear, Transformer};
+use crate::clip::checkpoint::{Config, Weights};
+
+/// Images to encode at a time.
+pub const BATCH: usize = 256;
 
 /// A frozen image encoder. W is its width, P the projection's dimension.
 pub struct ImageEncoder {
@@ -24,27 +25,19 @@ pub struct ImageEncoder {
 }
 
 impl ImageEncoder {
-    pub(super) fn new(config: &Config, weights: &Weights) -> Result<Self> {
+    pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let c = &config.vision_config;
         let (w, p, dim) = (c.hidden_size, c.patch_size, config.projection_dim);
         let positions = 1 + (c.image_size / p).pow(2);
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
-        let size = Size {
-            width: w,
-            intermediate: c.intermediate_size,
-            layers: c.num_hidden_layers,
-            heads: c.num_attention_heads,
-            activation: c.hidden_act,
-            eps: c.layer_norm_eps,
-        };
         let patch = embeddings.at("patch_embedding").get("weight", &[w, c.num_channels, p, p])?;
         Ok(ImageEncoder {
             patch: patch.reshape((w, c.num_channels * p * p))?.t()?,
             class_embedding: embeddings.get("class_embedding", &[w])?.reshape((1, 1, w))?,
             position_embedding: embeddings.at("position_embedding").get("weight", &[positions, w])?,
             pre_norm: LayerNorm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?, // so spelled in every checkpoint
-            transformer: Transformer::new(&model, &size)?,
+            transformer: Transformer::new(&model, &c.size())?,
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             projection: Linear::without_bias(&weights.at("visual_projection"), dim, w)?,
             image_size: c.image_size,
@@ -59,16 +52,17 @@ impl ImageEncoder {
     }
 
     /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), not normalised.
-    pub fn encode(&self, pixels: Vec<f32>) -> Result<Tensor> {
+    pub fn encode(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (s, p) = (self.image_size, self.patch_size);
         let (b, side) = (pixels.len() / (3 * s * s), s / p);
-        let pixels = Tensor::from_vec(pixels, (b, 3, side, p, side, p), self.device())?;
+        let pixels = Tensor::from_slice(pixels, (b, 3, side, p, side, p), self.device())?;
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
         let w = self.position_embedding.dim(1)?;
         let patches = patches.matmul(&self.patch)?.reshape((b, side * side, w))?; // (B, patches, W)
         let x = Tensor::cat(&[&self.class_embedding.expand((b, 1, w))?, &patches], 1)?; // (B, 1 + patches, W)
         let x = self.pre_norm.forward(&x.broadcast_add(&self.position_embedding)?)?;
         let y = self.transformer.forward(&x, None)?;
-        self.projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?) // (B, P)
+        let embeddings = self.projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?)?; // (B, P)
+        Ok(embeddings.flatten_all()?.to_vec1()?)
     }
 }

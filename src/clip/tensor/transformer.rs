@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{D, Tensor};
 use candle_nn::ops;
 
-use super::checkpoint::{Activation, Weights};
+use crate::clip::checkpoint::{Activation, Size, Weights};
 
 /// A frozen affine map.
 pub struct Linear {
@@ -19,16 +19,6 @@ pub struct LayerNorm {
     weight: Tensor, // (W)
     bias: Tensor,   // (W)
     eps: f64,
-}
-
-/// Shape of a transformer.
-pub struct Size {
-    pub width: usize,
-    pub intermediate: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub activation: Activation,
-    pub eps: f64,
 }
 
 /// A stack of residual attention blocks.
@@ -105,7 +95,7 @@ impl LayerNorm {
 }
 
 impl Activation {
-    fn forward(self, x: &Tensor) -> Result<Tensor> {
+    fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::QuickGelu => (x * ops::sigmoid(&(x * 1.702)?)?)?,
             Activation::Gelu => x.gelu_erf()?,
@@ -209,7 +199,7 @@ impl Block {
         let mixed = attention.matmul(&v)?.transpose(1, 2)?.reshape((b * t, w))?; // (N, W)
         let middle = (x + self.out.forward(&mixed)?)?;
         let preactivation = self.fc1.forward(&self.norm2.forward(&middle)?)?; // (N, F)
-        let y = (&middle + self.fc2.forward(&self.activation.forward(&preactivation)?)?)?;
+        let y = (&middle + self.fc2.forward(&self.activation.of_tensor(&preactivation)?)?)?;
         Ok((y, BlockState { input: x.clone(), q, k, v, attention, middle, preactivation }))
     }
 

@@ -1,0 +1,164 @@
+//! A residual attention block's layers: the parts that both encoders are made of.
+
+use anyhow::Result;
+
+use crate::{
+    clip::checkpoint::{Activation, Size, Weights},
+    dense::{
+        layers,
+        product::Threads,
+        vector::{self, vectorised},
+    },
+};
+
+/// A frozen affine map.
+pub struct Affine {
+    pub weight: Vec<f32>, // (O, I)
+    pub bias: Vec<f32>,   // (O)
+}
+
+/// A frozen layer norm.
+pub struct Norm {
+    weight: Vec<f32>, // (W)
+    bias: Vec<f32>,   // (W)
+    eps: f32,
+}
+
+/// A pre-norm block: x + attention(norm1(x)), then + fc2(activation(fc1(norm2(x)))).
+pub struct Block {
+    pub norm1: Norm,
+    pub qkv: Affine, // (3W, W): queries, keys, values
+    pub out: Affine,
+    pub norm2: Norm,
+    pub fc1: Affine,
+    pub fc2: Affine,
+    pub activation: Activation,
+}
+
+impl Affine {
+    fn new(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
+        Ok(Affine { weight: weights.values("weight", &[out, inputs])?, bias: weights.values("bias", &[out])? })
+    }
+
+    /// y (N, O) = x (N, I) wᵀ + bias
+    pub fn forward(&self, x: &[f32], y: &mut [f32], threads: Threads) {
+        layers::affine(x, &self.weight, &self.bias, y, threads);
+    }
+
+    /// y (N, O) = onto (N, O) + x (N, I) wᵀ + bias
+    pub fn forward_onto(&self, onto: &[f32], x: &[f32], y: &mut [f32], threads: Threads) {
+        layers::affine_onto(onto, x, &self.weight, &self.bias, y, threads);
+    }
+
+    /// y (N, O) += x (N, I) wᵀ + bias
+    pub fn add(&self, x: &[f32], y: &mut [f32], threads: Threads) {
+        layers::add_bias(&self.bias, y);
+        layers::add_linear(x, &self.weight, y, self.bias.len(), threads);
+    }
+
+    /// dx (N, I) from dy (N, O)
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32], threads: Threads) {
+        layers::affine_backward_input(&self.weight, dy, dx, self.bias.len(), threads);
+    }
+}
+
+impl Norm {
+    pub fn new(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
+        let (weight, bias) = (weights.values("weight", &[width])?, weights.values("bias", &[width])?);
+        Ok(Norm { weight, bias, eps: eps as f32 })
+    }
+
+    /// x (N, W) → y (N, W)
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
+        layers::layer_norm(x, &self.weight, &self.bias, self.eps, y);
+    }
+
+    /// dx (N, W) += the gradient of the input x (N, W), from that of the output.
+    pub fn backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        layers::layer_norm_backward(x, &self.weight, self.eps, dy, dx);
+    }
+}
+
+impl Block {
+    pub fn new(weights: &Weights, size: &Size) -> Result<Self> {
+        let Size { width, intermediate, activation, eps, .. } = *size;
+        let attention = weights.at("self_attn");
+        let mut qkv = Affine { weight: Vec::with_capacity(3 * width * width), bias: Vec::with_capacity(3 * width) };
+        for name in ["q_proj", "k_proj", "v_proj"] {
+            let part = Affine::new(&attention.at(name), width, width)?;
+            qkv.weight.extend(part.weight);
+            qkv.bias.extend(part.bias);
+        }
+        Ok(Block {
+            norm1: Norm::new(&weights.at("layer_norm1"), width, eps)?,
+            qkv,
+            out: Affine::new(&attention.at("out_proj"), width, width)?,
+            norm2: Norm::new(&weights.at("layer_norm2"), width, eps)?,
+            fc1: Affine::new(&weights.at("mlp").at("fc1"), intermediate, width)?,
+            fc2: Affine::new(&weights.at("mlp").at("fc2"), width, intermediate)?,
+            activation,
+        })
+    }
+
+    /// The blocks of an encoder.
+    pub fn all(weights: &Weights, size: &Size) -> Result<Vec<Self>> {
+        let layers = weights.at("encoder").at("layers");
+        layers.require_no_more(size.layers)?;
+        (0..size.layers).map(|i| Block::new(&layers.at(i), size)).collect()
+    }
+}
+
+impl Activation {
+    /// x → y, elementwise.
+    pub fn forward(self, x: &[f32], y: &mut [f32]) {
+        vectorised(|| match self {
+            Activation::QuickGelu => x.iter().zip(y).for_each(|(&x, y)| *y = quick_gelu(x)),
+            Activation::Gelu => x.iter().zip(y).for_each(|(&x, y)| *y = gelu(x)),
+        });
+    }
+
+    /// x → y in place.
+    pub fn forward_in_place(self, x: &mut [f32]) {
+        vectorised(|| match self {
+            Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+        });
+    }
+
+    /// dy, the gradient of the output, becomes that of the input x.
+    pub fn backward(self, x: &[f32], dy: &mut [f32]) {
+        vectorised(|| match self {
+            Activation::QuickGelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= quick_gelu_slope(x)),
+            Activation::Gelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_slope(x)),
+        });
+    }
+}
+
+/// x σ(1.702 x)
+#[inline(always)]
+fn quick_gelu(x: f32) -> f32 {
+    x * vector::sigmoid(1.702 * x)
+}
+
+#[inline(always)]
+fn quick_gelu_slope(x: f32) -> f32 {
+    let s = vector::sigmoid(1.702 * x);
+    s + 1.702 * x * s * (1.0 - s)
+}
+
+/// x Φ(x)
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    x * normal_cdf(x)
+}
+
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    const DENSITY_AT_0: f32 = 0.398_942_3; // 1 / √(2π)
+    normal_cdf(x) + x * DENSITY_AT_0 * vector::exp(-0.5 * x * x)
+}
+
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * (1.0 + vector::erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}

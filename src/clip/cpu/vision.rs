@@ -1,0 +1,148 @@
+//! The image encoder: a vision transformer whose class token is projected.
+
+use anyhow::Result;
+
+use super::{
+    attention::Heads,
+    block::{Block, Norm},
+};
+use crate::{
+    clip::checkpoint::{Config, Weights},
+    dense::{layers, product::Threads, room, vector::add_scaled},
+};
+
+/// Positions encoded at a time: products of fewer rows are slower.
+const ROWS: usize = 800;
+
+/// A frozen image encoder. W is its width, T = 1 + patches the positions of an image, P the projection's dimension.
+pub struct ImageEncoder {
+    patch: Vec<f32>,              // (W, 3·p·p)
+    class_embedding: Vec<f32>,    // (W)
+    position_embedding: Vec<f32>, // (T, W)
+    pre_norm: Norm,
+    blocks: Vec<Block>,
+    post_norm: Norm,
+    projection: Vec<f32>, // (P, W)
+    heads: Heads,
+    image_size: usize,
+    patch_size: usize,
+    pub dim: usize,
+}
+
+/// Buffers of a batch, kept from one to the next.
+#[derive(Default)]
+pub struct Workspace {
+    patches: Vec<f32>,
+    x: Vec<f32>,
+    normal: Vec<f32>,
+    qkv: Vec<f32>,
+    mixed: Vec<f32>,
+    hidden: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl ImageEncoder {
+    pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        let c = &config.vision_config;
+        let (w, p, dim) = (c.hidden_size, c.patch_size, config.projection_dim);
+        let positions = 1 + (c.image_size / p).pow(2);
+        let model = weights.at("vision_model");
+        let embeddings = model.at("embeddings");
+        Ok(ImageEncoder {
+            patch: embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
+            class_embedding: embeddings.values("class_embedding", &[w])?,
+            position_embedding: embeddings.at("position_embedding").values("weight", &[positions, w])?,
+            pre_norm: Norm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?, // so spelled in every checkpoint
+            blocks: Block::all(&model, &c.size())?,
+            post_norm: Norm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
+            projection: weights.at("visual_projection").values("weight", &[dim, w])?,
+            heads: Heads { heads: c.num_attention_heads, width: w },
+            image_size: c.image_size,
+            patch_size: p,
+            dim,
+        })
+    }
+
+    /// Images to encode at a time.
+    pub fn batch(&self) -> usize {
+        ROWS.div_ceil(self.position_embedding.len() / self.heads.width)
+    }
+
+    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the calling thread alone.
+    pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Vec<f32> {
+        let one = Threads::One;
+        let w = self.heads.width;
+        let t = self.position_embedding.len() / w;
+        let b = pixels.len() / (3 * self.image_size.pow(2));
+        let n = b * t;
+        let Workspace { patches, x, normal, qkv, mixed, hidden, logits } = workspace;
+
+        let (x, normal) = (room(x, n * w), room(normal, n * w)); // (N, W)
+        self.embed(pixels, patches, normal, x);
+        self.pre_norm.forward(normal, x);
+
+        let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
+        let (last, before) = self.blocks.split_last().expect("a transformer has layers");
+        for block in before {
+            block.norm1.forward(x, normal);
+            block.qkv.forward(normal, qkv, one);
+            let logits = room(logits, t * t);
+            for (qkv, mixed) in qkv.chunks_exact(t * 3 * w).zip(mixed.chunks_exact_mut(t * w)) {
+                self.heads.image(qkv, mixed, logits);
+            }
+            block.out.add(mixed, x, one);
+            block.feed_forward(x, normal, hidden);
+        }
+
+        // of the last block's output only the class tokens count
+        last.norm1.forward(x, normal);
+        last.qkv.forward(normal, qkv, one);
+        let (class, mixed, logits) = (&mut normal[..b * w], &mut mixed[..b * w], room(logits, t)); // (B, W)
+        for (i, qkv) in qkv.chunks_exact(t * 3 * w).enumerate() {
+            let rows = i * w..(i + 1) * w;
+            self.heads.image(qkv, &mut mixed[rows.clone()], logits);
+            class[rows].copy_from_slice(&x[i * t * w..][..w]);
+        }
+        last.out.add(mixed, class, one);
+        last.feed_forward(class, mixed, hidden);
+        self.post_norm.forward(class, mixed);
+        let mut embeddings = vec![0.0; b * self.dim]; // (B, P)
+        layers::add_linear(mixed, &self.projection, &mut embeddings, self.dim, one);
+        embeddings
+    }
+
+    /// Pixels (B, 3, S, S) to the class token and the patches' embeddings with their positions, (B·T, W).
+    fn embed(&self, pixels: &[f32], patches: &mut Vec<f32>, x: &mut [f32], scratch: &mut [f32]) {
+        let (s, p, w) = (self.image_size, self.patch_size, self.heads.width);
+        let (side, values) = (s / p, 3 * p * p);
+        let (b, t) = (pixels.len() / (3 * s * s), 1 + side * side);
+        let patches = room(patches, b * side * side * values); // (B·patches, 3·p·p)
+        for (i, patch) in patches.chunks_exact_mut(values).enumerate() {
+            let (image, row, column) = (i / (side * side), i / side % side, i % side);
+            for (line, out) in patch.chunks_exact_mut(p).enumerate() {
+                let (channel, y) = (line / p, row * p + line % p);
+                out.copy_from_slice(&pixels[((image * 3 + channel) * s + y) * s + column * p..][..p]);
+            }
+        }
+        let embedded = &mut scratch[..b * (t - 1) * w]; // (B·patches, W)
+        embedded.fill(0.0);
+        layers::add_linear(patches, &self.patch, embedded, w, Threads::One);
+        for (x, embedded) in x.chunks_exact_mut(t * w).zip(embedded.chunks_exact((t - 1) * w)) {
+            x.copy_from_slice(&self.position_embedding);
+            add_scaled(&mut x[..w], 1.0, &self.class_embedding);
+            add_scaled(&mut x[w..], 1.0, embedded);
+        }
+    }
+}
+
+impl Block {
+    /// The second half of the block, in place: x (N, W). `normal` and `hidden` are buffers.
+    fn feed_forward(&self, x: &mut [f32], normal: &mut [f32], hidden: &mut Vec<f32>) {
+        let intermediate = self.fc1.bias.len();
+        let hidden = room(hidden, x.len() / self.fc2.bias.len() * intermediate); // (N, F)
+        self.norm2.forward(x, normal);
+        self.fc1.forward(normal, hidden, Threads::One);
+        self.activation.forward_in_place(hidden);
+        self.fc2.add(hidden, x, Threads::One);
+    }
+}

@@ -1,0 +1,41 @@
+//! The image encoder, wherever it is computed.
+
+use anyhow::Result;
+
+use super::{cpu, tensor};
+
+/// A frozen image encoder.
+pub enum ImageEncoder {
+    Cpu(cpu::vision::ImageEncoder),
+    Device(tensor::vision::ImageEncoder),
+}
+
+/// Buffers that whoever encodes keeps from batch to batch.
+pub type Workspace = cpu::vision::Workspace;
+
+impl ImageEncoder {
+    /// Dimension P of the embeddings.
+    pub fn dim(&self) -> usize {
+        match self {
+            ImageEncoder::Cpu(encoder) => encoder.dim,
+            ImageEncoder::Device(encoder) => encoder.dim,
+        }
+    }
+
+    /// Images to encode at a time.
+    pub fn batch(&self) -> usize {
+        match self {
+            ImageEncoder::Cpu(encoder) => encoder.batch(),
+            ImageEncoder::Device(_) => tensor::vision::BATCH,
+        }
+    }
+
+    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the CPU the calling thread
+    /// computes alone.
+    pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Result<Vec<f32>> {
+        match self {
+            ImageEncoder::Cpu(encoder) => Ok(encoder.encode(pixels, workspace)),
+            ImageEncoder::Device(encoder) => encoder.encode(pixels),
+        }
+    }
+}

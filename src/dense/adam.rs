@@ -1,0 +1,70 @@
+//! Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8; without weight decay AdamW is the same.
+
+use rayon::prelude::*;
+
+use super::vector::vectorised;
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPS: f32 = 1e-8;
+
+/// Parameters that a thread takes at a time.
+const SHARE: usize = 1 << 16;
+
+/// The moments of the gradients of parameters that lie in one slice.
+pub struct Adam {
+    first: Vec<f32>,
+    second: Vec<f32>,
+    steps: i32,
+}
+
+/// What the step in hand multiplies with.
+#[derive(Clone, Copy)]
+pub struct Rate {
+    /// lr / (1 - beta1^t)
+    rate: f32,
+    /// 1 / √(1 - beta2^t)
+    correction: f32,
+}
+
+impl Adam {
+    pub fn new(parameters: usize) -> Self {
+        Adam { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
+    }
+
+    /// Counts a step with the learning rate `lr`.
+    pub fn begin(&mut self, lr: f64) -> Rate {
+        self.steps += 1;
+        Rate {
+            rate: (lr / (1.0 - BETA1.powi(self.steps))) as f32,
+            correction: (1.0 / (1.0 - BETA2.powi(self.steps)).sqrt()) as f32,
+        }
+    }
+
+    /// The step in hand, for the parameters that begin at `start`, in one pass.
+    pub fn update(&mut self, rate: Rate, start: usize, params: &mut [f32], grads: &[f32]) {
+        let end = start + params.len();
+        rate.update(params, grads, &mut self.first[start..end], &mut self.second[start..end]);
+    }
+
+    /// As [`Adam::update`], shared among threads.
+    pub fn update_shared(&mut self, rate: Rate, start: usize, params: &mut [f32], grads: &[f32]) {
+        let end = start + params.len();
+        let moments = self.first[start..end].par_chunks_mut(SHARE).zip(self.second[start..end].par_chunks_mut(SHARE));
+        let values = params.par_chunks_mut(SHARE).zip(grads.par_chunks(SHARE));
+        values.zip(moments).for_each(|((params, grads), (first, second))| rate.update(params, grads, first, second));
+    }
+}
+
+impl Rate {
+    fn update(self, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
+        vectorised(|| {
+            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first).zip(second) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *p -= self.rate * *m / (v.sqrt() * self.correction + EPS);
+            }
+        });
+    }
+}

@@ -1,0 +1,16 @@
+//! Arithmetic on float32 slices, row-major: what is computed on the CPU.
+//!
+//! The order of every sum is fixed by the shapes alone, so results do not depend on the number of threads.
+
+pub mod adam;
+pub mod layers;
+pub mod product;
+pub mod vector;
+
+/// `n` values of a buffer that is kept from step to step; what they hold is left over.
+pub fn room(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}

@@ -1,0 +1,104 @@
+//! Matrix products.
+
+use gemm::Parallelism;
+
+/// A matrix in a slice.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+/// Whom a product may be shared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threads {
+    /// No one: others of its kind run beside it.
+    One,
+    /// The whole pool, where the product is large enough.
+    All,
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub struct Product {
+    /// It is added to what stands there, instead of replacing it.
+    pub add: bool,
+    /// It is multiplied with this.
+    pub scale: f32,
+    pub threads: Threads,
+}
+
+impl<'a> Matrix<'a> {
+    /// A slice (rows, columns) without gaps.
+    pub fn new(data: &'a [f32], columns: usize) -> Self {
+        Self::strided(data, data.len() / columns, columns, columns)
+    }
+
+    /// Rows of `columns` values, `stride` values apart.
+    pub fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(rows > 0 && columns <= stride && (rows - 1) * stride + columns <= data.len());
+        Matrix { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
+    /// Transposed.
+    pub fn t(self) -> Self {
+        Matrix {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+impl Product {
+    pub fn on(threads: Threads) -> Self {
+        Product { add: false, scale: 1.0, threads }
+    }
+
+    pub fn scaled(self, scale: f32) -> Self {
+        Product { scale, ..self }
+    }
+
+    pub fn added(self) -> Self {
+        Product { add: true, ..self }
+    }
+
+    /// Computes a b into `out`, whose rows are `stride` values apart.
+    pub fn into(self, out: &mut [f32], stride: usize, a: Matrix, b: Matrix) {
+        let (m, n, k) = (a.rows, b.columns, a.columns);
+        assert!(b.rows == k && n <= stride && (m - 1) * stride + n <= out.len());
+        let parallelism = match self.threads {
+            Threads::One => Parallelism::None,
+            Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
+        };
+        // Safety: the shapes were checked, and every stride stays inside its slice.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                out.as_mut_ptr(),
+                1,
+                stride as isize,
+                self.add,
+                a.data.as_ptr(),
+                a.column_stride as isize,
+                a.row_stride as isize,
+                b.data.as_ptr(),
+                b.column_stride as isize,
+                b.row_stride as isize,
+                1.0,
+                self.scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    }
+}

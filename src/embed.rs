@@ -1,0 +1,156 @@
+//! Images to embeddings, as a pipeline: one thread reads, all cores decode, encoders encode, and the calling thread puts
+//! the shards together. Queues between them are bounded, so that memory does not grow with the number of images.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use anyhow::{Result, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::{
+    clip::{ImageEncoder, Preprocess, image::Workspace},
+    profile::{Phase, time},
+    source::{Record, Source},
+    table::embeddings::{Quarantined, ShardRows},
+};
+
+/// A shard to be made: its split, its number, its source rows.
+pub type Shard = (&'static str, usize, Range<usize>);
+
+/// Consecutive rows of one shard, on their way. Batches never cross a shard: what a row becomes does not depend on
+/// which shards are missing.
+struct Batch<T> {
+    shard: usize,
+    number: usize,
+    content: T,
+}
+
+/// What came of a batch's images.
+#[derive(Default)]
+struct Decoded {
+    rows: ShardRows,  // without embeddings
+    pixels: Vec<f32>, // (B, 3, S, S)
+}
+
+/// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`. What cannot be read or
+/// decoded goes to its quarantine. Every encoder works on a thread of its own. `tick` is called with numbers of images done.
+pub fn embed(
+    source: &Source,
+    shards: &[Shard],
+    preprocess: &Preprocess,
+    encoders: &[&ImageEncoder],
+    tick: impl Fn(usize),
+    mut put: impl FnMut(usize, ShardRows) -> Result<()>,
+) -> Result<()> {
+    let Some(encoder) = encoders.first() else { bail!("no encoder") };
+    let size = encoder.batch();
+    let decoders = rayon::current_num_threads();
+    let (to_decode, encoded) = (bounded(decoders), bounded(2 * encoders.len()));
+    let to_encode = bounded(encoders.len());
+    std::thread::scope(|scope| {
+        // A thread ends when there is nothing more to receive, or nobody to send to.
+        let (sender, failed) = (to_decode.0, encoded.0.clone());
+        scope.spawn(move || read(source, shards, size, &sender, &failed));
+        for _ in 0..decoders {
+            let (receiver, sender) = (to_decode.1.clone(), to_encode.0.clone());
+            scope.spawn(move || {
+                for Batch { shard, number, content } in receiver {
+                    let content = decode(content, preprocess);
+                    if sender.send(Batch { shard, number, content }).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for &encoder in encoders {
+            let (receiver, sender) = (to_encode.1.clone(), encoded.0.clone());
+            scope.spawn(move || encode(encoder, &receiver, &sender));
+        }
+        drop((to_decode.1, to_encode, encoded.0));
+        assemble(shards, size, encoded.1, tick, &mut put)
+    })
+}
+
+type Done = Result<Batch<ShardRows>>;
+
+/// Reads the rows of the shards, one batch after another.
+fn read(source: &Source, shards: &[Shard], size: usize, sender: &Sender<Batch<Vec<Record>>>, failed: &Sender<Done>) {
+    for (shard, (split, _, rows)) in shards.iter().enumerate() {
+        let mut records = match source.read(split, rows.clone()) {
+            Ok(records) => records,
+            Err(error) => return failed.send(Err(error)).unwrap_or(()),
+        };
+        for number in 0..rows.len().div_ceil(size) {
+            let content = match time(Phase::Read, || records.by_ref().take(size).collect()) {
+                Ok(content) => content,
+                Err(error) => return failed.send(Err(error)).unwrap_or(()),
+            };
+            if sender.send(Batch { shard, number, content }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn decode(records: Vec<Record>, preprocess: &Preprocess) -> Decoded {
+    let mut decoded = Decoded::default();
+    for Record { sample_id, label, image } in records {
+        let done = image
+            .map_err(|error| ("read", error))
+            .and_then(|image| preprocess.pixels(&image).map_err(|error| ("decode", format!("{error:#}"))));
+        match done {
+            Ok(pixels) => {
+                decoded.pixels.extend(pixels);
+                decoded.rows.sample_ids.push(sample_id);
+                decoded.rows.labels.push(label);
+            }
+            Err((stage, error)) => decoded.rows.quarantine.push(Quarantined { sample_id, label, stage, error }),
+        }
+    }
+    decoded
+}
+
+fn encode(encoder: &ImageEncoder, receiver: &Receiver<Batch<Decoded>>, sender: &Sender<Done>) {
+    let mut workspace = Workspace::default();
+    for Batch { shard, number, content: Decoded { mut rows, pixels } } in receiver {
+        let embeddings = match pixels.is_empty() {
+            true => Ok(Vec::new()),
+            false => time(Phase::Encode, || encoder.encode(&pixels, &mut workspace)),
+        };
+        let done = embeddings.and_then(|embeddings| {
+            if let Some(i) = embeddings.iter().position(|x| !x.is_finite()) {
+                let id = &rows.sample_ids[i / encoder.dim()];
+                bail!("the embedding of {id} is not finite: are the weights of the checkpoint whole?");
+            }
+            rows.embeddings = embeddings;
+            Ok(Batch { shard, number, content: rows })
+        });
+        if sender.send(done).is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts batches into their shards, and hands over those that are whole.
+fn assemble(
+    shards: &[Shard],
+    size: usize,
+    receiver: Receiver<Done>,
+    tick: impl Fn(usize),
+    put: &mut impl FnMut(usize, ShardRows) -> Result<()>,
+) -> Result<()> {
+    let mut open: BTreeMap<usize, BTreeMap<usize, ShardRows>> = BTreeMap::new();
+    for done in receiver {
+        let Batch { shard, number, content } = done?;
+        tick(content.sample_ids.len() + content.quarantine.len());
+        let batches = open.entry(shard).or_default();
+        batches.insert(number, content);
+        if batches.len() == shards[shard].2.len().div_ceil(size) {
+            let mut whole = ShardRows::default();
+            for batch in open.remove(&shard).unwrap_or_default().into_values() {
+                whole.append(batch);
+            }
+            time(Phase::Write, || put(shard, whole))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Where a command's time goes: seconds per kind of work, added up over the threads that did it.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// A kind of work.
+#[derive(Clone, Copy)]
+pub enum Phase {
+    Load,
+    Read,
+    Decode,
+    Resize,
+    Encode,
+    Sample,
+    Forward,
+    Backward,
+    Optimise,
+    Evaluate,
+    Write,
+}
+
+const NAMES: [&str; 11] = [
+    "load the model",
+    "read",
+    "decode",
+    "resize",
+    "encode",
+    "sample",
+    "forward",
+    "backward",
+    "optimise",
+    "evaluate",
+    "write",
+];
+
+static NANOSECONDS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+
+/// Does `work`, and adds the time it took to `phase`.
+pub fn time<R>(phase: Phase, work: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
+    let done = work();
+    NANOSECONDS[phase as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    done
+}
+
+/// A line for each kind of work that was done, and one for the `wall` time.
+pub fn report(wall: Duration) -> String {
+    let seconds: Vec<f64> = NANOSECONDS.iter().map(|n| n.load(Ordering::Relaxed) as f64 * 1e-9).collect();
+    let total: f64 = seconds.iter().sum();
+    let mut text = String::from("seconds, added up over threads\n");
+    for (name, seconds) in NAMES.iter().zip(seconds).filter(|(_, seconds)| *seconds > 0.0) {
+        writeln!(text, "{name:>15} {seconds:>9.2} {:>5.1} %", 100.0 * seconds / total).expect("a string takes text");
+    }
+    text + &format!("{:>15} {:>9.2}, with {} threads\n", "wall", wall.as_secs_f64(), rayon::current_num_threads())
+}
