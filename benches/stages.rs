@@ -15,7 +15,7 @@ use divan::{Bencher, counter::ItemsCount};
 
 fn main() {
     // Safety: no other thread runs yet.
-    unsafe { cgil::fix_thread_count() };
+    unsafe { cgil::prepare() };
     divan::main();
 }
 
@@ -40,8 +40,8 @@ fn vae_step(bencher: Bencher, dim: usize) {
 #[divan::bench(args = [4, 20, 100])]
 fn prompt_step(bencher: Bencher, classes: usize) {
     let checkpoint = demo();
-    let (encoder, tokenizer) =
-        (checkpoint.text_encoder().expect("text encoder"), checkpoint.tokenizer().expect("tokenizer"));
+    let tokenizer = checkpoint.tokenizer().expect("tokenizer");
+    let encoder = checkpoint.text_encoder(&tokenizer).expect("text encoder");
     let names: Vec<Class> = (0..classes).map(|i| Class { label: i as i64, name: format!("red star {i}") }).collect();
     let embeddings = noise(128 * encoder.dim);
     let mut prompts = Prompts::new(encoder, &tokenizer, &names, 1, 0).expect("prompts");

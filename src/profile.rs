@@ -1,6 +1,7 @@
 //! Where a command's time goes: seconds per kind of work, added up over the threads that did it.
 
 use std::{
+    cell::Cell,
     fmt::Write,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -38,11 +39,18 @@ const NAMES: [&str; 11] = [
 
 static NANOSECONDS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
 
-/// Does `work`, and adds the time it took to `phase`.
+thread_local! {
+    /// Nanoseconds of what was timed inside the work in hand.
+    static INSIDE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Does `work`, and adds the time it took to `phase`, less what is timed inside it.
 pub fn time<R>(phase: Phase, work: impl FnOnce() -> R) -> R {
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), INSIDE.replace(0));
     let done = work();
-    NANOSECONDS[phase as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    let elapsed = start.elapsed().as_nanos() as u64;
+    let inside = INSIDE.replace(before + elapsed);
+    NANOSECONDS[phase as usize].fetch_add(elapsed.saturating_sub(inside), Ordering::Relaxed);
     done
 }
 

@@ -4,6 +4,8 @@
 //! epoch), never by the order in which streams are opened: results do not depend on the number
 //! of threads, nor on what else is computed beside them.
 
+use crate::dense::vector::{ln, sin_cos, vectorised};
+
 /// What a stream is drawn for: the first part of its key.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
@@ -28,11 +30,10 @@ pub enum Draw {
 /// use cgil::rng::{Draw, Rng};
 /// let mut a = Rng::new(7, Draw::Context, &[0]);
 /// let mut b = Rng::new(7, Draw::Context, &[0]);
-/// assert_eq!(a.normal(), b.normal());
+/// assert_eq!(a.normals(3), b.normals(3));
 /// ```
 pub struct Rng {
     state: [u64; 4],
-    spare: Option<f32>,
 }
 
 impl Rng {
@@ -43,7 +44,7 @@ impl Rng {
             hash = split_mix(hash ^ split_mix(part));
         }
         let state = std::array::from_fn(|i| split_mix(hash.wrapping_add(i as u64)));
-        Rng { state, spare: None }
+        Rng { state }
     }
 
     /// 64 random bits.
@@ -77,20 +78,18 @@ impl Rng {
         }
     }
 
-    /// Standard normal (Box and Muller, 1958).
-    pub fn normal(&mut self) -> f32 {
-        if let Some(value) = self.spare.take() {
-            return value;
-        }
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt(); // 1 - u is never 0
-        let (sin, cos) = (std::f32::consts::TAU * self.uniform()).sin_cos();
-        self.spare = Some(radius * sin);
-        radius * cos
-    }
-
-    /// `n` standard normal values.
+    /// `n` standard normal values (Box and Muller, 1958). Draws an even number, and keeps none.
     pub fn normals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
+        let mut values: Vec<f32> = (0..n.next_multiple_of(2)).map(|_| self.uniform()).collect();
+        vectorised(|| {
+            for pair in values.as_chunks_mut::<2>().0 {
+                let radius = (-2.0 * ln(1.0 - pair[0])).sqrt(); // 1 - u is never 0
+                let (sin, cos) = sin_cos(pair[1]);
+                *pair = [radius * cos, radius * sin];
+            }
+        });
+        values.truncate(n);
+        values
     }
 
     /// A random order of 0..n (Fisher and Yates).

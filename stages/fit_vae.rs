@@ -1,10 +1,11 @@
 //! Stage 2: a generator of embeddings for every class, task by task, into the latent store.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use cgil::{
     generator::{LatentStore, VaeConfig, fit, store::StoreManifest},
+    profile::{Phase, time},
     table::embeddings::Embeddings,
     task::{Class, Curriculum},
 };
@@ -13,6 +14,9 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 
 use crate::terminal;
+
+/// Classes that are fitted together, at least, per thread.
+const CLASSES_PER_THREAD: usize = 8;
 
 #[derive(Args)]
 pub struct Options {
@@ -27,9 +31,13 @@ pub struct Options {
     seed: Option<u32>,
     #[command(flatten)]
     config: VaeConfig,
+    /// Print where the time went
+    #[arg(long)]
+    profile: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
     let embeddings = Embeddings::open_complete(&options.run)?;
     let curriculum = Curriculum::new(&embeddings.manifest.classes, options.tasks, options.seed)?;
     require_rows(&embeddings, &curriculum)?;
@@ -39,9 +47,8 @@ pub fn run(options: &Options) -> Result<()> {
     let missing: Vec<usize> = (0..curriculum.tasks()).filter(|&task| !store.has_task(task)).collect();
     let classes: usize = missing.iter().map(|&task| curriculum.task(task).len()).sum();
     let progress = terminal::bar("fit-vae", classes * options.config.epochs);
-    for &task in &missing {
-        progress.set_message(format!("task {}", task + 1));
-        fit_task(task, &embeddings, &curriculum, &store, &progress)?;
+    for tasks in groups(&missing, &curriculum) {
+        fit_tasks(&tasks, &embeddings, &curriculum, &store, &progress)?;
     }
     progress.finish_and_clear();
     terminal::print(format!(
@@ -49,7 +56,8 @@ pub fn run(options: &Options) -> Result<()> {
         curriculum.classes.len(),
         curriculum.tasks(),
         options.run.display()
-    ))
+    ))?;
+    terminal::profile(options.profile, start)
 }
 
 /// A class needs two training embeddings: one has no deviation.
@@ -71,28 +79,47 @@ fn require_rows(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<()> 
     Ok(())
 }
 
-/// Fits the classes of a task that are missing, one per thread.
-fn fit_task(
-    task: usize,
+/// Tasks that are fitted together: enough of them for every thread to have classes to choose from, and not all, so that
+/// their rows fit the memory.
+fn groups(tasks: &[usize], curriculum: &Curriculum) -> Vec<Vec<usize>> {
+    let enough = CLASSES_PER_THREAD * rayon::current_num_threads();
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    for &task in tasks {
+        let classes = curriculum.task(task).len();
+        match groups.last_mut() {
+            Some((sum, group)) if *sum < enough => (*sum += classes, group.push(task)).1,
+            _ => groups.push((classes, vec![task])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// Fits the classes of some tasks that are missing, one per thread.
+fn fit_tasks(
+    tasks: &[usize],
     embeddings: &Embeddings,
     curriculum: &Curriculum,
     store: &LatentStore,
     progress: &ProgressBar,
 ) -> Result<()> {
-    let classes = &curriculum.classes[curriculum.task(task)];
-    let missing: Vec<&Class> = classes.iter().filter(|class| !store.has_class(task, class)).collect();
     let config = &store.manifest.config;
-    progress.inc(((classes.len() - missing.len()) * config.epochs) as u64);
+    let all = tasks.iter().flat_map(|&task| curriculum.classes[curriculum.task(task)].iter().map(move |c| (task, c)));
+    let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(task, class)| store.has_class(*task, class));
+    progress.inc((there.len() * config.epochs) as u64);
 
     let dim = embeddings.manifest.dim;
-    let rows = embeddings.by_class("train", &missing)?;
+    let classes: Vec<&Class> = missing.iter().map(|(_, class)| *class).collect();
+    let rows = time(Phase::Read, || embeddings.by_class("train", &classes))?;
     let seed = u64::from(store.manifest.seed.unwrap_or(0));
-    missing.par_iter().try_for_each(|class| {
+    missing.par_iter().with_max_len(1).try_for_each(|(task, class)| {
         let fitted = fit(&rows[&class.label], dim, class.label, seed, config, || progress.inc(1));
         if !fitted.generator.is_finite() {
             bail!("the generator of class {:?} diverged: use a smaller --lr than {}", class.name, config.lr);
         }
-        store.put_class(task, class, &fitted)
+        time(Phase::Write, || store.put_class(*task, class, &fitted))
     })?;
-    store.finish_task(task, classes)
+    for &task in tasks {
+        time(Phase::Write, || store.finish_task(task, &curriculum.classes[curriculum.task(task)]))?;
+    }
+    Ok(())
 }

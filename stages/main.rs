@@ -38,7 +38,7 @@ enum Stage {
 
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
-    unsafe { cgil::fix_thread_count() };
+    unsafe { cgil::prepare() };
     let done = match Cli::parse().stage {
         Stage::Extract(options) => extract::run(&options),
         Stage::Import(options) => import::run(&options),

@@ -1,12 +1,13 @@
 //! Stage 3: prompts learned task after task from real and generated embeddings, and what they are worth.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use cgil::{
     clip::Checkpoint,
     generator::{Generator, LatentStore},
     metrics::{History, Scores, mean},
+    profile::{Phase, time},
     prompt::{
         Current, EmbeddingStream, Evaluation, Learner, PromptConfig, PromptStore,
         align::align,
@@ -36,18 +37,23 @@ pub struct Options {
     seed: Option<u32>,
     #[command(flatten)]
     config: PromptConfig,
+    /// Print where the time went
+    #[arg(long)]
+    profile: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
     let embeddings = Embeddings::open_complete(&options.run)?;
     let latents = LatentStore::open(&options.run, options.seed)?;
     latents.require_embeddings(&embeddings.manifest)?;
     let curriculum = Curriculum::new(&embeddings.manifest.classes, latents.manifest.tasks, options.seed)?;
-    let (checkpoint, model) = open_checkpoint(options, &embeddings)?;
-    let test = test_set(&embeddings, &curriculum)?;
+    let (checkpoint, model) = time(Phase::Load, || open_checkpoint(options, &embeddings))?;
+    let test = time(Phase::Read, || test_set(&embeddings, &curriculum))?;
 
     let seed = u64::from(options.seed.unwrap_or(0));
-    let mut learner = learner::new(&checkpoint, &curriculum.classes, &options.config, seed, cgil::device())?;
+    let load = || learner::new(&checkpoint, &curriculum.classes, &options.config, seed, cgil::device());
+    let mut learner = time(Phase::Load, load)?;
     let learner = learner.as_mut();
     let manifest = PromptManifest {
         config: options.config.clone(),
@@ -69,10 +75,13 @@ pub fn run(options: &Options) -> Result<()> {
             }
             learn(learner, &generators, learned - 1, options, &embeddings, &curriculum)?;
         }
-        let evaluation = score(learner, &curriculum, &test, learned, options.config.legacy_ci, &mut history)?;
-        store.write(learned, learner, &curriculum, &test, &evaluation, &history)?;
+        let evaluation = time(Phase::Evaluate, || {
+            score(learner, &curriculum, &test, learned, options.config.legacy_ci, &mut history)
+        })?;
+        time(Phase::Write, || store.write(learned, learner, &curriculum, &test, &evaluation, &history))?;
     }
-    terminal::print(report(&history, &curriculum) + "\n")
+    terminal::print(report(&history, &curriculum) + "\n")?;
+    terminal::profile(options.profile, start)
 }
 
 /// The CLIP that made the embeddings, and its identity.

@@ -90,7 +90,7 @@ fn image_embeddings(checkpoint: &Checkpoint, pixels: &[f32]) -> [Vec<f32>; 2] {
 fn text_features(checkpoint: &Checkpoint, texts: &[String]) -> [Vec<f32>; 2] {
     let tokenizer = checkpoint.tokenizer().unwrap();
     let on_tensors = checkpoint.text_encoder_on(&Device::Cpu).unwrap().features(&tokenizer, texts).unwrap();
-    [checkpoint.text_encoder().unwrap().features(&tokenizer, texts).unwrap(), values(&on_tensors)]
+    [checkpoint.text_encoder(&tokenizer).unwrap().features(&tokenizer, texts).unwrap(), values(&on_tensors)]
 }
 
 #[test]
@@ -138,7 +138,8 @@ fn text_features_are_pytorchs() {
         assert!(cosine >= 0.99999, "cosine {cosine}");
         assert_close("text features", &found, &expected_features, 1e-4);
     }
-    let scale = checkpoint().text_encoder().unwrap().logit_scale;
+    let checkpoint = checkpoint();
+    let scale = checkpoint.text_encoder(&checkpoint.tokenizer().unwrap()).unwrap().logit_scale;
     assert_close("logit scale", &[scale], &values(&expected["logit_scale_exp"]), 1e-6);
 }
 
@@ -325,7 +326,8 @@ fn classes() -> Vec<Class> {
 #[test]
 fn prompts_on_the_cpu_take_pytorchs_steps() {
     let (checkpoint, classes) = (checkpoint(), classes());
-    let (encoder, tokenizer) = (checkpoint.text_encoder().unwrap(), checkpoint.tokenizer().unwrap());
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let encoder = checkpoint.text_encoder(&tokenizer).unwrap();
     let learner = cpu::Prompts::new(encoder, &tokenizer, &classes, 1, 0).unwrap();
     prompts_take_pytorchs_steps(learner, |learner, features, labels| {
         let loss = learner.loss(6, &values(features), labels);
@@ -355,7 +357,8 @@ fn the_text_encoders_gradient_is_right_for_both_activations() {
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
 
         // a scalar of the features, its gradient in one direction, against central differences
-        let (encoder, lengths) = (checkpoint.text_encoder().unwrap(), [4, 1, 2]);
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let (encoder, lengths) = (checkpoint.text_encoder(&tokenizer).unwrap(), [4, 1, 2]);
         let (x, direction, weights) = (wave(7 * 32, 0.7), wave(7 * 32, 1.3), wave(3 * 48, 2.1));
         let mut state = Default::default();
         encoder.encode(&x, &lengths, &mut state);

@@ -215,8 +215,8 @@ impl Checkpoint {
     }
 
     /// The text encoder on the CPU.
-    pub fn text_encoder(&self) -> Result<cpu::text::TextEncoder> {
-        cpu::text::TextEncoder::new(&self.config, &self.weights_on(&Device::Cpu), self.tokenizer()?.start())
+    pub fn text_encoder(&self, tokenizer: &Tokenizer) -> Result<cpu::text::TextEncoder> {
+        cpu::text::TextEncoder::new(&self.config, &self.weights_on(&Device::Cpu), tokenizer.start())
     }
 
     /// The text encoder on candle's tensors.

@@ -10,11 +10,13 @@ pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// 1.5 · 2²³: adding it rounds to a whole number, which then stands in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
 /// eˣ, with a relative error below 2e-7; 0 below -87, clipped above 88.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // x = n ln 2 + r, with n whole and |r| <= ln 2 / 2
-    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves no place for a fraction
     let clipped = x.clamp(-87.0, 88.0);
     let shifted = clipped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
@@ -25,6 +27,36 @@ pub fn exp(x: f32) -> f32 {
     // 2ⁿ, from the whole number in the low bits of `shifted`
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     if x < -87.0 { 0.0 } else { power * scale }
+}
+
+/// ln x of a normal x above 0, with an error below 2e-7 of the larger of the result and 1.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    // x = m 2ᵉ, with m from √½ to √2
+    let bits = x.to_bits();
+    let half = f32::from_bits((bits & 0x007f_ffff) | 0x3f00_0000); // from ½ to 1
+    let small = half < std::f32::consts::FRAC_1_SQRT_2;
+    let e = ((bits >> 23) as i32 - if small { 127 } else { 126 }) as f32;
+    let z = if small { half + half - 1.0 } else { half - 1.0 };
+    let tail = (7.037_683_6e-2 * z - 1.151_461e-1) * z + 1.167_699_9e-1;
+    let tail = ((tail * z - 1.242_014_1e-1) * z + 1.424_932_3e-1) * z - 1.666_805_8e-1;
+    let tail = ((tail * z + 2.000_071_5e-1) * z - 2.499_999_4e-1) * z + 3.333_333e-1;
+    tail * z * z * z - 0.5 * z * z + e * -2.121_944_4e-4 + z + e * 0.693_359_4 // ln 2 in two parts
+}
+
+/// Sine and cosine of `turns` whole turns, 0 to 1, with an absolute error below 2e-7.
+#[inline(always)]
+pub fn sin_cos(turns: f32) -> (f32, f32) {
+    // an eighth of a turn to either side of the nearest quarter
+    let shifted = 4.0 * turns + ROUND;
+    let quarter = shifted.to_bits();
+    let x = (4.0 * turns - (shifted - ROUND)) * std::f32::consts::FRAC_PI_2;
+    let z = x * x;
+    let sin = ((-1.951_529_6e-4 * z + 8.332_161e-3) * z - 1.666_665_5e-1) * z * x + x;
+    let cos = ((2.443_315_7e-5 * z - 1.388_731_6e-3) * z + 4.166_664_6e-2) * z * z - 0.5 * z + 1.0;
+    let (sin, cos) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+    let sign = |value: f32, negative: u32| f32::from_bits(value.to_bits() ^ (negative << 31));
+    (sign(sin, quarter >> 1 & 1), sign(cos, quarter.wrapping_add(1) >> 1 & 1))
 }
 
 /// 1 / (1 + e⁻ˣ)
@@ -98,6 +130,19 @@ mod tests {
         }
         assert_eq!((exp(-1e30), exp(f32::NEG_INFINITY), exp(0.0)), (0.0, 0.0, 1.0));
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_logarithm_and_the_circle_are_exact_to_rounding() {
+        for i in 1..=1 << 16 {
+            let x = i as f32 / (1 << 16) as f32;
+            let expected = f64::from(x).ln();
+            assert!((f64::from(ln(x)) - expected).abs() < 2e-7 * expected.abs().max(1.0), "ln({x}) = {}", ln(x));
+            let ((sin, cos), angle) = (sin_cos(x), std::f64::consts::TAU * f64::from(x));
+            assert!((f64::from(sin) - angle.sin()).abs() < 2e-7, "sin({angle}) = {sin}");
+            assert!((f64::from(cos) - angle.cos()).abs() < 2e-7, "cos({angle}) = {cos}");
+        }
+        assert!((ln(1.0 / (1 << 24) as f32) + 16.635_532).abs() < 2e-6);
     }
 
     #[test]

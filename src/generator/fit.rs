@@ -3,7 +3,10 @@
 use std::{f64::consts::PI, time::Instant};
 
 use super::{Generator, Scaler, Vae, VaeConfig, vae::Losses};
-use crate::rng::{Draw, Rng};
+use crate::{
+    profile::{Phase, time},
+    rng::{Draw, Rng},
+};
 
 /// A class's generator and how its fit went.
 #[derive(Clone, Debug)]
@@ -27,7 +30,7 @@ pub fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, config: &VaeConfig, 
 
     let mut vae = Vae::new(dim, config, seed, label);
     let mut rng = Rng::new(seed, Draw::VaeBatches, &[label as u64]);
-    let mut losses = Losses::default();
+    let (mut x, mut noise, mut losses) = (Vec::new(), Vec::new(), Losses::default());
     for epoch in 0..config.epochs {
         let lr = config.lr * annealing(epoch, config.epochs);
         let (mut sum, mut seen) = (Losses::default(), 0.0);
@@ -35,8 +38,12 @@ pub fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, config: &VaeConfig, 
             if batch.len() == 1 {
                 continue; // the statistics of one row are undefined
             }
-            let x: Vec<f32> = batch.iter().flat_map(|&i| &standard[i * dim..(i + 1) * dim]).copied().collect();
-            let step = vae.step(&x, &rng.normals(batch.len() * config.latent), lr);
+            time(Phase::Sample, || {
+                x.clear();
+                batch.iter().for_each(|&i| x.extend_from_slice(&standard[i * dim..(i + 1) * dim])); // (B, D)
+                noise = rng.normals(batch.len() * config.latent); // (B, L)
+            });
+            let step = vae.step(&x, &noise, lr);
             let weight = batch.len() as f64;
             sum.reconstruction += step.reconstruction * weight;
             sum.kl += step.kl * weight;

@@ -1,6 +1,5 @@
 //! Class-conditional generators of embeddings, and the store that keeps them.
 
-mod dense;
 mod fit;
 mod scaler;
 pub mod store;

@@ -6,8 +6,20 @@ use std::ops::Range;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::dense;
-use crate::rng::{Draw, Rng};
+use crate::{
+    dense::{
+        adam::{Adam, Rate},
+        layers,
+        product::{Matrix, Product, Threads},
+        room,
+        vector::{self, exp, vectorised},
+    },
+    profile::{Phase, time},
+    rng::{Draw, Rng},
+};
+
+/// Rows of a weight whose gradient is computed before it is used: both stay in the cache.
+const BLOCK: usize = 64;
 
 /// How a VAE is built and fitted.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -56,9 +68,9 @@ impl Decoder {
         let mut x = z.to_vec();
         for (i, (weight, bias)) in self.layers.iter().enumerate() {
             let mut y = vec![0.0; n * bias.len()];
-            dense::affine(&x, weight, bias, &mut y);
+            layers::affine(&x, weight, bias, &mut y, Threads::One);
             if i < 2 {
-                dense::leaky_relu(&mut y);
+                layers::leaky_relu(&mut y);
             }
             x = y;
         }
@@ -86,18 +98,36 @@ const NAMES: [&str; 16] = [
     "dec.4.bias",
 ];
 
-/// A VAE while it is fitted. All parameters lie in one slice, as do their gradients and moments.
+/// A VAE while it is fitted.
 pub struct Vae {
-    ranges: [Range<usize>; 16],
-    params: Vec<f32>,
-    grads: Vec<f32>,
-    first_moment: Vec<f32>,
-    second_moment: Vec<f32>,
-    steps: i32,
+    weights: Weights,
+    activations: Activations,
     latent: usize,
     hidden: usize,
     /// What logvar is multiplied with before exp: 1/2, or 1 as in the authors' code.
     half: f32,
+}
+
+/// All parameters in one slice, and how they are stepped.
+struct Weights {
+    ranges: [Range<usize>; 16],
+    params: Vec<f32>,
+    adam: Adam,
+    gradient: Vec<f32>, // of what is stepped at a time
+}
+
+/// Buffers of a batch of B rows, kept from step to step. H is the hidden width, L the latent dimension.
+#[derive(Default)]
+struct Activations {
+    hidden: [Vec<f32>; 2],  // (B, H), of the encoder, after the leaky ReLU
+    normal: [Vec<f32>; 2],  // (B, H), normalised
+    scale: [Vec<f32>; 2],   // (H), 1 / deviation
+    posterior: Vec<f32>,    // (B, 2L), per row mu, then logvar; then their gradients
+    z: Vec<f32>,            // (B, L)
+    decoded: [Vec<f32>; 2], // (B, H), of the decoder, after the leaky ReLU
+    out: Vec<f32>,          // (B, D), then its gradient
+    grads: [Vec<f32>; 2],   // (B, H), of the layer in hand and the one below
+    dz: Vec<f32>,           // (B, L)
 }
 
 impl Vae {
@@ -121,164 +151,194 @@ impl Vae {
             end += sizes[i];
             end - sizes[i]..end
         });
-        let zeros = || vec![0f32; end];
-        let mut vae = Vae {
-            ranges,
-            params: zeros(),
-            grads: zeros(),
-            first_moment: zeros(),
-            second_moment: zeros(),
-            steps: 0,
-            latent: l,
-            hidden: h,
-            half: if config.legacy_reparam { 1.0 } else { 0.5 },
-        };
+        let mut weights = Weights { ranges, params: vec![0.0; end], adam: Adam::new(end), gradient: Vec::new() };
         let mut rng = Rng::new(seed, Draw::VaeWeights, &[label as u64]);
         for i in (0..NAMES.len()).step_by(2) {
-            let (weight, bias) = (vae.ranges[i].clone(), vae.ranges[i + 1].clone());
+            let (weight, bias) = (weights.ranges[i].clone(), weights.ranges[i + 1].clone());
             if matches!(NAMES[i], "enc.1.weight" | "enc.4.weight") {
-                vae.params[weight].fill(1.0);
+                weights.params[weight].fill(1.0);
                 continue;
             }
             // uniform in ±1/√inputs, weight and bias
             let bound = (bias.len() as f32 / weight.len() as f32).sqrt();
-            for value in &mut vae.params[weight.start..bias.end] {
+            for value in &mut weights.params[weight.start..bias.end] {
                 *value = bound * (2.0 * rng.uniform() - 1.0);
             }
         }
-        vae
+        let half = if config.legacy_reparam { 1.0 } else { 0.5 };
+        Vae { weights, activations: Activations::default(), latent: l, hidden: h, half }
     }
 
     /// A parameter by its PyTorch name; panics if there is none.
     pub fn parameter(&mut self, name: &str) -> &mut [f32] {
         let i = NAMES.iter().position(|n| *n == name).expect("a name of the VAE's parameters");
-        &mut self.params[self.ranges[i].clone()]
+        &mut self.weights.params[self.weights.ranges[i].clone()]
+    }
+
+    /// The generating half.
+    pub fn decoder(&self) -> Decoder {
+        let layer = |i: usize| (self.weights.at(i).to_vec(), self.weights.at(i + 1).to_vec());
+        Decoder { latent: self.latent, layers: [layer(10), layer(12), layer(14)] }
     }
 
     /// One step of Adam on x (B, D), standardised, with the posterior noise eps (B, L). The losses are those
     /// before the step.
     pub fn step(&mut self, x: &[f32], eps: &[f32], lr: f64) -> Losses {
-        let losses = self.gradients(x, eps);
-        self.adam(lr);
+        let losses = time(Phase::Forward, || self.forward(x, eps));
+        time(Phase::Backward, || self.backward(x, eps, lr));
         losses
     }
 
-    /// The generating half.
-    pub fn decoder(&self) -> Decoder {
-        let layer = |i: usize| (self.at(i).to_vec(), self.at(i + 1).to_vec());
-        Decoder { latent: self.latent, layers: [layer(10), layer(12), layer(14)] }
-    }
-
-    /// Forward and backward pass: fills `grads`.
-    fn gradients(&mut self, x: &[f32], eps: &[f32]) -> Losses {
-        let (h, l) = (self.hidden, self.latent);
+    /// Forward pass; leaves the gradient of the output.
+    fn forward(&mut self, x: &[f32], eps: &[f32]) -> Losses {
+        let (h, l, w) = (self.hidden, self.latent, &self.weights);
         let b = eps.len() / l;
-        let zeros = |n: usize| vec![0f32; b * n];
+        let Activations {
+            hidden: [h1, h2],
+            normal: [normal1, normal2],
+            scale: [scale1, scale2],
+            posterior,
+            z,
+            decoded: [g1, g2],
+            out,
+            ..
+        } = &mut self.activations;
 
         // encoder
-        let (mut h1, mut normal1, mut scale1) = (zeros(h), zeros(h), vec![0.0; h]);
-        dense::affine(x, self.at(0), self.at(1), &mut h1);
-        dense::batch_norm(&mut h1, self.at(2), self.at(3), &mut normal1, &mut scale1);
-        dense::leaky_relu(&mut h1);
-        let (mut h2, mut normal2, mut scale2) = (zeros(h), zeros(h), vec![0.0; h]);
-        dense::affine(&h1, self.at(4), self.at(5), &mut h2);
-        dense::batch_norm(&mut h2, self.at(6), self.at(7), &mut normal2, &mut scale2);
-        dense::leaky_relu(&mut h2);
-        let mut posterior = zeros(2 * l); // per row: mu, then logvar
-        dense::affine(&h2, self.at(8), self.at(9), &mut posterior);
+        let h1 = room(h1, b * h);
+        w.affine(0, x, h1);
+        layers::batch_norm(h1, w.at(2), w.at(3), room(normal1, b * h), room(scale1, h));
+        layers::leaky_relu(h1);
+        let h2 = room(h2, b * h);
+        w.affine(4, h1, h2);
+        layers::batch_norm(h2, w.at(6), w.at(7), room(normal2, b * h), room(scale2, h));
+        layers::leaky_relu(h2);
+        let posterior = room(posterior, b * 2 * l);
+        w.affine(8, h2, posterior);
 
         // z = mu + eps·exp(half·logvar)
-        let (mut z, mut kl) = (zeros(l), 0.0);
+        let (z, mut kl) = (room(z, b * l), 0.0);
         for (z, (p, eps)) in z.chunks_exact_mut(l).zip(posterior.chunks_exact(2 * l).zip(eps.chunks_exact(l))) {
             let (mu, logvar) = p.split_at(l);
-            for j in 0..l {
-                z[j] = mu[j] + eps[j] * (self.half * logvar[j]).exp();
-                kl += f64::from(0.5 * (logvar[j].exp() + mu[j] * mu[j] - 1.0 - logvar[j]));
-            }
+            vectorised(|| {
+                for (((z, eps), mu), logvar) in z.iter_mut().zip(eps).zip(mu).zip(logvar) {
+                    *z = mu + eps * exp(self.half * logvar);
+                }
+                kl += 0.5 * f64::from(vector::fold(mu, logvar, mu, |mu, v, _| exp(v) + mu * mu - 1.0 - v));
+            });
         }
 
         // decoder
-        let (mut g1, mut g2, mut out) = (zeros(h), zeros(h), vec![0f32; x.len()]);
-        dense::affine(&z, self.at(10), self.at(11), &mut g1);
-        dense::leaky_relu(&mut g1);
-        dense::affine(&g1, self.at(12), self.at(13), &mut g2);
-        dense::leaky_relu(&mut g2);
-        dense::affine(&g2, self.at(14), self.at(15), &mut out);
+        let (g1, g2, out) = (room(g1, b * h), room(g2, b * h), room(out, x.len()));
+        w.affine(10, z, g1);
+        layers::leaky_relu(g1);
+        w.affine(12, g1, g2);
+        layers::leaky_relu(g2);
+        w.affine(14, g2, out);
 
         // loss, and its gradient with respect to the output
         let rows = b as f32;
-        let mut squares = 0.0;
-        for (out, x) in out.iter_mut().zip(x) {
-            let error = *out - x;
-            squares += f64::from(error * error);
-            *out = error / rows;
-        }
+        let squares = vectorised(|| {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out -= x);
+            let squares = f64::from(vector::dot(out, out));
+            out.iter_mut().for_each(|error| *error /= rows);
+            squares
+        });
         let reconstruction = 0.5 * (squares + x.len() as f64 * std::f64::consts::TAU.ln());
-        let losses = Losses { reconstruction: reconstruction / b as f64, kl: kl / b as f64 };
+        Losses { reconstruction: reconstruction / b as f64, kl: kl / b as f64 }
+    }
 
-        // back through the decoder
-        let (mut dh, mut dh_below, mut dz) = (zeros(h), zeros(h), zeros(l));
-        self.affine_backward(14, &g2, &out);
-        dense::affine_backward_input(self.at(14), &out, &mut dh, x.len() / b);
-        dense::leaky_relu_backward(&g2, &mut dh);
-        self.affine_backward(12, &g1, &dh);
-        dense::affine_backward_input(self.at(12), &dh, &mut dh_below, h);
-        dense::leaky_relu_backward(&g1, &mut dh_below);
-        self.affine_backward(10, &z, &dh_below);
-        dense::affine_backward_input(self.at(10), &dh_below, &mut dz, h);
+    /// Backward pass, from the gradient of the output; every parameter takes its step as soon as nothing more needs
+    /// its value.
+    fn backward(&mut self, x: &[f32], eps: &[f32], lr: f64) {
+        let (h, l, w) = (self.hidden, self.latent, &mut self.weights);
+        let b = eps.len() / l;
+        let rate = w.adam.begin(lr);
+        let Activations {
+            hidden: [h1, h2],
+            normal: [normal1, normal2],
+            scale: [scale1, scale2],
+            posterior,
+            z,
+            decoded: [g1, g2],
+            out,
+            grads: [above, below],
+            dz,
+        } = &mut self.activations;
+        let (above, below, dz) = (room(above, b * h), room(below, b * h), room(dz, b * l));
+
+        // the decoder
+        let (z, g1, g2, out) = (&z[..b * l], &g1[..b * h], &g2[..b * h], &out[..x.len()]);
+        w.affine_backward(14, g2, out, Some(above), rate);
+        layers::leaky_relu_backward(g2, above);
+        w.affine_backward(12, g1, above, Some(below), rate);
+        layers::leaky_relu_backward(g1, below);
+        w.affine_backward(10, z, below, Some(dz), rate);
 
         // into mu and logvar, in place of the posterior
+        let (posterior, rows, half) = (&mut posterior[..b * 2 * l], b as f32, self.half);
         for (p, (dz, eps)) in posterior.chunks_exact_mut(2 * l).zip(dz.chunks_exact(l).zip(eps.chunks_exact(l))) {
             let (mu, logvar) = p.split_at_mut(l);
-            for j in 0..l {
-                let noise = dz[j] * eps[j] * self.half * (self.half * logvar[j]).exp();
-                logvar[j] = noise + 0.5 * (logvar[j].exp() - 1.0) / rows;
-                mu[j] = dz[j] + mu[j] / rows;
-            }
+            vectorised(|| {
+                for (((mu, logvar), dz), eps) in mu.iter_mut().zip(logvar).zip(dz).zip(eps) {
+                    let noise = dz * eps * half * exp(half * *logvar);
+                    *logvar = noise + 0.5 * (exp(*logvar) - 1.0) / rows;
+                    *mu = dz + *mu / rows;
+                }
+            });
         }
 
-        // back through the encoder
-        self.affine_backward(8, &h2, &posterior);
-        dense::affine_backward_input(self.at(8), &posterior, &mut dh, 2 * l);
-        dense::leaky_relu_backward(&h2, &mut dh);
-        self.batch_norm_backward(6, &mut dh, &normal2, &scale2);
-        self.affine_backward(4, &h1, &dh);
-        dense::affine_backward_input(self.at(4), &dh, &mut dh_below, h);
-        dense::leaky_relu_backward(&h1, &mut dh_below);
-        self.batch_norm_backward(2, &mut dh_below, &normal1, &scale1);
-        self.affine_backward(0, x, &dh_below);
-        losses
+        // the encoder
+        let (h1, h2) = (&h1[..b * h], &h2[..b * h]);
+        w.affine_backward(8, h2, posterior, Some(above), rate);
+        layers::leaky_relu_backward(h2, above);
+        w.batch_norm_backward(6, above, &normal2[..b * h], &scale2[..h], rate);
+        w.affine_backward(4, h1, above, Some(below), rate);
+        layers::leaky_relu_backward(h1, below);
+        w.batch_norm_backward(2, below, &normal1[..b * h], &scale1[..h], rate);
+        w.affine_backward(0, x, below, None, rate);
     }
+}
 
-    /// Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8, in one pass over the parameters.
-    fn adam(&mut self, lr: f64) {
-        self.steps += 1;
-        let (beta1, beta2) = (0.9f32, 0.999f32);
-        let correction2 = (1.0 - 0.999f64.powi(self.steps)).sqrt() as f32;
-        let rate = (lr / (1.0 - 0.9f64.powi(self.steps))) as f32;
-        let moments = self.first_moment.iter_mut().zip(&mut self.second_moment);
-        for ((p, &g), (m, v)) in self.params.iter_mut().zip(&self.grads).zip(moments) {
-            *m = beta1 * *m + (1.0 - beta1) * g;
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *p -= rate * *m / (v.sqrt() / correction2 + 1e-8);
-        }
-    }
-
+impl Weights {
     fn at(&self, i: usize) -> &[f32] {
         &self.params[self.ranges[i].clone()]
     }
 
-    /// Gradients of the affine layer whose weight is parameter `i`.
-    fn affine_backward(&mut self, i: usize, x: &[f32], dy: &[f32]) {
-        let (dweight, dbias) =
-            self.grads[self.ranges[i].start..self.ranges[i + 1].end].split_at_mut(self.ranges[i].len());
-        dense::affine_backward(x, dy, dweight, dbias);
+    /// The affine layer whose weight is parameter `i`: x (B, I) → y (B, O).
+    fn affine(&self, i: usize, x: &[f32], y: &mut [f32]) {
+        layers::affine(x, self.at(i), self.at(i + 1), y, Threads::One);
     }
 
-    /// Gradients of the batch norm whose weight is parameter `i`; `dy` becomes that of its input.
-    fn batch_norm_backward(&mut self, i: usize, dy: &mut [f32], normal: &[f32], scale: &[f32]) {
-        let (dweight, dbias) =
-            self.grads[self.ranges[i].start..self.ranges[i + 1].end].split_at_mut(self.ranges[i].len());
-        dense::batch_norm_backward(dy, &self.params[self.ranges[i].clone()], normal, scale, dweight, dbias);
+    /// The gradient dx (B, I) of that layer's input where it is asked for, from dy (B, O); and the layer's step.
+    fn affine_backward(&mut self, i: usize, x: &[f32], dy: &[f32], dx: Option<&mut [f32]>, rate: Rate) {
+        let (weight, bias) = (self.ranges[i].clone(), self.ranges[i + 1].clone());
+        let outputs = bias.len();
+        let inputs = weight.len() / outputs;
+        if let Some(dx) = dx {
+            layers::affine_backward_input(&self.params[weight.clone()], dy, dx, outputs, Threads::One);
+        }
+        for first in (0..outputs).step_by(BLOCK) {
+            let rows = BLOCK.min(outputs - first);
+            let gradient = room(&mut self.gradient, rows * inputs); // (rows, I)
+            let dy = Matrix::strided(&dy[first..], dy.len() / outputs, rows, outputs);
+            Product::on(Threads::One).into(gradient, inputs, dy.t(), Matrix::new(x, inputs));
+            let start = weight.start + first * inputs;
+            time(Phase::Optimise, || {
+                self.adam.update(rate, start, &mut self.params[start..start + rows * inputs], gradient);
+            });
+        }
+        let gradient = room(&mut self.gradient, outputs);
+        layers::sum_rows(dy, gradient);
+        self.adam.update(rate, bias.start, &mut self.params[bias], gradient);
+    }
+
+    /// The step of the batch norm whose weight is parameter `i`; dy (B, H) becomes the gradient of its input.
+    fn batch_norm_backward(&mut self, i: usize, dy: &mut [f32], normal: &[f32], scale: &[f32], rate: Rate) {
+        let place = self.ranges[i].start..self.ranges[i + 1].end;
+        let gradient = room(&mut self.gradient, place.len());
+        let (dweight, dbias) = gradient.split_at_mut(scale.len());
+        layers::batch_norm_backward(dy, &self.params[self.ranges[i].clone()], normal, scale, dweight, dbias);
+        self.adam.update(rate, place.start, &mut self.params[place], gradient);
     }
 }

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use super::{EmbeddingStream, Learner, PromptConfig, cpu::normalise};
 use crate::{
     metrics::mean,
+    profile::{Phase, time},
     rng::{Draw, Rng},
     table::file,
 };
@@ -19,7 +20,7 @@ pub fn align(
 ) -> Result<()> {
     learner.begin(config.lr)?;
     for epoch in 0..config.epochs {
-        let rows = stream.epoch(epoch)?;
+        let rows = time(Phase::Sample, || stream.epoch(epoch))?;
         let mut embeddings = file::floats(&rows, "embedding").to_vec(); // (N, P)
         normalise(&mut embeddings, stream.dim);
         let classes: Vec<u32> = file::int64s(&rows, "class").iter().map(|&class| class as u32).collect(); // (N)

@@ -20,6 +20,7 @@ use crate::{
         product::{Matrix, Product, Threads},
         vector::{self, dot, vectorised},
     },
+    profile::{Phase, time},
     task::Class,
 };
 
@@ -69,12 +70,17 @@ impl Prompts {
     /// Cross-entropy of embeddings (B, P), normalised, of classes `labels` (B), against the prompts of the first `n`
     /// classes. Leaves the gradients.
     pub fn loss(&mut self, n: usize, embeddings: &[f32], labels: &[u32]) -> f32 {
-        let (generated, layers) = self.generate(n);
-        let features = self.encode(n, &generated); // (n, P)
-        let (loss, dfeatures) = self.cross_entropy(&features, embeddings, labels);
-        let dgenerated = self.backward(n, &dfeatures); // (n, W)
-        self.generate_backward(&layers, dgenerated);
-        loss
+        let (layers, features) = time(Phase::Forward, || {
+            let (generated, layers) = self.generate(n); // (n, W)
+            let features = self.encode(n, &generated); // (n, P)
+            (layers, features)
+        });
+        time(Phase::Backward, || {
+            let (loss, dfeatures) = self.cross_entropy(&features, embeddings, labels);
+            let dgenerated = self.backward(n, &dfeatures); // (n, W)
+            self.generate_backward(&layers, dgenerated);
+            loss
+        })
     }
 
     /// The gradient that [`Prompts::loss`] left for a parameter.
@@ -261,7 +267,7 @@ impl Learner for Prompts {
             let rows: Vec<f32> = batch.iter().flat_map(|&row| &embeddings[row * p..][..p]).copied().collect(); // (B, P)
             let labels: Vec<u32> = batch.iter().map(|&row| classes[row]).collect();
             let loss = self.loss(n, &rows, &labels);
-            self.step(n);
+            time(Phase::Optimise, || self.step(n));
             loss
         };
         Ok(batches.iter().map(step).collect())

@@ -40,7 +40,9 @@ pub fn new(
 ) -> Result<Box<dyn Learner>> {
     let (n_ctx, tokenizer) = (config.n_ctx, checkpoint.tokenizer()?);
     Ok(match device {
-        Device::Cpu => Box::new(cpu::Prompts::new(checkpoint.text_encoder()?, &tokenizer, classes, n_ctx, seed)?),
+        Device::Cpu => {
+            Box::new(cpu::Prompts::new(checkpoint.text_encoder(&tokenizer)?, &tokenizer, classes, n_ctx, seed)?)
+        }
         device => {
             let encoder = checkpoint.text_encoder_on(device)?;
             Box::new(tensor::Prompts::new(encoder, &tokenizer, classes, n_ctx, seed)?)
