@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use cgil::{
     clip::{Checkpoint, image::Workspace},
     generator::{Vae, VaeConfig},
@@ -53,7 +53,7 @@ fn prompt_step(bencher: Bencher, classes: usize) {
 #[divan::bench]
 fn encode_batch(bencher: Bencher) {
     let checkpoint = demo();
-    let encoder = checkpoint.image_encoder(&Device::Cpu).expect("image encoder");
+    let encoder = checkpoint.image_encoder(&Device::Cpu, DType::F32).expect("image encoder");
     let side = checkpoint.config.vision_config.image_size;
     let pixels = noise(encoder.batch() * 3 * side * side);
     let mut workspace = Workspace::default();

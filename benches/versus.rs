@@ -7,7 +7,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use cgil::{
     clip::Checkpoint,
     embed::embed,
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 
 fn encode(model: &str, images: &str) -> Result<f64> {
     let checkpoint = Checkpoint::open(Path::new(model))?;
-    let (encoder, preprocess) = (checkpoint.image_encoder(&Device::Cpu)?, checkpoint.preprocess()?);
+    let (encoder, preprocess) = (checkpoint.image_encoder(&Device::Cpu, DType::F32)?, checkpoint.preprocess()?);
     let source = Source::open(Path::new(images))?;
     let shards: Vec<_> = SPLITS.iter().map(|&split| (split, 0, 0..source.rows[split])).collect();
     let encoders = vec![&encoder; rayon::current_num_threads()];

@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod clip;
 pub mod dense;
+pub mod device;
 pub mod embed;
 pub mod generator;
 pub mod manifest;
@@ -15,24 +16,10 @@ pub mod table;
 pub mod task;
 pub mod tensors;
 
-use std::{fs::File, io::Read, path::PathBuf, sync::LazyLock};
+use std::{fs::File, io::Read, path::PathBuf};
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use sha2::{Digest, Sha256};
-
-/// The device that computes: the first CUDA device where the program was built for it and there is one, else
-/// the CPU.
-pub fn device() -> &'static Device {
-    static DEVICE: LazyLock<Device> = LazyLock::new(|| {
-        Device::cuda_if_available(0).unwrap_or_else(|error| {
-            let cause = error.to_string();
-            eprintln!("note: no CUDA device, computing on the CPU ({})", cause.lines().next().unwrap_or_default());
-            Device::Cpu
-        })
-    });
-    &DEVICE
-}
 
 /// Sets up candle and the products for this machine.
 ///

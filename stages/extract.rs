@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use cgil::{
-    clip::{Checkpoint, Preprocess},
+    clip::{Checkpoint, ImageEncoder, Preprocess},
+    device::{Choice, Precision},
     embed::embed,
     profile::{Phase, time},
     source::Source,
@@ -31,6 +32,12 @@ pub struct Options {
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long)]
     exif: bool,
+    /// What computes: auto, cpu, cuda, or cuda:0,1 for several devices
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+    /// Number type of the encoder's products, on CUDA devices; the table records it
+    #[arg(long, value_enum, default_value_t = Precision::Float32)]
+    dtype: Precision,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
@@ -46,18 +53,17 @@ pub fn run(options: &Options) -> Result<()> {
         let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
         terminal::note(&format!("note: left out, as no image of train or test: {}{more}", first.display()));
     }
-    let encoder = time(Phase::Load, || checkpoint.image_encoder(cgil::device()))?; // first, so that nothing is written if it has an error
+    let encoders = time(Phase::Load, || open_encoders(options, &checkpoint))?; // first, so that nothing is written if one has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
 
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|(_, _, rows)| rows.len()).sum();
     let progress = terminal::bar("extract", images);
-    let encoders = vec![&encoder; rayon::current_num_threads()];
     embed(
         &source,
         &missing,
         &preprocess,
-        &encoders,
+        &at_work(&encoders),
         |images| progress.inc(images as u64),
         |shard, rows| embeddings.write_shard(missing[shard].0, missing[shard].1, rows),
     )?;
@@ -66,12 +72,28 @@ pub fn run(options: &Options) -> Result<()> {
     terminal::profile(options.profile, start)
 }
 
+/// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
+fn open_encoders(options: &Options, checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
+    let devices = options.device.open(2)?;
+    terminal::note_device(&options.device, &devices[0]);
+    options.dtype.prepare(&devices)?;
+    devices.iter().map(|device| checkpoint.image_encoder(device, options.dtype.dtype())).collect()
+}
+
+/// The encoders that work side by side: the CPU's on every thread.
+fn at_work(encoders: &[ImageEncoder]) -> Vec<&ImageEncoder> {
+    match encoders {
+        [encoder @ ImageEncoder::Cpu(_)] => vec![encoder; rayon::current_num_threads()],
+        several => several.iter().collect(),
+    }
+}
+
 fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess, source: &Source) -> Result<Manifest> {
     Ok(Manifest {
         source: source.id.clone(),
         model: Some(checkpoint.id()?),
         preprocessing: Some(preprocess.id()),
-        compute_dtype: "float32".into(),
+        compute_dtype: options.dtype.name().into(),
         dim: checkpoint.config.projection_dim,
         classes: source.classes.clone(),
         rows: source.rows.clone(),

@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use cgil::{
-    generator::{LatentStore, VaeConfig, fit, store::StoreManifest},
+    device::Choice,
+    generator::{ClassRows, LatentStore, VaeConfig, fit_all, store::StoreManifest},
     profile::{Phase, time},
     table::embeddings::Embeddings,
     task::{Class, Curriculum},
 };
 use clap::Args;
 use indicatif::ProgressBar;
-use rayon::prelude::*;
 
 use crate::terminal;
 
@@ -31,6 +32,9 @@ pub struct Options {
     seed: Option<u32>,
     #[command(flatten)]
     config: VaeConfig,
+    /// What computes: auto, cpu, cuda, or cuda:1
+    #[arg(long, default_value = "auto")]
+    device: Choice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
@@ -46,9 +50,11 @@ pub fn run(options: &Options) -> Result<()> {
 
     let missing: Vec<usize> = (0..curriculum.tasks()).filter(|&task| !store.has_task(task)).collect();
     let classes: usize = missing.iter().map(|&task| curriculum.task(task).len()).sum();
+    let device = options.device.open_one()?;
+    terminal::note_device(&options.device, &device);
     let progress = terminal::bar("fit-vae", classes * options.config.epochs);
     for tasks in groups(&missing, &curriculum) {
-        fit_tasks(&tasks, &embeddings, &curriculum, &store, &progress)?;
+        fit_tasks(&tasks, &embeddings, &curriculum, &store, &device, &progress)?;
     }
     progress.finish_and_clear();
     terminal::print(format!(
@@ -94,12 +100,13 @@ fn groups(tasks: &[usize], curriculum: &Curriculum) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Fits the classes of some tasks that are missing, one per thread.
+/// Fits the classes of some tasks that are missing.
 fn fit_tasks(
     tasks: &[usize],
     embeddings: &Embeddings,
     curriculum: &Curriculum,
     store: &LatentStore,
+    device: &Device,
     progress: &ProgressBar,
 ) -> Result<()> {
     let config = &store.manifest.config;
@@ -107,17 +114,28 @@ fn fit_tasks(
     let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(task, class)| store.has_class(*task, class));
     progress.inc((there.len() * config.epochs) as u64);
 
-    let dim = embeddings.manifest.dim;
     let classes: Vec<&Class> = missing.iter().map(|(_, class)| *class).collect();
-    let rows = time(Phase::Read, || embeddings.by_class("train", &classes))?;
+    let mut rows = time(Phase::Read, || embeddings.by_class("train", &classes))?;
+    let data: Vec<ClassRows> = missing
+        .iter()
+        .map(|(_, class)| ClassRows { label: class.label, rows: rows.remove(&class.label).unwrap_or_default() })
+        .collect();
     let seed = u64::from(store.manifest.seed.unwrap_or(0));
-    missing.par_iter().with_max_len(1).try_for_each(|(task, class)| {
-        let fitted = fit(&rows[&class.label], dim, class.label, seed, config, || progress.inc(1));
-        if !fitted.generator.is_finite() {
-            bail!("the generator of class {:?} diverged: use a smaller --lr than {}", class.name, config.lr);
-        }
-        time(Phase::Write, || store.put_class(*task, class, &fitted))
-    })?;
+    fit_all(
+        &data,
+        embeddings.manifest.dim,
+        seed,
+        config,
+        device,
+        || progress.inc(1),
+        |i, fitted| {
+            let (task, class) = missing[i];
+            if !fitted.generator.is_finite() {
+                bail!("the generator of class {:?} diverged: use a smaller --lr than {}", class.name, config.lr);
+            }
+            time(Phase::Write, || store.put_class(task, class, &fitted))
+        },
+    )?;
     for &task in tasks {
         time(Phase::Write, || store.finish_task(task, &curriculum.classes[curriculum.task(task)]))?;
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 use anyhow::{Context, Result, bail};
 use cgil::{
     clip::Checkpoint,
+    device::Choice,
     generator::{Generator, LatentStore},
     metrics::{History, Scores, mean},
     profile::{Phase, time},
@@ -37,6 +38,9 @@ pub struct Options {
     seed: Option<u32>,
     #[command(flatten)]
     config: PromptConfig,
+    /// What computes: auto, cpu, cuda, or cuda:1
+    #[arg(long, default_value = "auto")]
+    device: Choice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
@@ -52,7 +56,9 @@ pub fn run(options: &Options) -> Result<()> {
     let test = time(Phase::Read, || test_set(&embeddings, &curriculum))?;
 
     let seed = u64::from(options.seed.unwrap_or(0));
-    let load = || learner::new(&checkpoint, &curriculum.classes, &options.config, seed, cgil::device());
+    let device = options.device.open_one()?;
+    terminal::note_device(&options.device, &device);
+    let load = || learner::new(&checkpoint, &curriculum.classes, &options.config, seed, &device);
     let mut learner = time(Phase::Load, load)?;
     let learner = learner.as_mut();
     let manifest = PromptManifest {

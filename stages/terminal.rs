@@ -6,6 +6,8 @@ use std::{
 };
 
 use anyhow::Result;
+use candle_core::Device;
+use cgil::device::Choice;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar over `length` units, called `what`. Draws nothing where standard error is not a terminal.
@@ -18,6 +20,13 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
 /// Writes a line to standard error; a closed one is no reason to panic.
 pub fn note(line: &str) {
     writeln!(io::stderr(), "{line}").ok();
+}
+
+/// Says so where a program built for CUDA found none, unless it was told what to compute on.
+pub fn note_device(choice: &Choice, device: &Device) {
+    if cfg!(feature = "cuda") && *choice == Choice::Auto && device.is_cpu() {
+        note("note: no CUDA device, computing on the CPU");
+    }
 }
 
 /// Prints where the time since `start` went, if that was asked for.

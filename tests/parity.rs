@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::clip::{text_model::Activation, vision_model};
 use cgil::{
     clip::{Checkpoint, image::Workspace},
-    generator::{Generator, Scaler, Vae, VaeConfig},
+    generator::{ClassRows, Fitted, Generator, Scaler, Vae, VaeConfig, fit, fit_together},
     metrics::Scores,
     prompt::{Learner, cpu, tensor},
     task::{Class, class_order},
@@ -82,8 +82,9 @@ fn pixels_are_pillows() {
 
 /// Embeddings by the CPU's encoder, and by the one on tensors.
 fn image_embeddings(checkpoint: &Checkpoint, pixels: &[f32]) -> [Vec<f32>; 2] {
-    let cpu = checkpoint.image_encoder(&Device::Cpu).unwrap().encode(pixels, &mut Workspace::default()).unwrap();
-    [cpu, checkpoint.image_encoder_on(&Device::Cpu).unwrap().encode(pixels).unwrap()]
+    let cpu =
+        checkpoint.image_encoder(&Device::Cpu, DType::F32).unwrap().encode(pixels, &mut Workspace::default()).unwrap();
+    [cpu, checkpoint.image_encoder_on(&Device::Cpu, DType::F32).unwrap().encode(pixels).unwrap()]
 }
 
 /// Features by the CPU's encoder, and by the one on tensors.
@@ -120,7 +121,7 @@ fn image_embeddings_are_candle_transformers() {
     };
     let weights = golden_tensors("checkpoint/model.safetensors");
     let projection = weights["visual_projection.weight"].clone();
-    let builder = VarBuilder::from_tensors(weights, candle_core::DType::F32, &Device::Cpu);
+    let builder = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
     let theirs = vision_model::ClipVisionTransformer::new(builder.pp("vision_model"), &config).unwrap();
     let pixels = golden_tensors("clip.safetensors")["pixel_values"].clone();
     let expected = theirs.forward(&pixels).unwrap().matmul(&projection.t().unwrap()).unwrap();
@@ -165,7 +166,7 @@ fn a_sharded_half_precision_checkpoint_with_the_historical_end_of_text_is_read()
         let (mut parts, mut map) = ([HashMap::new(), HashMap::new()], serde_json::Map::new());
         for (i, (name, tensor)) in golden_tensors("checkpoint/model.safetensors").into_iter().enumerate() {
             map.insert(name.clone(), format!("model-{}.safetensors", i % 2).into());
-            parts[i % 2].insert(name, tensor.to_dtype(candle_core::DType::F16).unwrap());
+            parts[i % 2].insert(name, tensor.to_dtype(DType::F16).unwrap());
         }
         for (i, part) in parts.iter().enumerate() {
             candle_core::safetensors::save(part, dir.join(format!("model-{i}.safetensors"))).unwrap();
@@ -264,6 +265,40 @@ fn the_vae_takes_pytorchs_steps() {
 #[test]
 fn the_vae_takes_the_authors_steps() {
     vae_steps("vae_legacy.safetensors", true);
+}
+
+#[test]
+fn classes_fitted_together_become_what_each_becomes_alone() {
+    let config = VaeConfig { epochs: 12, lr: 1e-3, hidden: 24, latent: 8, batch_size: 16, legacy_reparam: false };
+    // of different sizes: 2 batches and 1 row left over, 1 batch, 3 batches
+    let classes: Vec<ClassRows> = [(7, 33), (3, 10), (5, 41)]
+        .into_iter()
+        .map(|(label, n)| ClassRows {
+            label,
+            rows: (0..n * 6).map(|i| (0.37 * (i * (label as usize + 1)) as f32).sin() + label as f32).collect(),
+        })
+        .collect();
+    let together = fit_together(&classes, 6, 1, &config, &Device::Cpu, || ()).unwrap();
+    for (class, together) in classes.iter().zip(together) {
+        let alone = fit(&class.rows, 6, class.label, 1, &config, || ());
+        assert_eq!(alone.rows, together.rows);
+        assert_eq!(alone.generator.scaler, together.generator.scaler);
+        let losses = |f: &Fitted| [f.losses.reconstruction as f32, f.losses.kl as f32];
+        assert_close("losses", &losses(&together), &losses(&alone), 1e-4);
+        for (a, b) in alone.generator.decoder.layers.iter().zip(&together.generator.decoder.layers) {
+            assert_close("weight", &b.0, &a.0, 1e-3);
+            assert_close("bias", &b.1, &a.1, 1e-3);
+        }
+    }
+}
+
+#[test]
+fn half_precision_embeddings_point_the_same_way() {
+    let expected = golden_tensors("clip.safetensors");
+    let encoder = checkpoint().image_encoder_on(&Device::Cpu, DType::BF16).unwrap();
+    let found = encoder.encode(&values(&expected["pixel_values"])).unwrap();
+    let cosine = least_cosine(&found, &values(&expected["image_features"]), 48);
+    assert!(cosine >= 0.999, "cosine {cosine}");
 }
 
 /// The golden names of the prompts' parameters and their values, under this project's names.

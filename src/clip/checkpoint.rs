@@ -201,31 +201,35 @@ impl Checkpoint {
         crate::hash_files(&[require(&self.dir, "tokenizer.json")?])
     }
 
-    /// The image encoder.
-    pub fn image_encoder(&self, device: &Device) -> Result<ImageEncoder> {
+    /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.
+    pub fn image_encoder(&self, device: &Device, dtype: DType) -> Result<ImageEncoder> {
         Ok(match device {
-            Device::Cpu => ImageEncoder::Cpu(cpu::vision::ImageEncoder::new(&self.config, &self.weights_on(device))?),
-            _ => ImageEncoder::Device(self.image_encoder_on(device)?),
+            Device::Cpu => ImageEncoder::Cpu(cpu::vision::ImageEncoder::new(&self.config, &self.on_the_cpu())?),
+            _ => ImageEncoder::Device(self.image_encoder_on(device, dtype)?),
         })
     }
 
     /// The image encoder on candle's tensors.
-    pub fn image_encoder_on(&self, device: &Device) -> Result<tensor::vision::ImageEncoder> {
-        tensor::vision::ImageEncoder::new(&self.config, &self.weights_on(device))
+    pub fn image_encoder_on(&self, device: &Device, dtype: DType) -> Result<tensor::vision::ImageEncoder> {
+        tensor::vision::ImageEncoder::new(&self.config, &self.weights_on(device, dtype))
     }
 
     /// The text encoder on the CPU.
     pub fn text_encoder(&self, tokenizer: &Tokenizer) -> Result<cpu::text::TextEncoder> {
-        cpu::text::TextEncoder::new(&self.config, &self.weights_on(&Device::Cpu), tokenizer.start())
+        cpu::text::TextEncoder::new(&self.config, &self.on_the_cpu(), tokenizer.start())
     }
 
-    /// The text encoder on candle's tensors.
+    /// The text encoder on candle's tensors, in float32.
     pub fn text_encoder_on(&self, device: &Device) -> Result<tensor::text::TextEncoder> {
-        tensor::text::TextEncoder::new(&self.config, &self.weights_on(device))
+        tensor::text::TextEncoder::new(&self.config, &self.weights_on(device, DType::F32))
     }
 
-    fn weights_on<'a>(&'a self, device: &'a Device) -> Weights<'a> {
-        Weights { checkpoint: self, device, prefix: String::new() }
+    fn on_the_cpu(&self) -> Weights<'_> {
+        self.weights_on(&Device::Cpu, DType::F32)
+    }
+
+    fn weights_on<'a>(&'a self, device: &'a Device, dtype: DType) -> Weights<'a> {
+        Weights { checkpoint: self, device, dtype, prefix: String::new() }
     }
 }
 
@@ -233,13 +237,14 @@ impl Checkpoint {
 pub(in crate::clip) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
+    dtype: DType,
     prefix: String,
 }
 
 impl<'a> Weights<'a> {
     /// The weights below `name`.
     pub fn at(&self, name: impl std::fmt::Display) -> Weights<'a> {
-        Weights { checkpoint: self.checkpoint, device: self.device, prefix: format!("{}{name}.", self.prefix) }
+        Weights { prefix: format!("{}{name}.", self.prefix), ..*self }
     }
 
     /// An error if there are more than the `layers` layers of the configuration.
@@ -254,12 +259,12 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// As [`Weights::get`], flat.
+    /// As [`Weights::get`], flat, in float32.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.get(name, shape)?.flatten_all()?.to_vec1()?)
     }
 
-    /// A weight as float32, which must have the shape that the configuration gives it.
+    /// A weight, which must have the shape that the configuration gives it.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let name = format!("{}{name}", self.prefix);
         let dir = self.checkpoint.dir.display();
@@ -274,7 +279,7 @@ impl<'a> Weights<'a> {
                 tensor.dims()
             );
         }
-        Ok(tensor.to_dtype(DType::F32)?)
+        Ok(tensor.to_dtype(self.dtype)?)
     }
 }
 

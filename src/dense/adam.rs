@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::vector::vectorised;
 
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPS: f32 = 1e-8;
+pub const BETA1: f64 = 0.9;
+pub const BETA2: f64 = 0.999;
+pub const EPS: f32 = 1e-8;
 
 /// Parameters that a thread takes at a time.
 const SHARE: usize = 1 << 16;

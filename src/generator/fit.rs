@@ -2,7 +2,11 @@
 
 use std::{f64::consts::PI, time::Instant};
 
-use super::{Generator, Scaler, Vae, VaeConfig, vae::Losses};
+use anyhow::Result;
+use candle_core::Device;
+use rayon::prelude::*;
+
+use super::{Generator, Scaler, Vae, VaeConfig, fit_together, vae::Losses};
 use crate::{
     profile::{Phase, time},
     rng::{Draw, Rng},
@@ -17,6 +21,41 @@ pub struct Fitted {
     /// Mean over the last epoch.
     pub losses: Losses,
     pub seconds: f64,
+}
+
+/// The embeddings of a class, to be fitted: at least 2 rows, flat.
+pub struct ClassRows {
+    pub label: i64,
+    pub rows: Vec<f32>,
+}
+
+/// Classes that a device fits together: their parameters, moments and gradients take about 27 MB each.
+const TOGETHER: usize = 64;
+
+/// Fits a VAE to each of `classes`, rows of `dim` values: on the CPU one per thread, on another device many together. `put`
+/// takes each with its place in `classes`; `tick` is called for every class after each epoch.
+pub fn fit_all(
+    classes: &[ClassRows],
+    dim: usize,
+    seed: u64,
+    config: &VaeConfig,
+    device: &Device,
+    tick: impl Fn() + Sync,
+    put: impl Fn(usize, Fitted) -> Result<()> + Sync,
+) -> Result<()> {
+    if device.is_cpu() {
+        return classes
+            .par_iter()
+            .enumerate()
+            .with_max_len(1)
+            .try_for_each(|(i, class)| put(i, fit(&class.rows, dim, class.label, seed, config, &tick)));
+    }
+    for (part, classes) in classes.chunks(TOGETHER).enumerate() {
+        for (i, fitted) in fit_together(classes, dim, seed, config, device, &tick)?.into_iter().enumerate() {
+            put(part * TOGETHER + i, fitted)?;
+        }
+    }
+    Ok(())
 }
 
 /// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called after

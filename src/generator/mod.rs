@@ -3,11 +3,13 @@
 mod fit;
 mod scaler;
 pub mod store;
+mod together;
 pub mod vae;
 
-pub use fit::{Fitted, annealing, fit};
+pub use fit::{ClassRows, Fitted, annealing, fit, fit_all};
 pub use scaler::Scaler;
 pub use store::LatentStore;
+pub use together::fit_together;
 pub use vae::{Vae, VaeConfig};
 
 use crate::rng::Rng;

@@ -79,7 +79,7 @@ impl Decoder {
 }
 
 /// Names of the parameters, as the PyTorch module would have them, in the order in which they are stored.
-const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 16] = [
     "enc.0.weight",
     "enc.0.bias",
     "enc.1.weight",

@@ -1,7 +1,7 @@
 //! The image encoder: a vision transformer whose class token is projected.
 
 use anyhow::Result;
-use candle_core::{Device, IndexOp, Tensor};
+use candle_core::{DType, IndexOp, Tensor};
 
 use super::transformer::{LayerNorm, Linear, Transformer};
 use crate::clip::checkpoint::{Config, Weights};
@@ -46,16 +46,12 @@ impl ImageEncoder {
         })
     }
 
-    /// Where the weights are.
-    pub fn device(&self) -> &Device {
-        self.patch.device()
-    }
-
     /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), not normalised.
     pub fn encode(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (s, p) = (self.image_size, self.patch_size);
         let (b, side) = (pixels.len() / (3 * s * s), s / p);
-        let pixels = Tensor::from_slice(pixels, (b, 3, side, p, side, p), self.device())?;
+        let pixels =
+            Tensor::from_slice(pixels, (b, 3, side, p, side, p), self.patch.device())?.to_dtype(self.patch.dtype())?;
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
         let w = self.position_embedding.dim(1)?;
         let patches = patches.matmul(&self.patch)?.reshape((b, side * side, w))?; // (B, patches, W)
@@ -63,6 +59,6 @@ impl ImageEncoder {
         let x = self.pre_norm.forward(&x.broadcast_add(&self.position_embedding)?)?;
         let y = self.transformer.forward(&x, None)?;
         let embeddings = self.projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?)?; // (B, P)
-        Ok(embeddings.flatten_all()?.to_vec1()?)
+        Ok(embeddings.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

@@ -1,0 +1,134 @@
+//! What computes: the CPU, or CUDA devices where the program was built for them.
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use clap::ValueEnum;
+
+/// Devices, as `--device` takes them: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,1`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// The first CUDA device where there is one, else the CPU.
+    Auto,
+    Cpu,
+    /// CUDA devices by their numbers.
+    Cuda(Vec<usize>),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("expected auto, cpu, cuda, or cuda:0,1 with the numbers of devices, not {text:?}");
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "cpu" => Ok(Choice::Cpu),
+            "cuda" => Ok(Choice::Cuda(vec![0])),
+            _ => {
+                let numbers = text.strip_prefix("cuda:").ok_or_else(expected)?;
+                let numbers: Vec<usize> = numbers
+                    .split(',')
+                    .map(|n| n.parse().map_err(|_| expected()))
+                    .collect::<std::result::Result<_, _>>()?;
+                if (1..numbers.len()).any(|i| numbers[..i].contains(&numbers[i])) {
+                    return Err(format!("{text:?} names a device twice"));
+                }
+                Ok(Choice::Cuda(numbers))
+            }
+        }
+    }
+}
+
+impl Choice {
+    /// The devices, in the order given. With `streams` above 1 each CUDA device comes as often, every time with a stream of
+    /// its own, so that one copies while another computes.
+    pub fn open(&self, streams: usize) -> Result<Vec<Device>> {
+        let cuda = |number: usize| -> Result<Vec<Device>> {
+            (0..streams).map(|_| Ok(Device::new_cuda_with_stream(number)?)).collect()
+        };
+        match self {
+            Choice::Cpu => Ok(vec![Device::Cpu]),
+            Choice::Auto if !cfg!(feature = "cuda") => Ok(vec![Device::Cpu]),
+            Choice::Auto => Ok(cuda(0).unwrap_or_else(|_| vec![Device::Cpu])),
+            Choice::Cuda(_) if !cfg!(feature = "cuda") => {
+                bail!(
+                    "this cgil was built without CUDA: build it with `cargo build --release --features cuda`, or leave --device out"
+                )
+            }
+            Choice::Cuda(numbers) => {
+                let open = |&number| cuda(number).with_context(|| format!("cannot use the CUDA device {number}"));
+                Ok(numbers.iter().map(open).collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+
+    /// The one device that a stage computes on which cannot use several.
+    pub fn open_one(&self) -> Result<Device> {
+        if let Choice::Cuda(numbers) = self
+            && numbers.len() > 1
+        {
+            bail!("this stage computes on one device, but --device names {}", numbers.len());
+        }
+        self.open(1)?.into_iter().next().context("no device")
+    }
+}
+
+/// Number type of the image encoder's products; sums are float32.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Precision {
+    Float32,
+    /// float32 whose products see 10 bits of a mantissa; CUDA alone.
+    Tf32,
+    /// Weights and activations in bfloat16; CUDA alone.
+    Bfloat16,
+}
+
+impl Precision {
+    /// As the tables record it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Float32 => "float32",
+            Precision::Tf32 => "tf32",
+            Precision::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// What weights and activations are kept in.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::Float32 | Precision::Tf32 => DType::F32,
+            Precision::Bfloat16 => DType::BF16,
+        }
+    }
+
+    /// Sets products up for this precision on `devices`.
+    pub fn prepare(self, devices: &[Device]) -> Result<()> {
+        if self != Precision::Float32 && devices.iter().any(Device::is_cpu) {
+            bail!("the CPU computes in float32: --dtype {} takes a CUDA device", self.name());
+        }
+        #[cfg(feature = "cuda")]
+        candle_core::cuda::set_gemm_reduced_precision_f32(self == Precision::Tf32);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        for (text, expected) in [
+            ("auto", Choice::Auto),
+            ("cpu", Choice::Cpu),
+            ("cuda", Choice::Cuda(vec![0])),
+            ("cuda:0,3", Choice::Cuda(vec![0, 3])),
+        ] {
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:1,1"] {
+            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+        }
+    }
+}
