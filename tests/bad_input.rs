@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::support::{
-    Rows, encoded, fails, files, golden, hugging_face_shard, image_folder, number, path, picture, query, run,
-    write_parquet,
+    Rows, command, encoded, fails, files, golden, hugging_face_shard, image_folder, number, path, picture, query, run,
+    text, write_parquet,
 };
 use image::{ImageFormat, RgbImage};
 use tempfile::{TempDir, tempdir};
@@ -520,4 +520,25 @@ fn a_damaged_or_foreign_shard_is_named() {
         &["fit-vae", "--run", path(&run_dir), "--tasks", "2"],
         &["part-00000.parquet", "not written by this version"],
     );
+}
+
+#[test]
+fn a_device_or_a_number_type_that_is_not_there() {
+    let dir = tempdir().unwrap();
+    image_folder(dir.path(), 2, 1);
+    let (model, data, run_dir) = (golden("checkpoint"), path(dir.path()), dir.path().join("run"));
+    let extract = ["extract", "--model", path(&model), "--data", data, "--run", path(&run_dir)];
+    let with = |more: &[&'static str]| [&extract[..], more].concat();
+    for device in ["gpu", "cuda:", "cuda:1,1"] {
+        let output = command(&with(&["--device", device])).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{device}");
+        assert!(text(&output.stderr).contains(device));
+    }
+    fails(&with(&["--device", "cpu", "--dtype", "bfloat16"]), &["float32", "bfloat16", "CUDA"]);
+    if !cfg!(feature = "cuda") {
+        fails(&with(&["--device", "cuda:0,1"]), &["without CUDA", "--features cuda"]);
+    }
+    assert!(!run_dir.exists());
+    run(&with(&["--device", "cpu"]));
+    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--device", "cuda:0,1"], &["one device", "names 2"]);
 }

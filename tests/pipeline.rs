@@ -141,6 +141,32 @@ fn the_embedded_demo_is_learned_without_forgetting() {
 }
 
 #[test]
+fn a_profile_says_where_the_time_went() {
+    let dir = tempdir().unwrap();
+    image_folder(dir.path(), 2, 2);
+    let run_dir = dir.path().join("run");
+    let phases = |args: &[&str], expected: &[&str]| {
+        let printed = run(&[args, &["--run", path(&run_dir), "--profile"]].concat());
+        let report = printed.split("seconds, added up over threads").nth(1).expect("a report");
+        for phase in [expected, &["write", "wall"]].concat() {
+            assert!(report.lines().any(|line| line.trim_start().starts_with(phase)), "no {phase} in:\n{report}");
+        }
+    };
+    let model = golden("checkpoint");
+    phases(
+        &["extract", "--model", path(&model), "--data", path(dir.path())],
+        &["load the model", "read", "decode", "resize", "encode"],
+    );
+    phases(&["fit-vae", "--tasks", "1", "--epochs", "1"], &["sample", "forward", "backward", "optimise"]);
+    phases(
+        &["prompt-tune", "--epochs", "1", "--model", path(&model)],
+        &["sample", "forward", "backward", "optimise", "evaluate"],
+    );
+    // without being asked, none
+    assert!(!run(&["prompt-tune", "--epochs", "1", "--run", path(&run_dir)]).contains("seconds"));
+}
+
+#[test]
 fn hugging_face_shards_give_the_folders_embeddings() {
     let dir = tempdir().unwrap();
     let (folder, shards) = (dir.path().join("folder"), dir.path().join("shards"));

@@ -39,7 +39,7 @@ impl<'a> Matrix<'a> {
 
     /// Rows of `columns` values, `stride` values apart.
     pub fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(rows > 0 && columns <= stride && (rows - 1) * stride + columns <= data.len());
+        assert!(columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= data.len()));
         Matrix { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
@@ -71,6 +71,9 @@ impl Product {
     /// Computes a b into `out`, whose rows are `stride` values apart.
     pub fn into(self, out: &mut [f32], stride: usize, a: Matrix, b: Matrix) {
         let (m, n, k) = (a.rows, b.columns, a.columns);
+        if m == 0 || n == 0 {
+            return;
+        }
         assert!(b.rows == k && n <= stride && (m - 1) * stride + n <= out.len());
         let parallelism = match self.threads {
             Threads::One => Parallelism::None,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{EmbeddingStream, Learner, PromptConfig, cpu::normalise};
+use super::{EmbeddingStream, Learner, PromptConfig};
 use crate::{
     metrics::mean,
     profile::{Phase, time},
@@ -21,14 +21,12 @@ pub fn align(
     learner.begin(config.lr)?;
     for epoch in 0..config.epochs {
         let rows = time(Phase::Sample, || stream.epoch(epoch))?;
-        let mut embeddings = file::floats(&rows, "embedding").to_vec(); // (N, P)
-        normalise(&mut embeddings, stream.dim);
         let classes: Vec<u32> = file::int64s(&rows, "class").iter().map(|&class| class as u32).collect(); // (N)
 
         let mut rng = Rng::new(stream.seed, Draw::Batches, &[stream.task as u64, epoch as u64]);
         let order = rng.permutation(classes.len());
         let batches: Vec<&[usize]> = order.chunks(config.batch_size).collect();
-        let losses = learner.steps(stream.labels.len(), &embeddings, &classes, &batches)?;
+        let losses = learner.steps(stream.labels.len(), file::floats(&rows, "embedding"), &classes, &batches)?;
         if losses.iter().any(|loss| !loss.is_finite()) {
             bail!("the prompts diverged in epoch {} of task {}: use a smaller --lr", epoch + 1, stream.task + 1);
         }

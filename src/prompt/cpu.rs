@@ -264,7 +264,9 @@ impl Learner for Prompts {
     fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
         let p = self.encoder.dim;
         let step = |batch: &&[usize]| {
-            let rows: Vec<f32> = batch.iter().flat_map(|&row| &embeddings[row * p..][..p]).copied().collect(); // (B, P)
+            let mut rows = Vec::with_capacity(batch.len() * p); // (B, P)
+            batch.iter().for_each(|&row| rows.extend_from_slice(&embeddings[row * p..][..p]));
+            normalise(&mut rows, p);
             let labels: Vec<u32> = batch.iter().map(|&row| classes[row]).collect();
             let loss = self.loss(n, &rows, &labels);
             time(Phase::Optimise, || self.step(n));

@@ -18,8 +18,8 @@ pub trait Learner {
     /// Starts a new optimiser: AdamW without weight decay, over all parameters.
     fn begin(&mut self, lr: f64) -> Result<()>;
 
-    /// A step for each of the `batches`, which are rows of the normalised `embeddings` (N, P) and of their `classes`
-    /// (N), against the prompts of the first `n` classes. Returns the steps' losses: cross-entropy of
+    /// A step for each of the `batches`, which are rows of the `embeddings` (N, P), as the image encoder gives them, and
+    /// of their `classes` (N), against the prompts of the first `n` classes. Returns the steps' losses: cross-entropy of
     /// exp(logit_scale)·cosine.
     fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>>;
 

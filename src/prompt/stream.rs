@@ -34,36 +34,41 @@ pub struct EmbeddingStream<'a> {
 impl EmbeddingStream<'_> {
     /// The rows of an epoch, class by class, in the schema of `schemas/embedding_stream.toml`.
     pub fn epoch(&self, epoch: usize) -> Result<RecordBatch> {
-        let drawn: Vec<(usize, Vec<f32>)> =
-            (0..self.labels.len()).into_par_iter().map(|class| self.draw(class, epoch)).collect();
-        let n = drawn.len() * self.samples;
+        let mut rows = vec![0.0; self.labels.len() * self.samples * self.dim];
+        let real: Vec<usize> = rows
+            .par_chunks_exact_mut(self.samples * self.dim)
+            .enumerate()
+            .map(|(class, rows)| self.draw(class, epoch, rows))
+            .collect();
+        let n = self.labels.len() * self.samples;
         let class = (0..n).map(|i| (i / self.samples) as i64);
-        let origin = (0..n).map(|i| if i % self.samples < drawn[i / self.samples].0 { "real" } else { "generated" });
+        let origin = (0..n).map(|i| if i % self.samples < real[i / self.samples] { "real" } else { "generated" });
         file::rows(
             contract::embedding_stream(),
             self.dim,
             vec![
                 Arc::new(Int64Array::from_iter_values(class)),
                 Arc::new(StringArray::from_iter_values(origin)),
-                file::vectors(drawn.iter().flat_map(|(_, rows)| rows).copied().collect(), self.dim),
+                file::vectors(rows, self.dim),
             ],
         )
     }
 
-    /// How many rows of a class are real, and its rows (samples, D): the real ones first.
-    fn draw(&self, class: usize, epoch: usize) -> (usize, Vec<f32>) {
+    /// Draws the rows of a class, (samples, D), the real ones first; returns how many are real.
+    fn draw(&self, class: usize, epoch: usize, rows: &mut [f32]) -> usize {
         let label = self.labels[class];
         let mut rng = Rng::new(self.seed, Draw::Embeddings, &[self.task as u64, epoch as u64, label as u64]);
-        let (n, mut rows) = match (self.real.get(&label), self.current) {
-            (None, _) | (_, Current::Generated) => (0, Vec::new()),
-            (Some(real), Current::Real) => (self.samples, self.draw_real(real, self.samples, &mut rng)),
-            (Some(real), Current::Both) => {
-                let half = self.samples.div_ceil(2);
-                (half, self.draw_real(real, half, &mut rng))
-            }
+        let real = match (self.real.get(&label), self.current) {
+            (None, _) | (_, Current::Generated) => 0,
+            (Some(_), Current::Real) => self.samples,
+            (Some(_), Current::Both) => self.samples.div_ceil(2),
         };
-        rows.extend(self.generators[class].sample(self.samples - n, &mut rng));
-        (n, rows)
+        let (first, rest) = rows.split_at_mut(real * self.dim);
+        if real > 0 {
+            first.copy_from_slice(&self.draw_real(&self.real[&label], real, &mut rng));
+        }
+        rest.copy_from_slice(&self.generators[class].sample(self.samples - real, &mut rng));
+        real
     }
 
     /// `n` rows, each as often as the others, give or take one.

@@ -126,6 +126,7 @@ impl Learner for Prompts {
     fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
         let device = self.encoder.device();
         let embeddings = Tensor::from_slice(embeddings, (classes.len(), self.encoder.dim), device)?; // (N, P)
+        let embeddings = normalise(&embeddings)?;
         let classes = Tensor::new(classes, device)?; // (N)
         let mut optimiser = self.optimiser.take().context("no optimiser was begun")?;
         let mut losses = Vec::new();
