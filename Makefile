@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo test check bench schemas clean
+.PHONY: build extract fit-vae prompt-tune query demo test check bench bench-torch growth schemas clean
 
 build:
 	$(CARGO) build --release
@@ -40,6 +40,14 @@ check:
 
 bench:
 	$(CARGO) bench --bench stages
+
+# Every stage beside plain PyTorch, in one run, into docs/performance.md. Installs PyTorch below runs/ on the first call.
+bench-torch: build
+	python3 benches/torch/versus.py
+
+# How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
+growth: build
+	runs/bench-torch/venv/bin/python benches/growth.py
 
 # Renders schemas/README.md from the contracts.
 schemas:
