@@ -210,10 +210,10 @@ def step(model: str, names: str, classes: str, steps: str) -> float:
 
 def run(model: str, embeddings: str, tasks: str, vae_epochs: str, epochs: str) -> str:
     read = lambda split: pq.read_table(f"{embeddings}/{split}", columns=["label", "class_name", "embedding"])
-    stack = lambda table: torch.from_numpy(np.stack(table["embedding"].to_numpy(zero_copy_only=False))).float()
+    stack = lambda table: torch.tensor(np.stack(table["embedding"].to_numpy(zero_copy_only=False)))
     train, test = read("train"), read("test")
-    x, y = stack(train), torch.from_numpy(train["label"].to_numpy())
-    x_test, y_test = F.normalize(stack(test), dim=-1), torch.from_numpy(test["label"].to_numpy())
+    x, y = stack(train), torch.tensor(train["label"].to_pylist())
+    x_test, y_test = F.normalize(stack(test), dim=-1), torch.tensor(test["label"].to_pylist())
     names = dict(zip(train["label"].to_pylist(), train["class_name"].to_pylist()))
     names = [names[label].replace("_", " ") for label in sorted(names)]
     bounds = [min(len(names), (t + 1) * math.ceil(len(names) / int(tasks))) for t in range(int(tasks))]
