@@ -11,16 +11,16 @@ const SLOPE: f32 = 0.2;
 /// Added to a batch's variance.
 const BATCH_NORM_EPS: f32 = 1e-5;
 
-/// y (N, O) = x (N, I) wᵀ + bias, with w (O, I).
-pub fn affine(x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32], threads: Threads) {
+/// y (N, O) = x (N, I) w + bias, with w (I, O).
+pub fn affine(x: &[f32], w: Matrix, bias: &[f32], y: &mut [f32], threads: Threads) {
     for row in y.chunks_exact_mut(bias.len()) {
         row.copy_from_slice(bias);
     }
-    add_linear(x, w, y, bias.len(), threads);
+    add_linear(x, w, y, threads);
 }
 
-/// y (N, O) = onto (N, O) + x (N, I) wᵀ + bias, with w (O, I).
-pub fn affine_onto(onto: &[f32], x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32], threads: Threads) {
+/// y (N, O) = onto (N, O) + x (N, I) w + bias, with w (I, O).
+pub fn affine_onto(onto: &[f32], x: &[f32], w: Matrix, bias: &[f32], y: &mut [f32], threads: Threads) {
     let o = bias.len();
     vectorised(|| {
         for (row, onto) in y.chunks_exact_mut(o).zip(onto.chunks_exact(o)) {
@@ -29,13 +29,12 @@ pub fn affine_onto(onto: &[f32], x: &[f32], w: &[f32], bias: &[f32], y: &mut [f3
             }
         }
     });
-    add_linear(x, w, y, o, threads);
+    add_linear(x, w, y, threads);
 }
 
-/// y (N, O) += x (N, I) wᵀ, with w (O, I).
-pub fn add_linear(x: &[f32], w: &[f32], y: &mut [f32], outputs: usize, threads: Threads) {
-    let inputs = w.len() / outputs;
-    Product::on(threads).added().into(y, outputs, Matrix::new(x, inputs), Matrix::new(w, inputs).t());
+/// y (N, O) += x (N, I) w, with w (I, O).
+pub fn add_linear(x: &[f32], w: Matrix, y: &mut [f32], threads: Threads) {
+    Product::on(threads).added().into(y, w.columns(), Matrix::new(x, w.rows()), w);
 }
 
 /// y (N, O) += bias

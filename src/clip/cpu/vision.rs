@@ -4,11 +4,16 @@ use anyhow::Result;
 
 use super::{
     attention::Heads,
-    block::{Block, Norm},
+    block::{Block, Norm, Pass},
 };
 use crate::{
     clip::checkpoint::{Config, Weights},
-    dense::{layers, product::Threads, room, vector::add_scaled},
+    dense::{
+        layers,
+        product::{Matrix, Threads},
+        room,
+        vector::add_scaled,
+    },
 };
 
 /// Positions encoded at a time: products of fewer rows are slower.
@@ -53,7 +58,7 @@ impl ImageEncoder {
             class_embedding: embeddings.values("class_embedding", &[w])?,
             position_embedding: embeddings.at("position_embedding").values("weight", &[positions, w])?,
             pre_norm: Norm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?, // so spelled in every checkpoint
-            blocks: Block::all(&model, &c.size())?,
+            blocks: Block::all(&model, &c.size(), Pass::Forward)?,
             post_norm: Norm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             projection: weights.at("visual_projection").values("weight", &[dim, w])?,
             heads: Heads { heads: c.num_attention_heads, width: w },
@@ -107,7 +112,7 @@ impl ImageEncoder {
         last.feed_forward(class, mixed, hidden);
         self.post_norm.forward(class, mixed);
         let mut embeddings = vec![0.0; b * self.dim]; // (B, P)
-        layers::add_linear(mixed, &self.projection, &mut embeddings, self.dim, one);
+        layers::add_linear(mixed, Matrix::new(&self.projection, w).t(), &mut embeddings, one);
         embeddings
     }
 
@@ -126,7 +131,7 @@ impl ImageEncoder {
         }
         let embedded = &mut scratch[..b * (t - 1) * w]; // (B·patches, W)
         embedded.fill(0.0);
-        layers::add_linear(patches, &self.patch, embedded, w, Threads::One);
+        layers::add_linear(patches, Matrix::new(&self.patch, values).t(), embedded, Threads::One);
         for (x, embedded) in x.chunks_exact_mut(t * w).zip(embedded.chunks_exact((t - 1) * w)) {
             x.copy_from_slice(&self.position_embedding);
             add_scaled(&mut x[..w], 1.0, &self.class_embedding);
