@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import subprocess
-import time
+import sys
 
 import matplotlib
 
@@ -29,14 +29,22 @@ CLASSES = [10, 100, 1_000]
 BATCHES = [128, 1_024]
 
 
+# A child's peak memory counts that of its parent before it, so the parent has to be small.
+CHILD = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss / 1024, status)
+"""
+
+
 def measure(*command: object) -> tuple[float, float]:
     """Wall seconds and peak memory in MB of a cgil command."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(ROOT / "target/release/cgil"), *map(str, command)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    program = [sys.executable, "-S", "-c", CHILD, str(ROOT / "target/release/cgil"), *map(str, command)]
+    seconds, megabytes, status = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    assert status == "0", command
+    return float(seconds), float(megabytes)
 
 
 def pictures(n: int) -> pathlib.Path:
