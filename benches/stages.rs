@@ -30,8 +30,7 @@ fn noise(n: usize) -> Vec<f32> {
 /// One step of a VAE on a batch of 64 rows of `dim` values.
 #[divan::bench(args = [64, 512, 768])]
 fn vae_step(bencher: Bencher, dim: usize) {
-    let config = VaeConfig { epochs: 1, lr: 2e-4, hidden: 512, latent: 256, batch_size: 64, legacy_reparam: false };
-    let mut vae = Vae::new(dim, &config, 0, 0);
+    let mut vae = Vae::new(dim, &VaeConfig::DEFAULT, 0, 0);
     let (x, eps) = (noise(64 * dim), noise(64 * 256));
     bencher.counter(ItemsCount::new(64usize)).bench_local(|| vae.step(&x, &eps, 2e-4));
 }

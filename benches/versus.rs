@@ -11,7 +11,7 @@ use candle_core::{DType, Device};
 use cgil::{
     clip::Checkpoint,
     embed::embed,
-    generator::{VaeConfig, fit},
+    generator::{GeneratorConfig, VaeConfig, fit},
     prompt::{
         Learner,
         cpu::{Prompts, normalise},
@@ -62,7 +62,7 @@ fn encode(model: &str, images: &str) -> Result<f64> {
 }
 
 fn vae(dim: usize, classes: usize, rows: usize, epochs: usize) -> f64 {
-    let config = VaeConfig { epochs, lr: 2e-4, hidden: 512, latent: 256, batch_size: 64, legacy_reparam: false };
+    let config = GeneratorConfig::Vae(VaeConfig { epochs, ..VaeConfig::DEFAULT });
     let data: Vec<Vec<f32>> = (0..classes as u64).map(|i| noise(rows * dim, i)).collect();
     let start = Instant::now();
     data.par_iter().enumerate().with_max_len(1).for_each(|(label, rows)| {

@@ -1,17 +1,23 @@
 #![doc = include_str!("../README.md")]
 
 pub mod atomic;
+pub mod baseline;
 pub mod clip;
 pub mod dense;
 pub mod device;
 pub mod embed;
+pub mod evaluate;
 pub mod generator;
 pub mod manifest;
 pub mod metrics;
 pub mod profile;
 pub mod prompt;
+pub mod quality;
+pub mod query;
+pub mod results;
 pub mod rng;
 pub mod source;
+pub mod summary;
 pub mod table;
 pub mod task;
 pub mod tensors;
@@ -38,11 +44,6 @@ pub unsafe fn prepare() {
         unsafe { std::env::set_var(THREADS, threads.to_string()) };
     }
     gemm::set_lhs_packing_threshold_multi_thread(0);
-}
-
-/// The name of the directory that holds what one class order and seed gave: `dataset-order` or `seed-1992`.
-pub fn order_name(seed: Option<u32>) -> String {
-    seed.map_or("dataset-order".into(), |seed| format!("seed-{seed}"))
 }
 
 /// SHA-256 of the bytes of all `files`, one after another, as lower-case hexadecimal.

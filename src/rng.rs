@@ -22,6 +22,24 @@ pub enum Draw {
     Embeddings = 5,
     /// Order of an epoch's rows; key: task, epoch.
     Batches = 6,
+    /// The random projection of a ridge regression.
+    Projection = 12,
+    /// Rows that are held out to choose a ridge; key: label.
+    HeldOut = 13,
+    /// Rows that a linear head is trained on; key: classes known, epoch, label.
+    ReplayRows = 14,
+    /// Order of a linear head's rows; key: classes known, epoch.
+    ReplayBatches = 15,
+    /// Generated rows whose quality is measured; key: label.
+    QualityGenerated = 20,
+    /// Training rows that are measured beside them; key: label.
+    QualityReal = 21,
+    /// Rows that a class's mixture begins with; key: label.
+    MixtureSeeds = 7,
+    /// Initial weights of a class's diffusion model; key: label.
+    DiffusionWeights = 8,
+    /// Batches, times and noise of a class's diffusion model; key: label.
+    DiffusionBatches = 9,
 }
 
 /// xoshiro256++ (Blackman and Vigna, 2019), seeded through SplitMix64.

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -59,4 +59,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Tensors, T)> {
 /// Takes the tensor `name` out of `tensors`.
 pub fn take(tensors: &mut Tensors, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
     tensors.remove(name).with_context(|| format!("tensor {name:?} is missing"))
+}
+
+/// Takes the values of the tensor `name`, which has to have this `shape`, out of `tensors`.
+pub fn take_shaped(tensors: &mut Tensors, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let (found, values) = take(tensors, name)?;
+    ensure!(found == shape, "tensor {name:?} should have the shape {shape:?}, but has {found:?}");
+    Ok(values)
 }

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
     device::Choice,
-    generator::{ClassRows, LatentStore, VaeConfig, fit_all, store::StoreManifest},
+    generator::{ClassRows, GeneratorOptions, LatentStore, fit_all, store::StoreManifest},
     profile::{Phase, time},
     table::embeddings::Embeddings,
-    task::{Class, Curriculum},
+    task::{Class, Curriculum, OrderOptions, TaskOptions},
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -24,15 +24,13 @@ pub struct Options {
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
-    /// Tasks that the classes are cut into: ceil(classes / tasks) each, the last takes what is left
-    #[arg(long)]
-    tasks: usize,
-    /// Permute the classes, and draw everything from this seed; without it the dataset's order, and seed 0
-    #[arg(long)]
-    seed: Option<u32>,
     #[command(flatten)]
-    config: VaeConfig,
-    /// What computes: auto, cpu, cuda, or cuda:1
+    tasks: TaskOptions,
+    #[command(flatten)]
+    order: OrderOptions,
+    #[command(flatten)]
+    generator: GeneratorOptions,
+    /// What computes VAEs: auto, cpu, cuda, or cuda:1; the other kinds are for the CPU
     #[arg(long, default_value = "auto")]
     device: Choice,
     /// Print where the time went
@@ -42,19 +40,21 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
+    let config = options.generator.config()?;
     let embeddings = Embeddings::open_complete(&options.run)?;
-    let curriculum = Curriculum::new(&embeddings.manifest.classes, options.tasks, options.seed)?;
+    let curriculum = Curriculum::new(&embeddings.manifest.classes, &options.tasks, &options.order)?;
     require_rows(&embeddings, &curriculum)?;
-    let manifest = StoreManifest::new(&embeddings.manifest, options.seed, options.tasks, options.config.clone());
+    let manifest = StoreManifest::new(&embeddings.manifest, curriculum, config);
     let store = LatentStore::create(&options.run, manifest)?;
+    let curriculum = &store.manifest.curriculum;
 
     let missing: Vec<usize> = (0..curriculum.tasks()).filter(|&task| !store.has_task(task)).collect();
     let classes: usize = missing.iter().map(|&task| curriculum.task(task).len()).sum();
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
-    let progress = terminal::bar("fit-vae", classes * options.config.epochs);
-    for tasks in groups(&missing, &curriculum) {
-        fit_tasks(&tasks, &embeddings, &curriculum, &store, &device, &progress)?;
+    let progress = terminal::bar("fit-vae", classes * store.manifest.config.ticks());
+    for tasks in groups(&missing, curriculum) {
+        fit_tasks(&tasks, &embeddings, &store, &device, &progress)?;
     }
     progress.finish_and_clear();
     terminal::print(format!(
@@ -104,15 +104,14 @@ fn groups(tasks: &[usize], curriculum: &Curriculum) -> Vec<Vec<usize>> {
 fn fit_tasks(
     tasks: &[usize],
     embeddings: &Embeddings,
-    curriculum: &Curriculum,
     store: &LatentStore,
     device: &Device,
     progress: &ProgressBar,
 ) -> Result<()> {
-    let config = &store.manifest.config;
+    let (config, curriculum) = (&store.manifest.config, &store.manifest.curriculum);
     let all = tasks.iter().flat_map(|&task| curriculum.classes[curriculum.task(task)].iter().map(move |c| (task, c)));
     let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(task, class)| store.has_class(*task, class));
-    progress.inc((there.len() * config.epochs) as u64);
+    progress.inc((there.len() * config.ticks()) as u64);
 
     let classes: Vec<&Class> = missing.iter().map(|(_, class)| *class).collect();
     let mut rows = time(Phase::Read, || embeddings.by_class("train", &classes))?;
@@ -120,18 +119,21 @@ fn fit_tasks(
         .iter()
         .map(|(_, class)| ClassRows { label: class.label, rows: rows.remove(&class.label).unwrap_or_default() })
         .collect();
-    let seed = u64::from(store.manifest.seed.unwrap_or(0));
     fit_all(
         &data,
         embeddings.manifest.dim,
-        seed,
+        curriculum.draws(),
         config,
         device,
         || progress.inc(1),
         |i, fitted| {
             let (task, class) = missing[i];
             if !fitted.generator.is_finite() {
-                bail!("the generator of class {:?} diverged: use a smaller --lr than {}", class.name, config.lr);
+                let advice = match config.lr() {
+                    Some(lr) => format!("use a smaller --lr than {lr}"),
+                    None => "its embeddings are not finite numbers".into(),
+                };
+                bail!("the generator of class {:?} diverged: {advice}", class.name);
             }
             time(Phase::Write, || store.put_class(task, class, &fitted))
         },

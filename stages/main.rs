@@ -1,10 +1,15 @@
 //! `cgil`: teach CLIP new classes, task after task, without keeping the images and without forgetting.
 
+mod baseline;
+mod checkpoint;
 mod extract;
 mod fit_vae;
 mod import;
+mod order;
 mod prompt_tune;
+mod quality;
 mod query;
+mod sweep;
 mod terminal;
 
 use std::process::ExitCode;
@@ -32,6 +37,14 @@ enum Stage {
     FitVae(fit_vae::Options),
     /// Stage 3: learn prompts task after task, and score them
     PromptTune(prompt_tune::Options),
+    /// A rival of CGIL from the same embeddings
+    Baseline(baseline::Options),
+    /// Methods and seeds side by side: runs what is missing, and tables it
+    Sweep(sweep::Options),
+    /// Print a class order as JSON
+    Order(order::Options),
+    /// Compare what the generators give with held-out embeddings, class by class, into the table `quality`
+    Quality(quality::Options),
     /// SQL over the tables of a run
     Query(query::Options),
 }
@@ -44,6 +57,10 @@ fn main() -> ExitCode {
         Stage::Import(options) => import::run(&options),
         Stage::FitVae(options) => fit_vae::run(&options),
         Stage::PromptTune(options) => prompt_tune::run(&options),
+        Stage::Baseline(options) => baseline::run(&options),
+        Stage::Sweep(options) => sweep::run(&options),
+        Stage::Order(options) => order::run(&options),
+        Stage::Quality(options) => quality::run(&options),
         Stage::Query(options) => query::run(&options),
     };
     match done {

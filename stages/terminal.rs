@@ -7,7 +7,12 @@ use std::{
 
 use anyhow::Result;
 use candle_core::Device;
-use cgil::device::Choice;
+use cgil::{
+    device::Choice,
+    metrics::{History, Metric, mean},
+    task::Curriculum,
+};
+use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar over `length` units, called `what`. Draws nothing where standard error is not a terminal.
@@ -15,6 +20,14 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left")
         .expect("the template is part of the program");
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
+}
+
+/// An epoch of a task (from 0) is done.
+pub fn tick(bar: &ProgressBar, task: usize, tasks: usize, loss: Option<f64>) {
+    if let Some(loss) = loss {
+        bar.set_message(format!("task {} of {tasks}, loss {loss:.3}", task + 1));
+    }
+    bar.inc(1);
 }
 
 /// Writes a line to standard error; a closed one is no reason to panic.
@@ -40,4 +53,49 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
+}
+
+/// The table that a run of a method ends with.
+pub fn scores(history: &History, curriculum: &Curriculum) -> String {
+    let (matrix, tasks) = (history.matrix(), curriculum.tasks());
+    let columns = [
+        ("zero-shot", history.zero_shot.clone()),
+        ("once learned", Some((0..tasks).map(|k| matrix[k][k]).collect())),
+        ("in the end", matrix.last().cloned()),
+    ];
+    let columns: Vec<(&str, Vec<f64>)> = columns.into_iter().filter_map(|(title, of)| Some((title, of?))).collect();
+    let header = ["task", "classes", "images"].into_iter().chain(columns.iter().map(|(title, _)| *title));
+    let row = |head: [String; 3], accuracy: &dyn Fn(&[f64]) -> f64| {
+        head.into_iter().chain(columns.iter().map(|(_, of)| format!("{:.1}", accuracy(of)))).collect::<Vec<_>>()
+    };
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    for k in 0..tasks {
+        let names: Vec<&str> = curriculum.classes[curriculum.task(k)].iter().map(|class| class.name.as_str()).collect();
+        let head = [(k + 1).to_string(), shorten(&names.join(", "), 60), history.images[k].to_string()];
+        table.add_row(row(head, &|of| of[k]));
+    }
+    let head = [String::new(), "mean over tasks".into(), String::new()];
+    table.add_row(row(head, &|of| mean(of.iter().copied())));
+    for column in 2..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let metrics = history.metrics();
+    let value = |(title, name): (&str, &str)| {
+        let metric = |m: &&Metric| m.on_task.is_none() && m.name == name;
+        metrics.iter().find(metric).map(|m| format!("{title} {:.1}", m.value))
+    };
+    let shown = [("FAA", "faa"), ("CAA", "caa"), ("forgetting", "forgetting"), ("CI-Transfer", "ci_transfer")];
+    let shown: Vec<String> = shown.into_iter().filter_map(value).collect();
+    format!("accuracy in %\n{}\n\n{}\n", table.trim_fmt(), shown.join("   "))
+}
+
+/// The first `width` characters of a text.
+pub fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
 }

@@ -92,13 +92,13 @@ fn an_image_folder_goes_through_the_three_stages() {
     );
     assert_eq!(query(&run_dir, "SELECT COUNT(*) FROM latents WHERE seed IS NULL"), ["4"]);
 
-    let printed = prompt_tune(&run_dir, &["--legacy-ci"]);
+    let printed = prompt_tune(&run_dir, &[]);
     for part in ["zero-shot", "once learned", "in the end", "FAA", "CAA", "forgetting", "CI-Transfer", "red_fox"] {
         assert!(printed.contains(part), "no {part:?} in\n{printed}");
     }
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM predictions"), 36.0); // before, after one, after two tasks
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM text_features WHERE origin = 'prompt'"), 6.0);
-    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'ci_transfer_legacy'"), 1.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'ci_transfer_raw'"), 1.0);
 
     // the metrics follow from the predictions
     let faa = number(&run_dir, "SELECT value FROM metrics WHERE metric = 'faa'");
@@ -112,7 +112,7 @@ fn an_image_folder_goes_through_the_three_stages() {
     // again: nothing is left to do, nothing changes, and the table is printed again
     assert!(extract(&data, &run_dir).contains("0 encoded now"));
     assert!(fit_vae(&run_dir, &["--tasks", "2"]).contains("0 fitted now"));
-    assert_eq!(prompt_tune(&run_dir, &["--legacy-ci"]), printed);
+    assert_eq!(prompt_tune(&run_dir, &[]), printed);
 }
 
 #[test]
@@ -292,15 +292,19 @@ fn learning_beats_zero_shot_on_clouds_and_seeds_change_the_order() {
 #[test]
 fn real_embeddings_of_the_current_task_enter_the_stream() {
     use cgil::{
-        generator::{VaeConfig, fit},
+        generator::{GeneratorConfig, VaeConfig, fit},
         prompt::{Current, EmbeddingStream},
         table::file,
+        task::Class,
     };
     let rows: Vec<f32> = (0..40).map(|i| (i as f32 * 0.37).sin()).collect(); // (10, 4)
     let config = VaeConfig { epochs: 2, lr: 1e-3, hidden: 8, latent: 3, batch_size: 4, legacy_reparam: false };
+    let config = GeneratorConfig::Vae(config);
     let generators: Vec<_> = (0..2).map(|label| fit(&rows, 4, label, 0, &config, || ()).generator).collect();
+    let seen = [0, 1].map(|label| Class { label, name: format!("class {label}") });
     let stream = |current| EmbeddingStream {
-        labels: vec![0, 1],
+        seen: &seen,
+        first: 0,
         generators: &generators,
         real: [(1, rows.clone())].into(),
         task: 1,
@@ -384,8 +388,8 @@ fn a_killed_fit_goes_on_to_the_generators_of_an_undisturbed_run() {
     let options = ["--tasks", "2", "--epochs", "400", "--hidden", "128", "--latent", "16"];
     run(&[&["fit-vae", "--run", path(&whole)], &options[..]].concat());
     let args = [&["fit-vae", "--run", path(&killed)], &options[..]].concat();
-    kill_once(&args, || killed.join("latents/dataset-order/task-01.partial/class-1.safetensors").exists());
-    kill_once(&args, || killed.join("latents/dataset-order/task-01").exists());
+    kill_once(&args, || killed.join("latents/dataset-order/vae/task-01.partial/class-1.safetensors").exists());
+    kill_once(&args, || killed.join("latents/dataset-order/vae/task-01").exists());
     run(&args);
     assert_same_tables(&whole, &killed);
 }
@@ -396,8 +400,7 @@ fn a_killed_prompt_tune_goes_on_with_the_next_task() {
     let (whole, killed) = (imported(dir.path(), "whole"), imported(dir.path(), "killed"));
     let checkpoint = golden("checkpoint");
     let tune = |run_dir: &Path| -> Vec<String> {
-        let args =
-            ["prompt-tune", "--run", path(run_dir), "--model", path(&checkpoint), "--legacy-ci", "--epochs", "12"];
+        let args = ["prompt-tune", "--run", path(run_dir), "--model", path(&checkpoint), "--epochs", "12"];
         args.map(str::to_owned).to_vec()
     };
     for run_dir in [&whole, &killed] {
@@ -408,7 +411,7 @@ fn a_killed_prompt_tune_goes_on_with_the_next_task() {
     let args = tune(&killed);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     for step in ["task-00", "task-01"] {
-        kill_once(&args, || killed.join("prompts/dataset-order").join(step).exists());
+        kill_once(&args, || killed.join("results/dataset-order/cgil,epochs=12").join(step).exists());
     }
     assert_eq!(run(&args), printed);
     assert_same_tables(&whole, &killed);
@@ -420,14 +423,14 @@ fn one_process_at_a_time_writes_into_a_run() {
     let run_dir = imported(dir.path(), "run");
     let args = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "100000"];
     let mut first = command(&args).spawn().unwrap();
-    while !run_dir.join("latents/dataset-order/manifest.json").exists() {
+    while !run_dir.join("latents/dataset-order/vae/manifest.json").exists() {
         thread::sleep(Duration::from_millis(1));
     }
     fails(&args, &["another process", path(&run_dir)]);
     first.kill().unwrap();
     first.wait().unwrap();
     // a killed process leaves no lock
-    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["tasks is 2 there, 3 now"]);
+    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["curriculum.tasks is [3,3] there, [2,2,2] now"]);
 }
 
 #[test]

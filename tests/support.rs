@@ -106,7 +106,8 @@ pub fn assert_same_tables(a: &Path, b: &Path) {
         }
         assert!(*bytes == files_b[name], "{} differs", name.display());
     }
-    let latents = "SELECT seed, task, label, class_name, generator, slot, rows, reconstruction, kl FROM latents";
+    let latents = "SELECT seed, task, label, class_name, generator, slot, rows, reconstruction, kl, log_likelihood, \
+                   denoising, bytes FROM latents";
     assert_eq!(query(a, latents), query(b, latents));
 }
 

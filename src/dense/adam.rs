@@ -1,4 +1,5 @@
-//! Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8; without weight decay AdamW is the same.
+//! Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8; with decoupled weight decay it is AdamW (Loshchilov
+//! and Hutter, 2019).
 
 use rayon::prelude::*;
 
@@ -16,6 +17,7 @@ pub struct Adam {
     first: Vec<f32>,
     second: Vec<f32>,
     steps: i32,
+    weight_decay: f64,
 }
 
 /// What the step in hand multiplies with.
@@ -25,11 +27,18 @@ pub struct Rate {
     rate: f32,
     /// 1 / √(1 - beta2^t)
     correction: f32,
+    /// 1 - lr·decay, for the parameters; none where nothing decays
+    keep: Option<f32>,
 }
 
 impl Adam {
     pub fn new(parameters: usize) -> Self {
-        Adam { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
+        Self::decaying(parameters, 0.0)
+    }
+
+    /// AdamW, whose every step takes lr·`weight_decay` of a parameter away first.
+    pub fn decaying(parameters: usize, weight_decay: f64) -> Self {
+        Adam { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0, weight_decay }
     }
 
     /// Counts a step with the learning rate `lr`.
@@ -38,6 +47,7 @@ impl Adam {
         Rate {
             rate: (lr / (1.0 - BETA1.powi(self.steps))) as f32,
             correction: (1.0 / (1.0 - BETA2.powi(self.steps)).sqrt()) as f32,
+            keep: (self.weight_decay > 0.0).then_some((1.0 - lr * self.weight_decay) as f32),
         }
     }
 
@@ -54,11 +64,20 @@ impl Adam {
         let values = params.par_chunks_mut(SHARE).zip(grads.par_chunks(SHARE));
         values.zip(moments).for_each(|((params, grads), (first, second))| rate.update(params, grads, first, second));
     }
+
+    /// The running means of the gradients.
+    #[cfg(test)]
+    pub fn first_moments(&self) -> &[f32] {
+        &self.first
+    }
 }
 
 impl Rate {
     fn update(self, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
         let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
+        if let Some(keep) = self.keep {
+            vectorised(|| params.iter_mut().for_each(|p| *p *= keep));
+        }
         vectorised(|| {
             for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first).zip(second) {
                 *m = beta1 * *m + (1.0 - beta1) * g;

@@ -1,10 +1,11 @@
-//! Arithmetic on float32 slices, row-major: what is computed on the CPU.
+//! Arithmetic on slices, row-major: what is computed on the CPU. In float32, but for statistics and the systems that they are solved with.
 //!
 //! The order of every sum is fixed by the shapes alone, so results do not depend on the number of threads.
 
 pub mod adam;
 pub mod layers;
 pub mod product;
+pub mod symmetric;
 pub mod vector;
 
 /// `n` values of a buffer that is kept from step to step; what they hold is left over.

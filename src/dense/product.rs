@@ -1,11 +1,19 @@
 //! Matrix products.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+
+/// The number types of products.
+pub trait Number: Copy + From<f32> + 'static {}
+
+impl Number for f32 {}
+impl Number for f64 {}
 
 /// A matrix in a slice.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
+pub struct Matrix<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     columns: usize,
     row_stride: usize,
@@ -31,14 +39,14 @@ pub struct Product {
     pub threads: Threads,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T> Matrix<'a, T> {
     /// A slice (rows, columns) without gaps.
-    pub fn new(data: &'a [f32], columns: usize) -> Self {
+    pub fn new(data: &'a [T], columns: usize) -> Self {
         Self::strided(data, data.len() / columns, columns, columns)
     }
 
     /// Rows of `columns` values, `stride` values apart.
-    pub fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+    pub fn strided(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= data.len()));
         Matrix { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
@@ -60,6 +68,12 @@ impl<'a> Matrix<'a> {
             column_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// Some of its rows, at least one.
+    pub fn part(self, rows: Range<usize>) -> Self {
+        assert!(rows.start < rows.end && rows.end <= self.rows);
+        Matrix { data: &self.data[rows.start * self.row_stride..], rows: rows.len(), ..self }
     }
 }
 
@@ -95,7 +109,7 @@ impl Product {
     }
 
     /// Computes a b into `out`, whose rows are `stride` values apart.
-    pub fn into(self, out: &mut [f32], stride: usize, a: Matrix, b: Matrix) {
+    pub fn into<T: Number>(self, out: &mut [T], stride: usize, a: Matrix<T>, b: Matrix<T>) {
         let (m, n, k) = (a.rows, b.columns, a.columns);
         if m == 0 || n == 0 {
             return;
@@ -121,8 +135,8 @@ impl Product {
                 b.data.as_ptr(),
                 b.column_stride as isize,
                 b.row_stride as isize,
-                1.0,
-                self.scale,
+                1.0.into(),
+                self.scale.into(),
                 false,
                 false,
                 false,

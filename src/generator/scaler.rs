@@ -1,7 +1,12 @@
 //! Per-dimension scaling of a class's embeddings: to [0, 1], then to mean 0 and standard deviation 1.
 
+use anyhow::Result;
+
+use super::Fields;
+use crate::tensors::{self, Tensors};
+
 /// Below this a span or deviation counts as zero, so that a constant dimension stays finite.
-const SMALLEST: f32 = 1e-12;
+pub(super) const SMALLEST: f32 = 1e-12;
 
 /// Both scalings, one value per dimension each.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +36,14 @@ impl Scaler {
         Scaler { low, span, mean, std }
     }
 
+    /// Measures `rows` (N, dim), flat, and standardises a copy of them.
+    pub(super) fn standardised(rows: &[f32], dim: usize) -> (Self, Vec<f32>) {
+        let scaler = Self::fit(rows, dim);
+        let mut standard = rows.to_vec();
+        scaler.standardise(&mut standard);
+        (scaler, standard)
+    }
+
     /// Standardises `rows` (N, dim) in place.
     pub fn standardise(&self, rows: &mut [f32]) {
         for row in rows.chunks_mut(self.low.len()) {
@@ -47,6 +60,24 @@ impl Scaler {
                 *x = (*x * self.std[j] + self.mean[j]) * self.span[j] + self.low[j];
             }
         }
+    }
+
+    /// Rows (N, D), no longer standardised.
+    pub(super) fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
+        self.restore(&mut rows);
+        rows
+    }
+
+    /// What the store keeps of it.
+    pub(super) fn fields(&self) -> Fields<'_> {
+        let all = [("low", &self.low), ("span", &self.span), ("mean", &self.mean), ("std", &self.std)];
+        all.into_iter().map(|(name, values)| (name.to_owned(), vec![values.len()], &values[..])).collect()
+    }
+
+    /// Takes the scalings of `dim` dimensions out of `tensors`.
+    pub(super) fn take(tensors: &mut Tensors, dim: usize) -> Result<Self> {
+        let mut take = |name| tensors::take_shaped(tensors, name, &[dim]);
+        Ok(Scaler { low: take("low")?, span: take("span")?, mean: take("mean")?, std: take("std")? })
     }
 }
 

@@ -1,5 +1,5 @@
-//! The latent store: per task a table with a row per class, and beside it the classes' decoders and
-//! scalings, stacked in one safetensors file.
+//! The latent store: per task a table with a row per class, and beside it the tensors of the classes' generators,
+//! stacked in one safetensors file. Kinds of generators stand side by side in a run.
 //!
 //! A class that is fitted is written at once, so that an interrupted task goes on with the classes that
 //! are missing; a task's directory appears when all its classes are there.
@@ -14,36 +14,31 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Fitted, Generator, Scaler, VaeConfig,
-    vae::{Decoder, Losses},
-};
+use super::{Fitted, Generator, GeneratorConfig, Kind, Measures};
 use crate::{
-    atomic, manifest, order_name,
+    atomic, manifest,
     table::{contract, embeddings::Manifest, file},
     task::{Class, Curriculum},
     tensors::{self, Tensors},
 };
 
-/// File of the stacked weights and scalings, beside the index.
-const GENERATORS: &str = "generators.safetensors";
+/// The directory of all stores, below the run's.
+const DIR: &str = "latents";
 
-/// Names of the tensors of a generator.
-const LAYERS: [&str; 3] = ["decoder.0", "decoder.2", "decoder.4"];
+/// File of the stacked tensors, beside the index.
+const GENERATORS: &str = "generators.safetensors";
 
 /// What a store holds: written before the first class, never changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoreManifest {
-    /// Seed of the class order and of every draw; none is the dataset's order, drawn from seed 0.
-    pub seed: Option<u32>,
-    pub tasks: usize,
-    pub generator: String,
-    pub config: VaeConfig,
+    pub curriculum: Curriculum,
+    #[serde(flatten)]
+    pub config: GeneratorConfig,
     /// What the embeddings are: [`Manifest::identity`].
     pub embeddings: String,
 }
 
-/// The generators of a run under one class order.
+/// The generators of one kind of a run under one class order.
 pub struct LatentStore {
     dir: PathBuf,
     pub manifest: StoreManifest,
@@ -55,25 +50,25 @@ pub struct LatentStore {
 #[derive(Serialize, Deserialize)]
 struct Fit {
     rows: usize,
-    reconstruction: f64,
-    kl: f64,
+    measures: Measures,
+    bytes: usize,
     seconds: f64,
 }
 
 impl StoreManifest {
-    pub fn new(embeddings: &Manifest, seed: Option<u32>, tasks: usize, config: VaeConfig) -> Self {
-        StoreManifest { seed, tasks, generator: "vae".into(), config, embeddings: embeddings.identity() }
+    pub fn new(embeddings: &Manifest, curriculum: Curriculum, config: GeneratorConfig) -> Self {
+        StoreManifest { curriculum, config, embeddings: embeddings.identity() }
     }
 }
 
 impl LatentStore {
     /// Starts or goes on with a store. Refuses to mix configurations.
     pub fn create(run: &Path, manifest: StoreManifest) -> Result<Self> {
-        let dir = dir(run, manifest.seed);
+        let dir = dir(run, &manifest.curriculum.order, manifest.config.kind());
         let lock = Some(atomic::lock(run)?);
         manifest::write_or_match(&dir, &manifest)?;
         let store = LatentStore { dir, manifest, _lock: lock };
-        for task in 0..store.manifest.tasks {
+        for task in 0..store.manifest.curriculum.tasks() {
             if store.has_task(task) {
                 store.clear_partial(task)?; // a process may have been killed before it could
             }
@@ -81,21 +76,27 @@ impl LatentStore {
         Ok(store)
     }
 
-    /// The store of a run for a class order, finished or not.
-    pub fn open(run: &Path, seed: Option<u32>) -> Result<Self> {
-        let dir = dir(run, seed);
+    /// The store of a run for a class order and a kind of generator, finished or not.
+    pub fn open(run: &Path, order: &str, kind: Kind) -> Result<Self> {
+        let dir = dir(run, order, kind);
         if !manifest::exists(&dir) {
-            let flag = seed.map_or("no --seed".into(), |s| format!("--seed {s}"));
-            let there = fs::read_dir(run.join("latents")).into_iter().flatten().flatten();
-            let mut there: Vec<String> = there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            there.sort();
+            let there = names(&run.join(DIR)).into_iter().flat_map(|order| {
+                names(&run.join(DIR).join(&order)).into_iter().map(move |kind| format!("{order}/{kind}"))
+            });
+            let there: Vec<String> = there.collect();
             let there = if there.is_empty() { "none".into() } else { there.join(", ") };
             bail!(
-                "{} has no generators for {flag} (it has: {there}); run `cgil fit-vae` with {flag} first",
+                "{} has no generators {order}/{kind} (it has: {there}); run `cgil fit-vae` with the same --seed, --order and \
+                 --generator first",
                 run.display()
             );
         }
         Ok(LatentStore { manifest: manifest::read(&dir)?, dir, _lock: None })
+    }
+
+    /// The directory of the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// An error unless the generators were fitted to these embeddings.
@@ -121,19 +122,11 @@ impl LatentStore {
 
     /// Keeps a fitted class of a task that is not complete.
     pub fn put_class(&self, task: usize, class: &Class, fitted: &Fitted) -> Result<()> {
-        let Fitted { generator, rows, losses, seconds } = fitted.clone();
-        let Losses { reconstruction, kl } = losses;
-        let dim = generator.scaler.low.len();
-        let mut all = Tensors::new();
-        for (name, (weight, bias)) in LAYERS.iter().zip(generator.decoder.layers) {
-            all.insert(format!("{name}.weight"), (vec![bias.len(), weight.len() / bias.len()], weight));
-            all.insert(format!("{name}.bias"), (vec![bias.len()], bias));
-        }
-        let Scaler { low, span, mean, std } = generator.scaler;
-        for (name, values) in [("low", low), ("span", span), ("mean", mean), ("std", std)] {
-            all.insert(name.into(), (vec![dim], values));
-        }
-        tensors::write(&self.class_file(task, class), &all, &Fit { rows, reconstruction, kl, seconds })
+        let Fitted { generator, rows, measures, seconds } = fitted;
+        let fields = generator.fields().into_iter();
+        let all: Tensors = fields.map(|(name, shape, values)| (name, (shape, values.to_vec()))).collect();
+        let fit = Fit { rows: *rows, measures: *measures, bytes: generator.bytes(), seconds: *seconds };
+        tensors::write(&self.class_file(task, class), &all, &fit)
     }
 
     /// Makes a task of its classes, all of which have been put.
@@ -150,21 +143,27 @@ impl LatentStore {
             fits.push(fit);
         }
         let n = classes.len();
-        let float = |f: fn(&Fit) -> f64| -> ArrayRef { Arc::new(Float64Array::from_iter_values(fits.iter().map(f))) };
+        let measure = |f: fn(&Measures) -> Option<f64>| -> ArrayRef {
+            Arc::new(Float64Array::from_iter(fits.iter().map(|fit| f(&fit.measures))))
+        };
         let index = file::rows(
             contract::latents(),
             0,
             vec![
-                Arc::new(Int64Array::from(vec![self.manifest.seed.map(i64::from); n])),
+                Arc::new(StringArray::from(vec![self.manifest.curriculum.order.as_str(); n])),
+                Arc::new(Int64Array::from(vec![self.manifest.curriculum.seed.map(i64::from); n])),
                 Arc::new(Int64Array::from(vec![task as i64 + 1; n])),
                 Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
                 Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
-                Arc::new(StringArray::from(vec![self.manifest.generator.as_str(); n])),
+                Arc::new(StringArray::from(vec![self.manifest.config.kind().to_string(); n])),
                 Arc::new(Int64Array::from_iter_values(0..n as i64)),
                 Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.rows as i64))),
-                float(|f| f.reconstruction),
-                float(|f| f.kl),
-                float(|f| f.seconds),
+                measure(|m| m.reconstruction),
+                measure(|m| m.kl),
+                measure(|m| m.log_likelihood),
+                measure(|m| m.denoising),
+                Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.bytes as i64))),
+                Arc::new(Float64Array::from_iter_values(fits.iter().map(|f| f.seconds))),
             ],
         )?;
         atomic::write_dir(&self.task_dir(task), |dir| {
@@ -183,7 +182,8 @@ impl LatentStore {
     }
 
     /// The generators of the classes that a task learns, in learning order.
-    pub fn read_task(&self, task: usize, curriculum: &Curriculum) -> Result<Vec<Generator>> {
+    pub fn read_task(&self, task: usize) -> Result<Vec<Generator>> {
+        let curriculum = &self.manifest.curriculum;
         let dir = self.task_dir(task);
         if !dir.exists() {
             bail!(
@@ -194,7 +194,7 @@ impl LatentStore {
         }
         let index = file::read(&dir.join("index.parquet"), contract::latents(), 0)?;
         let path = dir.join(GENERATORS);
-        let (mut stacked, _) = tensors::read::<StoreManifest>(&path)?;
+        let (stacked, _) = tensors::read::<StoreManifest>(&path)?;
         let labels = file::int64s(&index, "label");
         let expected: Vec<i64> = curriculum.classes[curriculum.task(task)].iter().map(|c| c.label).collect();
         if labels != expected {
@@ -205,7 +205,11 @@ impl LatentStore {
                 self.dir.display()
             );
         }
-        unstack(&mut stacked, labels.len()).with_context(|| format!("{} is damaged; fit again", path.display()))
+        let generators = unstack(stacked, labels.len()).and_then(|classes| {
+            let kind = self.manifest.config.kind();
+            classes.into_iter().map(|mut tensors| Generator::from_tensors(kind, &mut tensors)).collect()
+        });
+        generators.with_context(|| format!("{} is damaged; fit again", path.display()))
     }
 
     fn task_dir(&self, task: usize) -> PathBuf {
@@ -221,30 +225,28 @@ impl LatentStore {
     }
 }
 
-fn dir(run: &Path, seed: Option<u32>) -> PathBuf {
-    run.join("latents").join(order_name(seed))
+fn dir(run: &Path, order: &str, kind: Kind) -> PathBuf {
+    run.join(DIR).join(order).join(kind.to_string())
 }
 
-/// Cuts tensors stacked over `n` classes into `n` generators.
-fn unstack(stacked: &mut Tensors, n: usize) -> Result<Vec<Generator>> {
-    let mut part = |name: &str| -> Result<Vec<Vec<f32>>> {
-        let (shape, values) = tensors::take(stacked, name)?;
-        if shape[0] != n || values.is_empty() {
+/// Names of what a directory holds, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Cuts tensors stacked over `n` classes into those of each class.
+fn unstack(stacked: Tensors, n: usize) -> Result<Vec<Tensors>> {
+    let mut classes = vec![Tensors::new(); n];
+    for (name, (shape, values)) in stacked {
+        if shape.first() != Some(&n) || values.is_empty() {
             bail!("tensor {name:?} has shape {shape:?}, but the index has {n} classes");
         }
-        Ok(values.chunks_exact(values.len() / n).map(<[f32]>::to_vec).collect())
-    };
-    let scalings = [part("low")?, part("span")?, part("mean")?, part("std")?];
-    let mut layers = Vec::new();
-    for name in LAYERS {
-        layers.push((part(&format!("{name}.weight"))?, part(&format!("{name}.bias"))?));
+        for (class, values) in classes.iter_mut().zip(values.chunks_exact(values.len() / n)) {
+            class.insert(name.clone(), (shape[1..].to_vec(), values.to_vec()));
+        }
     }
-    Ok((0..n)
-        .map(|i| {
-            let layers: [_; 3] = std::array::from_fn(|j| (layers[j].0[i].clone(), layers[j].1[i].clone()));
-            let [low, span, mean, std] = std::array::from_fn(|j| scalings[j][i].clone());
-            let latent = layers[0].0.len() / layers[0].1.len();
-            Generator { decoder: Decoder { latent, layers }, scaler: Scaler { low, span, mean, std } }
-        })
-        .collect())
+    Ok(classes)
 }

@@ -88,9 +88,9 @@ pub fn fit_together(
     let fitted = decoders.into_iter().zip(scalers).zip(classes).zip(losses);
     Ok(fitted
         .map(|(((decoder, scaler), class), losses)| Fitted {
-            generator: Generator { decoder, scaler },
+            generator: Generator::Vae { decoder, scaler },
             rows: class.rows.len() / dim,
-            losses,
+            measures: losses.into(),
             seconds,
         })
         .collect())

@@ -1,47 +1,44 @@
 //! The class-conditional VAE: encoder D → H → H → 2 L with batch normalisation, decoder L → H → H → D,
 //! leaky ReLUs between; its loss, the negative ELBO; its backward pass; Adam.
 
-use std::ops::Range;
+use std::f64::consts::PI;
 
-use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    Generator, Measures, Scaler,
+    network::{self, Layer, Weights},
+};
 use crate::{
     dense::{
-        adam::{Adam, Rate},
-        layers,
-        product::{Matrix, Product, Threads},
-        room,
+        layers, room,
         vector::{self, exp, vectorised},
     },
     profile::{Phase, time},
     rng::{Draw, Rng},
 };
 
-/// Rows of a weight whose gradient is computed before it is used: both stay in the cache.
-const BLOCK: usize = 64;
-
 /// How a VAE is built and fitted.
-#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VaeConfig {
-    /// Passes over the rows of a class
-    #[arg(long, default_value_t = 500, value_parser = crate::at_least::<1>)]
+    /// Passes over the rows of a class.
     pub epochs: usize,
-    /// Learning rate of Adam, before cosine annealing with warm restarts
-    #[arg(long, default_value_t = 2e-4, value_parser = crate::positive)]
+    /// Learning rate of Adam, before cosine annealing with warm restarts.
     pub lr: f64,
-    /// Width of the hidden layers
-    #[arg(long, default_value_t = 512, value_parser = crate::at_least::<1>)]
+    /// Width of the hidden layers, H.
     pub hidden: usize,
-    /// Dimension of the latent space
-    #[arg(long, default_value_t = 256, value_parser = crate::at_least::<1>)]
+    /// Dimension of the latent space, L.
     pub latent: usize,
-    /// Rows per step; a batch of one row is skipped
-    #[arg(long, default_value_t = 64, value_parser = crate::at_least::<2>)]
+    /// Rows per step, B; a batch of one row is skipped.
     pub batch_size: usize,
-    /// Sample the posterior as mu + eps·exp(logvar), as the authors' code does, instead of exp(logvar / 2)
-    #[arg(long)]
+    /// Sample the posterior as mu + eps·exp(logvar), as the authors' code does, instead of exp(logvar / 2).
     pub legacy_reparam: bool,
+}
+
+impl VaeConfig {
+    /// The paper's.
+    pub const DEFAULT: Self =
+        VaeConfig { epochs: 500, lr: 2e-4, hidden: 512, latent: 256, batch_size: 64, legacy_reparam: false };
 }
 
 /// Mean losses per row, in nat. Their sum is the negative ELBO.
@@ -57,26 +54,64 @@ pub struct Losses {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
     pub latent: usize,
-    /// Weight (O, I) and bias (O) of the three layers, flat.
-    pub layers: [(Vec<f32>, Vec<f32>); 3],
+    pub layers: [Layer; 3],
 }
 
 impl Decoder {
     /// z (N, L) → rows (N, D), standardised.
     pub fn decode(&self, z: &[f32]) -> Vec<f32> {
-        let n = z.len() / self.latent;
-        let mut x = z.to_vec();
-        for (i, (weight, bias)) in self.layers.iter().enumerate() {
-            let mut y = vec![0.0; n * bias.len()];
-            let inputs = weight.len() / bias.len();
-            layers::affine(&x, Matrix::new(weight, inputs).t(), bias, &mut y, Threads::One);
-            if i < 2 {
-                layers::leaky_relu(&mut y);
-            }
-            x = y;
-        }
-        x
+        network::apply(&self.layers, z)
     }
+}
+
+/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called after
+/// each epoch.
+pub(super) fn fit(
+    rows: &[f32],
+    dim: usize,
+    label: i64,
+    seed: u64,
+    config: &VaeConfig,
+    tick: impl Fn(),
+) -> (Generator, Measures) {
+    let n = rows.len() / dim;
+    let (scaler, standard) = Scaler::standardised(rows, dim);
+    let mut vae = Vae::new(dim, config, seed, label);
+    let mut rng = Rng::new(seed, Draw::VaeBatches, &[label as u64]);
+    let (mut x, mut noise, mut losses) = (Vec::new(), Vec::new(), Losses::default());
+    for epoch in 0..config.epochs {
+        let lr = config.lr * annealing(epoch, config.epochs);
+        let (mut sum, mut seen) = (Losses::default(), 0.0);
+        for batch in rng.permutation(n).chunks(config.batch_size) {
+            if batch.len() == 1 {
+                continue; // the statistics of one row are undefined
+            }
+            time(Phase::Sample, || {
+                x.clear();
+                batch.iter().for_each(|&i| x.extend_from_slice(&standard[i * dim..(i + 1) * dim])); // (B, D)
+                noise = rng.normals(batch.len() * config.latent); // (B, L)
+            });
+            let step = vae.step(&x, &noise, lr);
+            let weight = batch.len() as f64;
+            sum.reconstruction += step.reconstruction * weight;
+            sum.kl += step.kl * weight;
+            seen += weight;
+        }
+        losses = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
+        tick();
+    }
+    (Generator::Vae { decoder: vae.decoder(), scaler }, losses.into())
+}
+
+/// What the learning rate is multiplied with in an epoch (from 0): cosine annealing with warm restarts
+/// (Loshchilov and Hutter, 2017), the first cycle a tenth of the epochs, each next one twice as long.
+pub fn annealing(epoch: usize, epochs: usize) -> f64 {
+    let (mut start, mut length) = (0, (epochs / 10).max(1));
+    while epoch >= start + length {
+        start += length;
+        length *= 2;
+    }
+    0.5 * (1.0 + (PI * (epoch - start) as f64 / length as f64).cos())
 }
 
 /// Names of the parameters, as the PyTorch module would have them, in the order in which they are stored.
@@ -109,14 +144,6 @@ pub struct Vae {
     half: f32,
 }
 
-/// All parameters in one slice, and how they are stepped.
-struct Weights {
-    ranges: [Range<usize>; 16],
-    params: Vec<f32>,
-    adam: Adam,
-    gradient: Vec<f32>, // of what is stepped at a time
-}
-
 /// Buffers of a batch of B rows, kept from step to step. H is the hidden width, L the latent dimension.
 #[derive(Default)]
 struct Activations {
@@ -147,23 +174,12 @@ impl Vae {
             linear(dim, h),
         ]
         .concat();
-        let mut end = 0;
-        let ranges = std::array::from_fn(|i| {
-            end += sizes[i];
-            end - sizes[i]..end
-        });
-        let mut weights = Weights { ranges, params: vec![0.0; end], adam: Adam::new(end), gradient: Vec::new() };
+        let mut weights = Weights::new(&sizes, 0.0);
         let mut rng = Rng::new(seed, Draw::VaeWeights, &[label as u64]);
         for i in (0..NAMES.len()).step_by(2) {
-            let (weight, bias) = (weights.ranges[i].clone(), weights.ranges[i + 1].clone());
-            if matches!(NAMES[i], "enc.1.weight" | "enc.4.weight") {
-                weights.params[weight].fill(1.0);
-                continue;
-            }
-            // uniform in ±1/√inputs, weight and bias
-            let bound = (bias.len() as f32 / weight.len() as f32).sqrt();
-            for value in &mut weights.params[weight.start..bias.end] {
-                *value = bound * (2.0 * rng.uniform() - 1.0);
+            match NAMES[i] {
+                "enc.1.weight" | "enc.4.weight" => weights.at_mut(i).fill(1.0),
+                _ => weights.draw(i, &mut rng),
             }
         }
         let half = if config.legacy_reparam { 1.0 } else { 0.5 };
@@ -173,13 +189,12 @@ impl Vae {
     /// A parameter by its PyTorch name; panics if there is none.
     pub fn parameter(&mut self, name: &str) -> &mut [f32] {
         let i = NAMES.iter().position(|n| *n == name).expect("a name of the VAE's parameters");
-        &mut self.weights.params[self.weights.ranges[i].clone()]
+        self.weights.at_mut(i)
     }
 
     /// The generating half.
     pub fn decoder(&self) -> Decoder {
-        let layer = |i: usize| (self.weights.at(i).to_vec(), self.weights.at(i + 1).to_vec());
-        Decoder { latent: self.latent, layers: [layer(10), layer(12), layer(14)] }
+        Decoder { latent: self.latent, layers: [10, 12, 14].map(|i| self.weights.layer(i)) }
     }
 
     /// One step of Adam on x (B, D), standardised, with the posterior noise eps (B, L). The losses are those
@@ -254,7 +269,7 @@ impl Vae {
     fn backward(&mut self, x: &[f32], eps: &[f32], lr: f64) {
         let (h, l, w) = (self.hidden, self.latent, &mut self.weights);
         let b = eps.len() / l;
-        let rate = w.adam.begin(lr);
+        let rate = w.begin(lr);
         let Activations {
             hidden: [h1, h2],
             normal: [normal1, normal2],
@@ -298,49 +313,5 @@ impl Vae {
         layers::leaky_relu_backward(h1, below);
         w.batch_norm_backward(2, below, &normal1[..b * h], &scale1[..h], rate);
         w.affine_backward(0, x, below, None, rate);
-    }
-}
-
-impl Weights {
-    fn at(&self, i: usize) -> &[f32] {
-        &self.params[self.ranges[i].clone()]
-    }
-
-    /// The affine layer whose weight is parameter `i`: x (B, I) → y (B, O).
-    fn affine(&self, i: usize, x: &[f32], y: &mut [f32]) {
-        let (weight, bias) = (self.at(i), self.at(i + 1));
-        layers::affine(x, Matrix::new(weight, weight.len() / bias.len()).t(), bias, y, Threads::One);
-    }
-
-    /// The gradient dx (B, I) of that layer's input where it is asked for, from dy (B, O); and the layer's step.
-    fn affine_backward(&mut self, i: usize, x: &[f32], dy: &[f32], dx: Option<&mut [f32]>, rate: Rate) {
-        let (weight, bias) = (self.ranges[i].clone(), self.ranges[i + 1].clone());
-        let outputs = bias.len();
-        let inputs = weight.len() / outputs;
-        if let Some(dx) = dx {
-            layers::affine_backward_input(&self.params[weight.clone()], dy, dx, outputs, Threads::One);
-        }
-        for first in (0..outputs).step_by(BLOCK) {
-            let rows = BLOCK.min(outputs - first);
-            let gradient = room(&mut self.gradient, rows * inputs); // (rows, I)
-            let dy = Matrix::strided(&dy[first..], dy.len() / outputs, rows, outputs);
-            Product::on(Threads::One).into(gradient, inputs, dy.t(), Matrix::new(x, inputs));
-            let start = weight.start + first * inputs;
-            time(Phase::Optimise, || {
-                self.adam.update(rate, start, &mut self.params[start..start + rows * inputs], gradient);
-            });
-        }
-        let gradient = room(&mut self.gradient, outputs);
-        layers::sum_rows(dy, gradient);
-        self.adam.update(rate, bias.start, &mut self.params[bias], gradient);
-    }
-
-    /// The step of the batch norm whose weight is parameter `i`; dy (B, H) becomes the gradient of its input.
-    fn batch_norm_backward(&mut self, i: usize, dy: &mut [f32], normal: &[f32], scale: &[f32], rate: Rate) {
-        let place = self.ranges[i].start..self.ranges[i + 1].end;
-        let gradient = room(&mut self.gradient, place.len());
-        let (dweight, dbias) = gradient.split_at_mut(scale.len());
-        layers::batch_norm_backward(dy, &self.params[self.ranges[i].clone()], normal, scale, dweight, dbias);
-        self.adam.update(rate, place.start, &mut self.params[place], gradient);
     }
 }

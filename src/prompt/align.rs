@@ -26,7 +26,7 @@ pub fn align(
         let mut rng = Rng::new(stream.seed, Draw::Batches, &[stream.task as u64, epoch as u64]);
         let order = rng.permutation(classes.len());
         let batches: Vec<&[usize]> = order.chunks(config.batch_size).collect();
-        let losses = learner.steps(stream.labels.len(), file::floats(&rows, "embedding"), &classes, &batches)?;
+        let losses = learner.steps(stream.seen.len(), file::floats(&rows, "embedding"), &classes, &batches)?;
         if losses.iter().any(|loss| !loss.is_finite()) {
             bail!("the prompts diverged in epoch {} of task {}: use a smaller --lr", epoch + 1, stream.task + 1);
         }

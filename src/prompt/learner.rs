@@ -3,8 +3,20 @@
 use anyhow::Result;
 use candle_core::Device;
 
-use super::{PromptConfig, cpu, parameters::Parameters, tensor};
-use crate::{clip::Checkpoint, task::Class};
+use super::{
+    PromptConfig,
+    cpu::{self, normalise},
+    parameters::Parameters,
+    tensor,
+};
+use crate::{
+    clip::Checkpoint,
+    dense::product::{Matrix, Product, Threads},
+    task::Class,
+};
+
+/// Takes embeddings (N, P) to scores (N, n).
+pub type Scorer<'a> = Box<dyn FnMut(&[f32]) -> Result<Vec<f32>> + 'a>;
 
 /// The prompts of C classes: [start of text][n_ctx context vectors of the class][generated context][tokens of
 /// "NAME."][end of text], through the frozen text encoder. P is the features' dimension. Rows are flat.
@@ -14,6 +26,20 @@ pub trait Learner {
 
     /// Normalised text features (n, P) of the prompts of the first `n` classes.
     fn keys(&mut self, n: usize) -> Result<Vec<f32>>;
+
+    /// What gives the cosines (N, n) of embeddings (N, P), as the image encoder gives them, with the prompts of the first
+    /// `n` classes.
+    fn scorer(&mut self, n: usize) -> Result<Scorer<'_>> {
+        let keys = self.keys(n)?; // (n, P)
+        Ok(Box::new(move |embeddings| {
+            let p = keys.len() / n;
+            let mut images = embeddings.to_vec(); // (N, P)
+            normalise(&mut images, p);
+            let mut cosines = vec![0.0; images.len() / p * n]; // (N, n)
+            Product::on(Threads::All).into(&mut cosines, n, Matrix::new(&images, p), Matrix::new(&keys, p).t());
+            Ok(cosines)
+        }))
+    }
 
     /// Starts a new optimiser: AdamW without weight decay, over all parameters.
     fn begin(&mut self, lr: f64) -> Result<()>;

@@ -1,20 +1,18 @@
-//! Prompts: learned from a stream of real and generated embeddings, scored on the test images.
+//! Prompts: learned from a stream of real and generated embeddings.
 
 pub mod align;
 pub mod cpu;
-pub mod evaluate;
 pub mod learner;
 pub mod parameters;
 pub mod store;
 pub mod stream;
 pub mod tensor;
+pub mod tune;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-pub use evaluate::Evaluation;
 pub use learner::Learner;
-pub use store::PromptStore;
 pub use stream::EmbeddingStream;
 
 /// How prompts are trained.
@@ -35,12 +33,18 @@ pub struct PromptConfig {
     /// Embeddings per step
     #[arg(long, default_value_t = 128, value_parser = crate::at_least::<1>)]
     pub batch_size: usize,
-    /// What the classes of the current task are trained on; past classes are always generated
-    #[arg(long, value_enum, default_value_t = Current::Generated)]
-    pub current: Current,
-    /// Report transfer also with the features of unseen classes not normalised, as the authors' code scores them
-    #[arg(long)]
-    pub legacy_ci: bool,
+}
+
+impl Default for PromptConfig {
+    /// The defaults of the command line.
+    fn default() -> Self {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            config: PromptConfig,
+        }
+        Only::parse_from(["cgil"]).config
+    }
 }
 
 /// What the classes of the current task are trained on.

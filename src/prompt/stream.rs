@@ -11,15 +11,18 @@ use crate::{
     generator::Generator,
     rng::{Draw, Rng},
     table::{contract, file},
+    task::Class,
 };
 
 /// What the prompts of the seen classes are trained on during one task.
 pub struct EmbeddingStream<'a> {
-    /// Labels of the seen classes in learning order: the keys of their draws.
-    pub labels: Vec<i64>,
-    /// Their generators.
+    /// The seen classes in learning order; their labels are the keys of their draws.
+    pub seen: &'a [Class],
+    /// The first of them that rows are drawn of: 0, or the task's first.
+    pub first: usize,
+    /// Their generators; none where all rows are real.
     pub generators: &'a [Generator],
-    /// Real training embeddings (N, D), flat, by label; only of classes that the task learns.
+    /// Real training embeddings (N, D), flat, by label; classes without are generated.
     pub real: BTreeMap<i64, Vec<f32>>,
     /// The task (from 0).
     pub task: usize,
@@ -27,6 +30,7 @@ pub struct EmbeddingStream<'a> {
     pub dim: usize,
     /// Rows per class and epoch.
     pub samples: usize,
+    /// How many rows of a class that has real ones are real.
     pub current: Current,
     pub seed: u64,
 }
@@ -34,14 +38,15 @@ pub struct EmbeddingStream<'a> {
 impl EmbeddingStream<'_> {
     /// The rows of an epoch, class by class, in the schema of `schemas/embedding_stream.toml`.
     pub fn epoch(&self, epoch: usize) -> Result<RecordBatch> {
-        let mut rows = vec![0.0; self.labels.len() * self.samples * self.dim];
+        let classes = self.seen.len() - self.first;
+        let mut rows = vec![0.0; classes * self.samples * self.dim];
         let real: Vec<usize> = rows
             .par_chunks_exact_mut(self.samples * self.dim)
             .enumerate()
-            .map(|(class, rows)| self.draw(class, epoch, rows))
+            .map(|(i, rows)| self.draw(self.first + i, epoch, rows))
             .collect();
-        let n = self.labels.len() * self.samples;
-        let class = (0..n).map(|i| (i / self.samples) as i64);
+        let n = classes * self.samples;
+        let class = (0..n).map(|i| (self.first + i / self.samples) as i64);
         let origin = (0..n).map(|i| if i % self.samples < real[i / self.samples] { "real" } else { "generated" });
         file::rows(
             contract::embedding_stream(),
@@ -56,7 +61,7 @@ impl EmbeddingStream<'_> {
 
     /// Draws the rows of a class, (samples, D), the real ones first; returns how many are real.
     fn draw(&self, class: usize, epoch: usize, rows: &mut [f32]) -> usize {
-        let label = self.labels[class];
+        let label = self.seen[class].label;
         let mut rng = Rng::new(self.seed, Draw::Embeddings, &[self.task as u64, epoch as u64, label as u64]);
         let real = match (self.real.get(&label), self.current) {
             (None, _) | (_, Current::Generated) => 0,
@@ -67,7 +72,9 @@ impl EmbeddingStream<'_> {
         if real > 0 {
             first.copy_from_slice(&self.draw_real(&self.real[&label], real, &mut rng));
         }
-        rest.copy_from_slice(&self.generators[class].sample(self.samples - real, &mut rng));
+        if !rest.is_empty() {
+            rest.copy_from_slice(&self.generators[class].sample(self.samples - real, &mut rng));
+        }
         real
     }
 

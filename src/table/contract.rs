@@ -55,6 +55,8 @@ enum Kind {
     Float32,
     #[serde(rename = "float64")]
     Float64,
+    #[serde(rename = "float64?")]
+    NullableFloat64,
     #[serde(rename = "float32[D]")]
     Vector,
 }
@@ -92,7 +94,7 @@ macro_rules! contracts {
     };
 }
 
-contracts!(embeddings quarantine latents embedding_stream text_features predictions metrics);
+contracts!(embeddings quarantine latents quality embedding_stream text_features predictions metrics);
 
 /// The contracts of tables that lie on disk.
 pub fn on_disk() -> impl Iterator<Item = &'static Contract> {
@@ -155,8 +157,9 @@ pub fn to_markdown() -> String {
     let pages: Vec<String> = all().into_iter().map(Contract::to_markdown).collect();
     format!(
         "# Tables\n\nThe contract between the stages, rendered from the files beside this page \
-         (`make schemas` renders it again).\n\n{}",
-        pages.join("\n")
+         (`make schemas` renders it again).\n\n{}\n{}",
+        pages.join("\n"),
+        super::views::to_markdown()
     )
 }
 
@@ -171,7 +174,7 @@ impl Kind {
             Kind::Utf8 => DataType::Utf8,
             Kind::Int64 | Kind::NullableInt64 => DataType::Int64,
             Kind::Float32 => DataType::Float32,
-            Kind::Float64 => DataType::Float64,
+            Kind::Float64 | Kind::NullableFloat64 => DataType::Float64,
             Kind::Vector => vector_type(dim),
         }
     }
@@ -183,6 +186,7 @@ impl Kind {
             Kind::NullableInt64 => "int64, nullable",
             Kind::Float32 => "float32",
             Kind::Float64 => "float64",
+            Kind::NullableFloat64 => "float64, nullable",
             Kind::Vector => "fixed-size list of D float32",
         }
     }

@@ -6,5 +6,6 @@
 pub mod contract;
 pub mod embeddings;
 pub mod file;
+pub mod views;
 
 pub use contract::Contract;

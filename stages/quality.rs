@@ -1,0 +1,199 @@
+//! How good the generators are: what each gives, beside held-out embeddings of its class. The table is made anew each time.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use cgil::{
+    atomic,
+    generator::{Generator, Kind, LatentStore},
+    metrics::mean,
+    prompt::cpu::normalise,
+    quality::{self, Accuracy, Quality, Sets, accuracies},
+    rng::{Draw, Rng},
+    table::embeddings::Embeddings,
+    task::{Class, Curriculum, OrderOptions},
+};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use rayon::prelude::*;
+
+use crate::terminal;
+
+/// Classes that are printed.
+const WORST: usize = 10;
+
+type Measured<'a> = (&'a Quality, &'a Accuracy);
+type Measure = fn(&Quality, &Accuracy) -> Option<f64>;
+
+/// A column that is printed.
+struct Column {
+    heading: &'static str,
+    decimals: usize,
+    generated: Measure,
+    /// Of training rows in the place of generated ones.
+    real: Option<Measure>,
+}
+
+const COLUMNS: [Column; 6] = [
+    Column {
+        heading: "Fréchet distance",
+        decimals: 3,
+        generated: |quality, _| quality.generated.frechet,
+        real: Some(|quality, _| quality.real.frechet),
+    },
+    Column {
+        heading: "precision",
+        decimals: 1,
+        generated: |quality, _| quality.generated.precision,
+        real: Some(|quality, _| quality.real.precision),
+    },
+    Column {
+        heading: "recall",
+        decimals: 1,
+        generated: |quality, _| quality.generated.recall,
+        real: Some(|quality, _| quality.real.recall),
+    },
+    Column {
+        heading: "generated to real",
+        decimals: 1,
+        generated: |_, accuracy| accuracy.generated_to_real,
+        real: Some(|_, accuracy| accuracy.real_to_real),
+    },
+    Column {
+        heading: "real to generated",
+        decimals: 1,
+        generated: |_, accuracy| accuracy.real_to_generated,
+        real: None,
+    },
+    Column { heading: "neighbours", decimals: 2, generated: |quality, _| quality.neighbour_distance, real: None },
+];
+
+#[derive(Args)]
+pub struct Options {
+    /// Directory of the run
+    #[arg(long)]
+    run: PathBuf,
+    #[command(flatten)]
+    order: OrderOptions,
+    /// Kind of generator, as fitted with the same --generator
+    #[arg(long, value_enum, default_value_t = Kind::Vae)]
+    generator: Kind,
+    /// Rows generated per class, at most as many as it has training rows, which are measured beside them
+    #[arg(long, default_value_t = 256, value_parser = cgil::at_least::<1>)]
+    samples: usize,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let embeddings = Embeddings::open_complete(&options.run)?;
+    let latents = LatentStore::open(&options.run, &options.order.name()?, options.generator)?;
+    latents.require_embeddings(&embeddings.manifest)?;
+    let _lock = atomic::lock(&options.run)?;
+    let curriculum = &latents.manifest.curriculum;
+    options.order.require(curriculum, &embeddings.manifest.classes)?;
+
+    let progress = terminal::bar("quality", 2 * curriculum.classes.len());
+    let (mut sets, mut qualities) = (Vec::new(), Vec::new());
+    for task in 0..curriculum.tasks() {
+        let generators = latents.read_task(task)?;
+        for (own, quality) in measure(options, &embeddings, curriculum, task, &generators)? {
+            sets.push(own);
+            qualities.push(quality);
+            progress.inc(1);
+        }
+    }
+    let accuracies = accuracies(&sets, embeddings.manifest.dim, || progress.inc(1));
+    progress.finish_and_clear();
+    quality::write(&latents, curriculum, &qualities, &accuracies)?;
+    terminal::print(report(curriculum, &qualities, &accuracies))
+}
+
+/// Measures the classes of a task (from 0), each by itself.
+fn measure(
+    options: &Options,
+    embeddings: &Embeddings,
+    curriculum: &Curriculum,
+    task: usize,
+    generators: &[Generator],
+) -> Result<Vec<(Sets, Quality)>> {
+    let classes = &curriculum.classes[curriculum.task(task)];
+    let wanted: Vec<&Class> = classes.iter().collect();
+    let (mut train, mut test) = (embeddings.by_class("train", &wanted)?, embeddings.by_class("test", &wanted)?);
+    let rows: Vec<_> = classes.iter().map(|class| (train.remove(&class.label), test.remove(&class.label))).collect();
+    let dim = embeddings.manifest.dim;
+    let of_class = |((class, generator), (train, test)): ((&Class, &Generator), (Option<_>, Option<_>))| {
+        let train: Vec<f32> = unit(train.unwrap_or_default(), dim, class, "training embedding")?;
+        let test = unit(test.unwrap_or_default(), dim, class, "test embedding")?;
+        let samples = options.samples.min(train.len() / dim);
+        let stream = |draw| Rng::new(curriculum.draws(), draw, &[class.label as u64]);
+        let generated = generator.sample(samples, &mut stream(Draw::QualityGenerated)); // (samples, D)
+        let generated = unit(generated, dim, class, "generated embedding")?;
+        let chosen = stream(Draw::QualityReal).permutation(train.len() / dim);
+        let real = chosen[..samples].iter().flat_map(|&i| &train[i * dim..][..dim]).copied().collect(); // (samples, D)
+        let sets = Sets { generated, real, test };
+        let quality = Quality::new(&sets, &train, dim);
+        Ok((sets, quality))
+    };
+    classes.par_iter().zip(generators).zip(rows).map(of_class).collect()
+}
+
+/// Rows (N, D), each called `what`, brought to length 1, as the classifier sees them.
+fn unit(mut rows: Vec<f32>, dim: usize, class: &Class, what: &str) -> Result<Vec<f32>> {
+    normalise(&mut rows, dim);
+    if let Some(i) = rows.iter().position(|x| !x.is_finite()) {
+        bail!(
+            "{what} {} of class {:?} cannot be brought to length 1: it is zero, or not finite; \
+             run the stage that made it again",
+            i / dim + 1,
+            class.name
+        );
+    }
+    Ok(rows)
+}
+
+/// The classes whose generators are worst, and the means over all classes.
+fn report(curriculum: &Curriculum, qualities: &[Quality], accuracies: &[Accuracy]) -> String {
+    let measured: Vec<Measured> = qualities.iter().zip(accuracies).collect();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(std::iter::once("class").chain(COLUMNS.iter().map(|column| column.heading)));
+    for &class in worst(qualities).iter().take(WORST) {
+        let name = terminal::shorten(&curriculum.classes[class].name, 40);
+        table.add_row(std::iter::once(name).chain(cells(&measured[class..=class])));
+    }
+    let mean_of = format!("mean of {} classes", measured.len());
+    table.add_row(std::iter::once(mean_of).chain(cells(&measured)));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!(
+        "in brackets: training embeddings in place of generated ones; \
+         the {} worst of {} classes by the difference in Fréchet distance\n{}\n",
+        measured.len().min(WORST),
+        measured.len(),
+        table.trim_fmt()
+    )
+}
+
+/// Classes by how much farther than training rows generated ones are from held-out ones, by the Fréchet distance.
+fn worst(qualities: &[Quality]) -> Vec<usize> {
+    let excess = |class: usize| {
+        let Quality { generated, real, .. } = &qualities[class];
+        generated.frechet.zip(real.frechet).map_or(f64::NEG_INFINITY, |(generated, real)| generated - real)
+    };
+    let mut classes: Vec<usize> = (0..qualities.len()).collect();
+    classes.sort_by(|&a, &b| excess(b).total_cmp(&excess(a)));
+    classes
+}
+
+/// The columns of some classes: means over those that have a value.
+fn cells(classes: &[Measured]) -> impl Iterator<Item = String> {
+    COLUMNS.iter().map(|column| {
+        let show = |measure: Measure| {
+            let values: Vec<f64> =
+                classes.iter().filter_map(|&(quality, accuracy)| measure(quality, accuracy)).collect();
+            if values.is_empty() { "-".into() } else { format!("{:.*}", column.decimals, mean(values)) }
+        };
+        let real = column.real.map_or(String::new(), |real| format!(" ({})", show(real)));
+        show(column.generated) + &real
+    })
+}
