@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use cgil::{
     clip::{Checkpoint, image::Workspace},
     generator::{Vae, VaeConfig},
-    prompt::cpu::Prompts,
+    prompt::{PromptConfig, cpu::Prompts},
     rng::{Draw, Rng},
     task::Class,
 };
@@ -43,7 +43,7 @@ fn prompt_step(bencher: Bencher, classes: usize) {
     let encoder = checkpoint.text_encoder(&tokenizer).expect("text encoder");
     let names: Vec<Class> = (0..classes).map(|i| Class { label: i as i64, name: format!("red star {i}") }).collect();
     let embeddings = noise(128 * encoder.dim);
-    let mut prompts = Prompts::new(encoder, &tokenizer, &names, 1, 0).expect("prompts");
+    let mut prompts = Prompts::new(encoder, &tokenizer, &names, &PromptConfig::default(), 0).expect("prompts");
     let labels: Vec<u32> = (0..128).map(|i| i % classes as u32).collect();
     bencher.bench_local(|| prompts.loss(classes, &embeddings, &labels));
 }

@@ -13,7 +13,7 @@ use cgil::{
     embed::embed,
     generator::{GeneratorConfig, VaeConfig, fit},
     prompt::{
-        Learner,
+        Learner, PromptConfig,
         cpu::{Prompts, normalise},
     },
     rng::{Draw, Rng},
@@ -80,12 +80,12 @@ fn step(model: &str, names: &str, classes: usize, steps: usize) -> Result<f64> {
     let names = fs::read_to_string(names)?;
     let names = names.lines().cycle().take(classes);
     let names: Vec<Class> = names.zip(0..).map(|(name, label)| Class { label, name: name.into() }).collect();
-    let mut prompts = Prompts::new(encoder, &tokenizer, &names, 1, 0)?;
+    let mut prompts = Prompts::new(encoder, &tokenizer, &names, &PromptConfig::default(), 0)?;
     let mut embeddings = noise(ROWS * dim, 0);
     normalise(&mut embeddings, dim);
     let labels: Vec<u32> = (0..ROWS).map(|i| (i % classes) as u32).collect();
     let batch: Vec<usize> = (0..ROWS).collect();
-    prompts.begin(0.05)?;
+    prompts.begin(0)?;
     let mut step = || -> Result<f64> {
         let start = Instant::now();
         prompts.steps(classes, &embeddings, &labels, &[&batch])?;

@@ -89,3 +89,8 @@ pub fn at_least<const MIN: usize>(text: &str) -> std::result::Result<usize, Stri
 pub fn positive(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or("expected a number above 0".into())
 }
+
+/// Parses a number that is not below 0, for command lines.
+pub fn not_negative(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x >= 0.0 && x.is_finite()).ok_or("expected 0 or a number above it".into())
+}

@@ -200,10 +200,16 @@ pub fn method_name(base: &str, options: &Value, defaults: &Value) -> String {
     for (key, value) in options.as_object().into_iter().flatten() {
         if value != &defaults[key] {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            name += &format!(",{}={}", key.replace('_', "-"), text.replace('/', "_")); // it names a directory
+            name += &format!(",{}={}", key.replace('_', "-"), in_a_path(&text));
         }
     }
     name
+}
+
+/// A value as a directory may be called.
+fn in_a_path(value: &str) -> String {
+    let text: String = value.chars().take(40).map(|c| if c == '/' { '_' } else { c }).collect();
+    if text == value { text } else { format!("{text}…{:.8}", crate::hash_lines([value.to_owned()])) }
 }
 
 /// Writes a table of a step into its directory.

@@ -40,6 +40,10 @@ pub enum Draw {
     DiffusionWeights = 8,
     /// Batches, times and noise of a class's diffusion model; key: label.
     DiffusionBatches = 9,
+    /// Initial context vectors that all classes share.
+    SharedContext = 25,
+    /// Initial weights of the meta-net.
+    MetaNet = 26,
 }
 
 /// xoshiro256++ (Blackman and Vigna, 2019), seeded through SplitMix64.

@@ -9,3 +9,4 @@ mod parity;
 mod pipeline;
 mod quality;
 mod support;
+mod variants;

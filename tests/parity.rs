@@ -9,7 +9,7 @@ use cgil::{
     clip::{Checkpoint, image::Workspace},
     generator::{ClassRows, Fitted, Generator, GeneratorConfig, Scaler, Vae, VaeConfig, fit, fit_together},
     metrics::{Scores, transfer},
-    prompt::{Learner, cpu, tensor},
+    prompt::{Learner, PromptConfig, cpu, tensor},
     task::{Class, class_order},
     tensors::Tensors,
 };
@@ -344,7 +344,7 @@ fn prompts_take_pytorchs_steps<L: Learner>(
         assert_close(&format!("gradient of {name}"), &gradient, &golden_grads[name].1, 1e-3);
     }
 
-    learner.begin(0.05).unwrap();
+    learner.begin(0).unwrap();
     for step in 0..losses.len() {
         let rows: Vec<usize> = (0..labels(step).len()).collect();
         let found = learner.steps(6, &values(features(step)), &labels(step), &[&rows]).unwrap();
@@ -366,7 +366,7 @@ fn prompts_on_the_cpu_take_pytorchs_steps() {
     let (checkpoint, classes) = (checkpoint(), classes());
     let tokenizer = checkpoint.tokenizer().unwrap();
     let encoder = checkpoint.text_encoder(&tokenizer).unwrap();
-    let learner = cpu::Prompts::new(encoder, &tokenizer, &classes, 1, 0).unwrap();
+    let learner = cpu::Prompts::new(encoder, &tokenizer, &classes, &PromptConfig::default(), 0).unwrap();
     prompts_take_pytorchs_steps(learner, |learner, features, labels| {
         let loss = learner.loss(6, &values(features), labels);
         let places: Vec<_> = learner.parameters().unwrap().fields().map(|(.., place)| place).collect();
@@ -378,7 +378,8 @@ fn prompts_on_the_cpu_take_pytorchs_steps() {
 fn prompts_on_tensors_take_pytorchs_steps() {
     let (checkpoint, classes) = (checkpoint(), classes());
     let encoder = checkpoint.text_encoder_on(&Device::Cpu).unwrap();
-    let learner = tensor::Prompts::new(encoder, &checkpoint.tokenizer().unwrap(), &classes, 1, 0).unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let learner = tensor::Prompts::new(encoder, &tokenizer, &classes, &PromptConfig::default(), 0).unwrap();
     prompts_take_pytorchs_steps(learner, |learner, features, labels| {
         let (loss, grads) = learner.loss(6, features, &Tensor::new(labels, &Device::Cpu).unwrap()).unwrap();
         let gradient = |var: &candle_core::Var| values(grads.get(var).expect("a gradient"));

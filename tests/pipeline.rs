@@ -1,15 +1,10 @@
 //! The three stages through the program, as a person runs them: with real files.
 
-use std::{
-    fs,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, thread, time::Duration};
 
 use crate::support::{
-    CLASSES, Rows, assert_same_tables, command, encoded, fails, golden, hugging_face_shard, image_folder, number, path,
-    picture, query, run, text,
+    CLASSES, Rows, assert_same_tables, command, encoded, fails, golden, hugging_face_shard, image_folder, kill_once,
+    number, path, picture, query, run, text,
 };
 use image::ImageFormat;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -39,19 +34,6 @@ fn fit_vae(run_dir: &Path, more: &[&str]) -> String {
 
 fn prompt_tune(run_dir: &Path, more: &[&str]) -> String {
     run(&[&["prompt-tune", "--run", path(run_dir)], &TUNE[..], more].concat())
-}
-
-/// Runs `args` and kills it without warning once `ready` holds; panics if it ended before.
-fn kill_once(args: &[&str], ready: impl Fn() -> bool) {
-    let mut child = command(args).spawn().unwrap();
-    let start = Instant::now();
-    while !ready() {
-        assert!(child.try_wait().unwrap().is_none(), "cgil {args:?} ended before it could be killed");
-        assert!(start.elapsed() < Duration::from_secs(120), "cgil {args:?} did not get far enough");
-        thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    assert!(!child.wait().unwrap().success());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -56,6 +58,19 @@ pub fn fails(args: &[&str], parts: &[&str]) -> String {
         assert!(message.contains(part), "expected {part:?} in:\n{message}");
     }
     message
+}
+
+/// Runs `args` and kills it without warning once `ready` holds; panics if it ended before.
+pub fn kill_once(args: &[&str], ready: impl Fn() -> bool) {
+    let mut child = command(args).spawn().unwrap();
+    let start = Instant::now();
+    while !ready() {
+        assert!(child.try_wait().unwrap().is_none(), "cgil {args:?} ended before it could be killed");
+        assert!(start.elapsed() < Duration::from_secs(120), "cgil {args:?} did not get far enough");
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
 }
 
 /// Bytes that a program printed.

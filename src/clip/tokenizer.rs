@@ -44,7 +44,7 @@ impl Tokenizer {
         if needed > self.context {
             bail!(
                 "the text {text:?} needs {needed} positions ({} tokens, {reserved} context vectors), \
-                 but the text encoder has {}: use a shorter class name or fewer context vectors",
+                 but the text encoder has {}: use a shorter class name or template, or fewer context vectors",
                 ids.len(),
                 self.context
             );

@@ -5,6 +5,7 @@
 pub mod adam;
 pub mod layers;
 pub mod product;
+pub mod sgd;
 pub mod symmetric;
 pub mod vector;
 

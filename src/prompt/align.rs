@@ -10,15 +10,16 @@ use crate::{
     table::file,
 };
 
-/// Trains the prompts of the stream's classes, with a new optimiser. `tick` is called after each epoch with the
-/// mean loss of its steps.
+/// Trains the prompts of the stream's classes, `past` of which earlier tasks learned, with a new optimiser. `tick` is called
+/// after each epoch with the mean loss of its steps.
 pub fn align(
     learner: &mut dyn Learner,
     stream: &EmbeddingStream,
+    past: usize,
     config: &PromptConfig,
     tick: impl Fn(f64),
 ) -> Result<()> {
-    learner.begin(config.lr)?;
+    learner.begin(past)?;
     for epoch in 0..config.epochs {
         let rows = time(Phase::Sample, || stream.epoch(epoch))?;
         let classes: Vec<u32> = file::int64s(&rows, "class").iter().map(|&class| class as u32).collect(); // (N)

@@ -3,50 +3,31 @@
 use anyhow::Result;
 use candle_core::Device;
 
-use super::{
-    PromptConfig,
-    cpu::{self, normalise},
-    parameters::Parameters,
-    tensor,
-};
+use super::{NAME, PromptConfig, cpu, parameters::Parameters, tensor};
 use crate::{
-    clip::Checkpoint,
+    clip::{Checkpoint, Tokenizer},
     dense::product::{Matrix, Product, Threads},
     task::Class,
 };
 
-/// Takes embeddings (N, P) to scores (N, n).
-pub type Scorer<'a> = Box<dyn FnMut(&[f32]) -> Result<Vec<f32>> + 'a>;
-
-/// The prompts of C classes: [start of text][n_ctx context vectors of the class][generated context][tokens of
-/// "NAME."][end of text], through the frozen text encoder. P is the features' dimension. Rows are flat.
+/// The prompts of C classes: [start of text][context vectors][tokens of "NAME."][end of text], through the frozen text
+/// encoder. P is the features' dimension. Rows are flat.
 pub trait Learner {
-    /// Text features (C, P) of "a photo of a NAME", not normalised.
+    /// Text features (C, P) of the template with the classes' names, not normalised.
     fn zero_shot(&self) -> &[f32];
 
-    /// Normalised text features (n, P) of the prompts of the first `n` classes.
+    /// Normalised text features (n, P) of the prompts of the first `n` classes; empty where prompts depend on the image.
     fn keys(&mut self, n: usize) -> Result<Vec<f32>>;
 
-    /// What gives the cosines (N, n) of embeddings (N, P), as the image encoder gives them, with the prompts of the first
-    /// `n` classes.
-    fn scorer(&mut self, n: usize) -> Result<Scorer<'_>> {
-        let keys = self.keys(n)?; // (n, P)
-        Ok(Box::new(move |embeddings| {
-            let p = keys.len() / n;
-            let mut images = embeddings.to_vec(); // (N, P)
-            normalise(&mut images, p);
-            let mut cosines = vec![0.0; images.len() / p * n]; // (N, n)
-            Product::on(Threads::All).into(&mut cosines, n, Matrix::new(&images, p), Matrix::new(&keys, p).t());
-            Ok(cosines)
-        }))
-    }
+    /// Cosines (N, n) of embeddings (N, P), normalised, with the text features of the prompts of the first `n` classes.
+    fn scores(&mut self, n: usize, embeddings: &[f32]) -> Result<Vec<f32>>;
 
-    /// Starts a new optimiser: AdamW without weight decay, over all parameters.
-    fn begin(&mut self, lr: f64) -> Result<()>;
+    /// Starts a new optimiser, for a task before which `past` classes were learned.
+    fn begin(&mut self, past: usize) -> Result<()>;
 
     /// A step for each of the `batches`, which are rows of the `embeddings` (N, P), as the image encoder gives them, and
     /// of their `classes` (N), against the prompts of the first `n` classes. Returns the steps' losses: cross-entropy of
-    /// exp(logit_scale)·cosine.
+    /// exp(logit_scale)·cosine, and the penalty of --ortho.
     fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>>;
 
     /// What is learned.
@@ -64,27 +45,35 @@ pub fn new(
     seed: u64,
     device: &Device,
 ) -> Result<Box<dyn Learner>> {
-    let (n_ctx, tokenizer) = (config.n_ctx, checkpoint.tokenizer()?);
+    let tokenizer = checkpoint.tokenizer()?;
     Ok(match device {
         Device::Cpu => {
-            Box::new(cpu::Prompts::new(checkpoint.text_encoder(&tokenizer)?, &tokenizer, classes, n_ctx, seed)?)
+            Box::new(cpu::Prompts::new(checkpoint.text_encoder(&tokenizer)?, &tokenizer, classes, config, seed)?)
         }
         device => {
             let encoder = checkpoint.text_encoder_on(device)?;
-            Box::new(tensor::Prompts::new(encoder, &tokenizer, classes, n_ctx, seed)?)
+            Box::new(tensor::Prompts::new(encoder, &tokenizer, classes, config, seed)?)
         }
     })
 }
 
-/// The two texts of every class, "a photo of a NAME" and the tokens of "NAME." with the end of text; underscores in a
-/// name become spaces.
+/// The two texts of every class, the template with its name and the tokens of "NAME." with the end of text; underscores
+/// in a name become spaces.
 pub(super) fn texts(
-    tokenizer: &crate::clip::Tokenizer,
+    tokenizer: &Tokenizer,
     classes: &[Class],
-    n_ctx: usize,
+    config: &PromptConfig,
 ) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
     let names = || classes.iter().map(|class| class.name.replace('_', " "));
-    let zero_shot = names().map(|name| format!("a photo of a {name}")).collect();
-    let tail = |name: String| Ok(tokenizer.encode(&format!("{name}."), n_ctx + 1)?[1..].to_vec());
+    let zero_shot = names().map(|name| config.template.replace(NAME, &name)).collect();
+    let tail = |name: String| Ok(tokenizer.encode(&format!("{name}."), config.vectors())?[1..].to_vec());
     Ok((zero_shot, names().map(tail).collect::<Result<_>>()?))
+}
+
+/// Products (N, n) of embeddings (N, P) and keys (n, P).
+pub(super) fn cosines(embeddings: &[f32], keys: &[f32], dim: usize) -> Vec<f32> {
+    let (rows, n) = (embeddings.len() / dim, keys.len() / dim);
+    let mut cosines = vec![0.0; rows * n]; // (N, n)
+    Product::on(Threads::All).into(&mut cosines, n, Matrix::new(embeddings, dim), Matrix::new(keys, dim).t());
+    cosines
 }

@@ -1,9 +1,10 @@
-//! What is learned: context vectors for every class, and the context generator; in one slice, by name.
+//! What is learned: context vectors, and the networks that make or shift them; in one slice, by name.
 
 use std::ops::Range;
 
 use anyhow::{Result, bail};
 
+use super::{Context, PromptConfig};
 use crate::{
     rng::{Draw, Rng},
     task::Class,
@@ -11,9 +12,15 @@ use crate::{
 };
 
 /// Positions of the affine maps in the context generator's PyTorch module. A frozen batch norm follows each but the last.
-const LINEARS: [usize; 4] = [0, 3, 6, 9];
+const GENERATOR: [usize; 4] = [0, 3, 6, 9];
 
-/// Name of the class contexts, the first of the parameters.
+/// Positions of the affine maps in the meta-net's PyTorch module.
+const META_NET: [usize; 2] = [0, 2];
+
+/// How many times fewer values the meta-net's hidden layer has than an embedding.
+const META_NET_SHRINKS: usize = 16;
+
+/// Name of the learned context vectors, the first of the parameters where there are some.
 const CONTEXTS: &str = "contexts";
 
 /// 1 / deviation of the context generator's batch norms, frozen at their initial statistics (mean 0,
@@ -38,7 +45,7 @@ struct Field {
     range: Range<usize>,
 }
 
-/// A layer of the context generator: an affine map, and the scale and shift of the norm that follows it.
+/// A layer: an affine map, and the scale and shift of the norm that may follow it.
 pub struct Layer {
     pub weight: Range<usize>, // (O, I)
     pub bias: Range<usize>,   // (O)
@@ -46,28 +53,53 @@ pub struct Layer {
 }
 
 impl Parameters {
-    /// Contexts (C, n_ctx, W) from N(0, 0.02²), and a context generator P → P → P → W → W, initialised as PyTorch's layers
-    /// are: per affine map weight and bias, uniform in ±1/√inputs; after each of the first three a norm's scale and shift.
-    pub fn initial(classes: &[Class], n_ctx: usize, dim: usize, width: usize, seed: u64) -> Self {
+    /// As `config` asks for, the affine maps initialised as PyTorch's:
+    ///
+    /// - contexts (C, n_ctx, W), of classes that share them (1, n_ctx, W), from N(0, 0.02²);
+    /// - a context generator P → P → P → W → G·W for G vectors, with a norm's scale and shift after each of the first three;
+    /// - a meta-net P → P / 16 → W.
+    pub fn initial(classes: &[Class], config: &PromptConfig, dim: usize, width: usize, seed: u64) -> Self {
         let mut all = Parameters { values: Vec::new(), fields: Vec::new() };
-        let contexts = classes
-            .iter()
-            .flat_map(|class| Rng::new(seed, Draw::Context, &[class.label as u64]).normals(n_ctx * width));
-        all.push(CONTEXTS.into(), vec![classes.len(), n_ctx, width], contexts.map(|x| 0.02 * x));
-
-        let mut rng = Rng::new(seed, Draw::ContextGenerator, &[]);
-        let sizes = [(dim, dim), (dim, dim), (dim, width), (width, width)];
-        for (position, (inputs, out)) in LINEARS.into_iter().zip(sizes) {
-            let bound = 1.0 / (inputs as f32).sqrt();
-            let mut uniform = |n: usize| -> Vec<f32> { (0..n).map(|_| bound * (2.0 * rng.uniform() - 1.0)).collect() };
-            all.push(format!("generator.{position}.weight"), vec![out, inputs], uniform(out * inputs));
-            all.push(format!("generator.{position}.bias"), vec![out], uniform(out));
-            if position != LINEARS[3] {
-                all.push(format!("generator.{}.weight", position + 1), vec![out], vec![1.0; out]);
-                all.push(format!("generator.{}.bias", position + 1), vec![out], vec![0.0; out]);
+        let contexts: Vec<Vec<f32>> = match config.context {
+            Context::Class | Context::Combined => classes
+                .iter()
+                .map(|class| Rng::new(seed, Draw::Context, &[class.label as u64]).normals(config.n_ctx * width))
+                .collect(),
+            Context::General | Context::Image => {
+                vec![Rng::new(seed, Draw::SharedContext, &[]).normals(config.n_ctx * width)]
+            }
+            Context::Generated => Vec::new(),
+        };
+        if !contexts.is_empty() {
+            let shape = vec![contexts.len(), config.n_ctx, width];
+            all.push(CONTEXTS.into(), shape, contexts.into_iter().flatten().map(|x| 0.02 * x));
+        }
+        if config.generated() > 0 {
+            let mut rng = Rng::new(seed, Draw::ContextGenerator, &[]);
+            let sizes = [(dim, dim), (dim, dim), (dim, width), (width, config.generated() * width)];
+            for (position, (inputs, out)) in GENERATOR.into_iter().zip(sizes) {
+                all.push_affine(&format!("generator.{position}"), inputs, out, &mut rng);
+                if position != GENERATOR[3] {
+                    all.push(format!("generator.{}.weight", position + 1), vec![out], vec![1.0; out]);
+                    all.push(format!("generator.{}.bias", position + 1), vec![out], vec![0.0; out]);
+                }
+            }
+        }
+        if config.context == Context::Image {
+            let (mut rng, hidden) = (Rng::new(seed, Draw::MetaNet, &[]), (dim / META_NET_SHRINKS).max(1));
+            for (position, (inputs, out)) in META_NET.into_iter().zip([(dim, hidden), (hidden, width)]) {
+                all.push_affine(&format!("meta_net.{position}"), inputs, out, &mut rng);
             }
         }
         all
+    }
+
+    /// Weight and bias, uniform in ±1/√inputs.
+    fn push_affine(&mut self, name: &str, inputs: usize, out: usize, rng: &mut Rng) {
+        let bound = 1.0 / (inputs as f32).sqrt();
+        let mut uniform = |n: usize| -> Vec<f32> { (0..n).map(|_| bound * (2.0 * rng.uniform() - 1.0)).collect() };
+        self.push(format!("{name}.weight"), vec![out, inputs], uniform(out * inputs));
+        self.push(format!("{name}.bias"), vec![out], uniform(out));
     }
 
     fn push(&mut self, name: String, shape: Vec<usize>, values: impl IntoIterator<Item = f32>) {
@@ -81,23 +113,34 @@ impl Parameters {
         self.fields.iter().map(|field| (field.name.as_str(), &field.shape[..], field.range.clone()))
     }
 
-    /// The place of the contexts (C, n_ctx, W).
+    /// The place of the contexts (C, n_ctx, W) or (1, n_ctx, W), at the start; empty where none are learned.
     pub fn contexts(&self) -> Range<usize> {
-        self.fields[0].range.clone()
-    }
-
-    /// Learned context vectors per class.
-    pub fn n_ctx(&self) -> usize {
-        self.fields[0].shape[1]
+        self.place(CONTEXTS).unwrap_or(0..0)
     }
 
     /// The places of the context generator's layers.
-    pub fn layers(&self) -> [Layer; LINEARS.len()] {
-        std::array::from_fn(|i| {
-            let range = |j: usize| self.fields[1 + 4 * i + j].range.clone();
-            let norm = (i + 1 < LINEARS.len()).then(|| [range(2), range(3)]);
-            Layer { weight: range(0), bias: range(1), norm }
-        })
+    pub fn generator(&self) -> Vec<Layer> {
+        self.layers("generator", &GENERATOR)
+    }
+
+    /// The places of the meta-net's layers.
+    pub fn meta_net(&self) -> Vec<Layer> {
+        self.layers("meta_net", &META_NET)
+    }
+
+    /// The layers of a network that are there.
+    fn layers(&self, network: &str, positions: &[usize]) -> Vec<Layer> {
+        let layer = |&position: &usize| {
+            let place = |position: usize, part: &str| self.place(&format!("{network}.{position}.{part}"));
+            let norm = place(position + 1, "weight").zip(place(position + 1, "bias"));
+            let (weight, bias) = (place(position, "weight")?, place(position, "bias")?);
+            Some(Layer { weight, bias, norm: norm.map(|(scale, shift)| [scale, shift]) })
+        };
+        positions.iter().filter_map(layer).collect()
+    }
+
+    fn place(&self, name: &str) -> Option<Range<usize>> {
+        Some(self.fields.iter().find(|field| field.name == name)?.range.clone())
     }
 
     /// The values by name, to be stored.

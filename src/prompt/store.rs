@@ -85,10 +85,11 @@ pub fn write(
     learner: &mut dyn Learner,
     curriculum: &Curriculum,
 ) -> Result<()> {
+    let dim = learner.zero_shot().len() / curriculum.classes.len();
     let features = text_features(learner, curriculum, learned)?;
-    let classes = &curriculum.classes;
-    let tasks = || (0..classes.len()).map(|c| curriculum.task_of(c));
-    let dim = features.len() / classes.len();
+    let first = curriculum.classes.len() - features.len() / dim; // those before it have none
+    let classes = &curriculum.classes[first..];
+    let tasks = || (first..curriculum.classes.len()).map(|c| curriculum.task_of(c));
     let mut columns = results.keys(learned, classes.len());
     columns.extend([
         Arc::new(Int64Array::from_iter_values(tasks().map(|t| t as i64 + 1))) as ArrayRef,
@@ -121,12 +122,14 @@ pub fn text_features_of(
 }
 
 /// Normalised text features (C, P) of all classes after `learned` tasks: learned for seen classes, zero-shot for the others.
+/// Where prompts depend on the image, those of the others alone.
 fn text_features(learner: &mut dyn Learner, curriculum: &Curriculum, learned: usize) -> Result<Vec<f32>> {
     let p = learner.zero_shot().len() / curriculum.classes.len();
     let seen = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
     let mut features = if seen > 0 { learner.keys(seen)? } else { Vec::new() }; // (n, P)
-    features.extend_from_slice(&learner.zero_shot()[seen * p..]); // (C, P)
-    normalise(&mut features[seen * p..], p);
+    let learned = features.len();
+    features.extend_from_slice(&learner.zero_shot()[seen * p..]);
+    normalise(&mut features[learned..], p);
     if features.iter().any(|x| !x.is_finite()) {
         bail!("the text features are not finite: use a smaller --lr, or look whether the checkpoint is whole");
     }

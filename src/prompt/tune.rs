@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{Current, EmbeddingStream, Learner, PromptConfig, align::align, learner::Scorer, store};
+use super::{Current, EmbeddingStream, Learner, PromptConfig, align::align, cpu::normalise, learner::cosines, store};
 use crate::{
     baseline::Stored,
     evaluate::{Prediction, TestSet, ZeroShot, evaluate},
@@ -114,16 +114,18 @@ fn learn(
     let dim = embeddings.manifest.dim;
     let (samples, seed) = (config.samples, curriculum.draws());
     let stream = EmbeddingStream { seen, first, generators, real, task, dim, samples, current, seed };
-    align(learner, &stream, config, |loss| tick(task, Some(loss)))
+    align(learner, &stream, seen.len() - own.len(), config, |loss| tick(task, Some(loss)))
 }
 
 /// Predicts the test images' classes by the prompts of the seen classes, and the zero-shot features of the others.
 fn predict(tuning: &Tuning, learner: &mut dyn Learner, learned: usize) -> Result<Vec<Option<Prediction>>> {
     let Tuning { test, curriculum, .. } = *tuning;
     let zero_shot = learner.zero_shot().to_vec(); // (C, P)
-    let mut scorer: Scorer = match learned {
-        0 => Box::new(|_| bail!("nothing is learned before the first task")),
-        _ => learner.scorer(curriculum.seen(learned - 1))?,
-    };
-    evaluate(test, curriculum, learned, Some(ZeroShot(&zero_shot)), &mut scorer)
+    let n = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
+    let keys = if n > 0 { learner.keys(n)? } else { Vec::new() }; // (n, P), or empty where prompts depend on the image
+    evaluate(test, curriculum, learned, Some(ZeroShot(&zero_shot)), |images| {
+        let mut images = images.to_vec(); // (N, P)
+        normalise(&mut images, test.dim);
+        if keys.is_empty() { learner.scores(n, &images) } else { Ok(cosines(&images, &keys, test.dim)) }
+    })
 }

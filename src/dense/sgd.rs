@@ -1,0 +1,36 @@
+//! Stochastic gradient descent with momentum, as PyTorch's without dampening.
+
+use rayon::prelude::*;
+
+use super::vector::vectorised;
+
+pub const MOMENTUM: f64 = 0.9;
+
+/// Parameters that a thread takes at a time.
+const SHARE: usize = 1 << 16;
+
+/// The velocities of parameters that lie in one slice.
+pub struct Sgd {
+    velocity: Vec<f32>,
+}
+
+impl Sgd {
+    pub fn new(parameters: usize) -> Self {
+        Sgd { velocity: vec![0.0; parameters] }
+    }
+
+    /// A step of the parameters that begin at `start`, shared among threads.
+    pub fn update_shared(&mut self, lr: f64, start: usize, params: &mut [f32], grads: &[f32]) {
+        let (lr, momentum) = (lr as f32, MOMENTUM as f32);
+        let velocity = self.velocity[start..start + params.len()].par_chunks_mut(SHARE);
+        let values = params.par_chunks_mut(SHARE).zip(grads.par_chunks(SHARE));
+        values.zip(velocity).for_each(|((params, grads), velocity)| {
+            vectorised(|| {
+                for ((p, g), v) in params.iter_mut().zip(grads).zip(velocity) {
+                    *v = momentum * *v + g;
+                    *p -= lr * *v;
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,342 @@
+//! Prompts on the CPU: forward and backward pass written down, on slices that are kept from step to step.
+
+mod generator;
+mod image;
+pub mod optimiser;
+
+use std::ops::Range;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use self::{generator::LayerState, optimiser::Optimiser};
+use super::{
+    Context, PromptConfig,
+    learner::{Learner, cosines, texts},
+    orthogonal,
+    parameters::Parameters,
+};
+use crate::{
+    clip::{
+        Tokenizer,
+        cpu::text::{PART, State, TextEncoder},
+    },
+    dense::{
+        product::{Matrix, Product, Threads},
+        vector::{self, add_scaled, dot, vectorised},
+    },
+    profile::{Phase, time},
+    task::Class,
+};
+
+/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the features' dimension.
+pub struct Prompts {
+    encoder: TextEncoder,
+    tails: Vec<Vec<f32>>, // per class the token embeddings (rows, W) that follow the contexts
+    zero_shot: Vec<f32>,  // (C, P), not normalised
+    config: PromptConfig,
+    parameters: Parameters,
+    gradients: Vec<f32>,
+    optimiser: Optimiser,
+    frozen: usize,      // so many of the first classes keep their contexts
+    fixed: Vec<f32>, // (F, P), the features of the first classes, not normalised, where nothing in their prompts learns
+    states: Vec<State>, // a state for every part of the prompts
+}
+
+impl Prompts {
+    /// Prompts for `classes`, initialised from `seed`.
+    pub fn new(
+        encoder: TextEncoder,
+        tokenizer: &Tokenizer,
+        classes: &[Class],
+        config: &PromptConfig,
+        seed: u64,
+    ) -> Result<Self> {
+        let (zero_shot, tails) = texts(tokenizer, classes, config)?;
+        let embed = |ids: Vec<u32>| ids.iter().flat_map(|&id| encoder.embed(id)).copied().collect();
+        let parameters = Parameters::initial(classes, config, encoder.dim, encoder.width(), seed);
+        Ok(Prompts {
+            tails: tails.into_iter().map(embed).collect(),
+            zero_shot: encoder.features(tokenizer, &zero_shot)?,
+            config: config.clone(),
+            gradients: vec![0.0; parameters.values.len()],
+            optimiser: Optimiser::new(config, parameters.values.len()),
+            frozen: 0,
+            fixed: Vec::new(),
+            states: Vec::new(),
+            parameters,
+            encoder,
+        })
+    }
+
+    /// Cross-entropy of embeddings (B, P), normalised, of classes `labels` (B), against the prompts of the first `n`
+    /// classes, and the penalty of --ortho. Leaves the gradients.
+    pub fn loss(&mut self, n: usize, embeddings: &[f32], labels: &[u32]) -> f32 {
+        if self.config.context == Context::Image {
+            return self.image_loss(n, embeddings, labels);
+        }
+        let (vectors, layers, features) = time(Phase::Forward, || {
+            let (vectors, layers) = self.vectors(n); // (n, V·W)
+            let features = self.features(n, &vectors); // (n, P)
+            (vectors, layers, features)
+        });
+        time(Phase::Backward, || {
+            let (loss, dfeatures) = self.cross_entropy(&features, embeddings, labels);
+            let mut dvectors = self.backward(n, &dfeatures); // (n, V·W)
+            let penalty = self.penalise(n, &vectors, &mut dvectors);
+            self.vectors_backward(&layers, &dvectors);
+            loss + penalty
+        })
+    }
+
+    /// The gradient that [`Prompts::loss`] left for a parameter.
+    pub fn gradient(&self, place: Range<usize>) -> &[f32] {
+        &self.gradients[place]
+    }
+
+    /// A step of the optimiser with the gradients that [`Prompts::loss`] left. Contexts of classes that are frozen or not
+    /// seen stay.
+    fn step(&mut self, n: usize) {
+        let contexts = self.parameters.contexts();
+        let per_class = self.config.learned() * self.encoder.width();
+        let learning = match self.config.context.is_shared() {
+            true => contexts.clone(),
+            false => self.frozen * per_class..n * per_class,
+        };
+        let places = [learning, contexts.end..self.gradients.len()];
+        self.optimiser.step(&places, &mut self.parameters.values, &mut self.gradients);
+    }
+
+    /// The context vectors (n, V·W) of the first `n` classes: learned ones, then generated ones.
+    fn vectors(&self, n: usize) -> (Vec<f32>, Vec<LayerState>) {
+        let features = &self.zero_shot[..n * self.encoder.dim];
+        let (generated, layers) = generator::forward(&self.parameters, features, n); // (n, G·W)
+        let contexts = &self.parameters.values[self.parameters.contexts()];
+        let w = self.encoder.width();
+        let (learned, made) = (self.config.learned() * w, self.config.generated() * w);
+        let mut vectors = Vec::with_capacity(n * (learned + made)); // (n, V·W)
+        for class in 0..n {
+            let own = if self.config.context.is_shared() { 0 } else { class };
+            vectors.extend_from_slice(&contexts[own * learned..][..learned]);
+            vectors.extend_from_slice(&generated[class * made..][..made]);
+        }
+        (vectors, layers)
+    }
+
+    /// Gradients of the parameters from that of the context vectors (n, V·W).
+    fn vectors_backward(&mut self, layers: &[LayerState], dvectors: &[f32]) {
+        let w = self.encoder.width();
+        let (learned, made) = (self.config.learned() * w, self.config.generated() * w);
+        let n = dvectors.len() / (learned + made);
+        let mut dgenerated = Vec::with_capacity(n * made); // (n, G·W)
+        if self.config.context.is_shared() {
+            self.gradients[..learned].fill(0.0);
+        }
+        for (class, row) in dvectors.chunks_exact(learned + made).enumerate() {
+            let (row, generated) = row.split_at(learned);
+            match self.config.context.is_shared() {
+                true => add_scaled(&mut self.gradients[..learned], 1.0, row),
+                false => self.gradients[class * learned..][..learned].copy_from_slice(row),
+            }
+            dgenerated.extend_from_slice(generated);
+        }
+        generator::backward(&self.parameters, layers, dgenerated, &mut self.gradients);
+    }
+
+    /// Features (n, P), not normalised, of the first `n` classes with their context vectors (n, V·W).
+    fn features(&mut self, n: usize, vectors: &[f32]) -> Vec<f32> {
+        let fixed = self.fixed_of(n);
+        let learning: Vec<usize> = (fixed..n).collect();
+        let mut features = self.fixed[..fixed * self.encoder.dim].to_vec();
+        features.extend(self.encode(&learning, &vectors[fixed * self.vector_values()..]));
+        features
+    }
+
+    /// Gradient of the context vectors (n, V·W) from that of the features (n, P).
+    fn backward(&mut self, n: usize, dfeatures: &[f32]) -> Vec<f32> {
+        let fixed = self.fixed_of(n);
+        let learning: Vec<usize> = (fixed..n).collect();
+        let mut dvectors = vec![0.0; fixed * self.vector_values()];
+        dvectors.extend(self.encode_backward(&learning, &dfeatures[fixed * self.encoder.dim..]));
+        dvectors
+    }
+
+    /// How many of the first `n` classes have features that do not change.
+    fn fixed_of(&self, n: usize) -> usize {
+        n.min(self.fixed.len() / self.encoder.dim)
+    }
+
+    /// V·W.
+    fn vector_values(&self) -> usize {
+        self.config.vectors() * self.encoder.width()
+    }
+
+    /// The penalty of --ortho of the context vectors (n, V·W); adds its gradient.
+    fn penalise(&self, n: usize, vectors: &[f32], dvectors: &mut [f32]) -> f32 {
+        if self.config.ortho == 0.0 {
+            return 0.0;
+        }
+        let w = self.encoder.width();
+        let (count, group) = orthogonal::groups(&self.config, n);
+        orthogonal::penalise(&vectors[..count * w], group, w, self.config.ortho, &mut dvectors[..count * w])
+    }
+
+    /// The parts that `n` prompts are encoded in: as many as keep each within [`PART`], and of one size, give or take one.
+    fn parts(n: usize) -> Vec<Range<usize>> {
+        let parts = n.div_ceil(PART);
+        (0..parts).map(|i| i * n / parts..(i + 1) * n / parts).collect()
+    }
+
+    /// Features (N, P), not normalised, of N prompts of `classes` (N) with their context vectors (N, V·W).
+    fn encode(&mut self, classes: &[usize], vectors: &[f32]) -> Vec<f32> {
+        let parts = Self::parts(classes.len());
+        self.states.resize_with(parts.len().max(self.states.len()), State::default);
+        let (encoder, tails, w, v) = (&self.encoder, &self.tails, self.encoder.width(), self.vector_values());
+        let features = self.states.par_iter_mut().zip(parts).map(|(state, prompts)| {
+            let (mut x, mut lengths) = (Vec::new(), Vec::new()); // (rows, W)
+            for i in prompts {
+                let tail = &tails[classes[i]];
+                x.extend_from_slice(&vectors[i * v..][..v]);
+                x.extend_from_slice(tail);
+                lengths.push((v + tail.len()) / w);
+            }
+            encoder.encode(&x, &lengths, state)
+        });
+        features.collect::<Vec<_>>().concat()
+    }
+
+    /// Gradient of the context vectors (N, V·W) of the prompts that [`Prompts::encode`] was given last, from that of their
+    /// features (N, P).
+    fn encode_backward(&mut self, classes: &[usize], dfeatures: &[f32]) -> Vec<f32> {
+        let (encoder, tails, p, v) = (&self.encoder, &self.tails, self.encoder.dim, self.vector_values());
+        let parts = Self::parts(classes.len());
+        let grads = self.states.par_iter_mut().zip(&parts).map(|(state, prompts)| {
+            encoder.backward(state, &dfeatures[prompts.start * p..prompts.end * p]) // (rows, W)
+        });
+        let grads: Vec<Vec<f32>> = grads.collect();
+        let mut dvectors = Vec::with_capacity(classes.len() * v); // (N, V·W)
+        for (prompts, grad) in parts.into_iter().zip(&grads) {
+            let mut rows = &grad[..];
+            for i in prompts {
+                let (vectors, rest) = rows.split_at(v);
+                dvectors.extend_from_slice(vectors);
+                rows = &rest[tails[classes[i]].len()..];
+            }
+        }
+        dvectors
+    }
+
+    /// Cross-entropy of embeddings (B, P), and the gradient of the features (n, P).
+    fn cross_entropy(&self, features: &[f32], embeddings: &[f32], labels: &[u32]) -> (f32, Vec<f32>) {
+        let (p, all) = (self.encoder.dim, Threads::All);
+        let (n, b) = (features.len() / p, labels.len());
+        let scale = self.encoder.logit_scale;
+        let mut keys = features.to_vec(); // (n, P)
+        normalise(&mut keys, p);
+        let embeddings = Matrix::new(embeddings, p);
+        let mut logits = vec![0.0; b * n]; // (B, n), then their gradient
+        Product::on(all).scaled(scale).into(&mut logits, n, embeddings, Matrix::new(&keys, p).t());
+        let loss = logits_loss(&mut logits, labels, b);
+        let mut grad = vec![0.0; n * p]; // (n, P), of the keys, then of the features
+        Product::on(all).scaled(scale).into(&mut grad, p, Matrix::new(&logits, n).t(), embeddings);
+        normalise_backward(features, &keys, &mut grad, p);
+        ((loss / b as f64) as f32, grad)
+    }
+}
+
+impl Learner for Prompts {
+    fn zero_shot(&self) -> &[f32] {
+        &self.zero_shot
+    }
+
+    fn keys(&mut self, n: usize) -> Result<Vec<f32>> {
+        if self.config.context == Context::Image {
+            return Ok(Vec::new());
+        }
+        let (vectors, _) = self.vectors(n);
+        let mut keys = self.features(n, &vectors);
+        normalise(&mut keys, self.encoder.dim);
+        Ok(keys)
+    }
+
+    fn scores(&mut self, n: usize, embeddings: &[f32]) -> Result<Vec<f32>> {
+        if self.config.context == Context::Image {
+            return Ok(self.image_scores(n, embeddings));
+        }
+        Ok(cosines(embeddings, &self.keys(n)?, self.encoder.dim))
+    }
+
+    fn begin(&mut self, past: usize) -> Result<()> {
+        self.optimiser = Optimiser::new(&self.config, self.gradients.len());
+        self.frozen = self.config.frozen(past);
+        self.fixed.clear();
+        if self.config.context == Context::Class {
+            let (vectors, _) = self.vectors(self.frozen);
+            self.fixed = self.features(self.frozen, &vectors);
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+        let p = self.encoder.dim;
+        let step = |batch: &&[usize]| {
+            let mut rows = Vec::with_capacity(batch.len() * p); // (B, P)
+            batch.iter().for_each(|&row| rows.extend_from_slice(&embeddings[row * p..][..p]));
+            normalise(&mut rows, p);
+            let labels: Vec<u32> = batch.iter().map(|&row| classes[row]).collect();
+            let loss = self.loss(n, &rows, &labels);
+            time(Phase::Optimise, || self.step(n));
+            loss
+        };
+        Ok(batches.iter().map(step).collect())
+    }
+
+    fn parameters(&self) -> Result<Parameters> {
+        Ok(self.parameters.clone())
+    }
+
+    fn set_parameters(&mut self, parameters: Parameters) -> Result<()> {
+        self.parameters = parameters;
+        self.fixed.clear();
+        Ok(())
+    }
+}
+
+/// Rows of `columns` values to length 1, in place.
+pub fn normalise(x: &mut [f32], columns: usize) {
+    vectorised(|| {
+        for row in x.chunks_exact_mut(columns) {
+            let length = dot(row, row).sqrt();
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+    });
+}
+
+/// The gradient of rows x of `columns` values from that of the `normal` ones, in place.
+fn normalise_backward(x: &[f32], normal: &[f32], grad: &mut [f32], columns: usize) {
+    vectorised(|| {
+        let rows = normal.chunks_exact(columns).zip(x.chunks_exact(columns));
+        for (grad, (normal, x)) in grad.chunks_exact_mut(columns).zip(rows) {
+            let (along, length) = (dot(grad, normal), dot(x, x).sqrt());
+            grad.iter_mut().zip(normal).for_each(|(grad, normal)| *grad = (*grad - normal * along) / length);
+        }
+    });
+}
+
+/// The sum over the rows of logits (N, n) of their cross-entropy; they become its gradient, divided by `b`.
+fn logits_loss(logits: &mut [f32], labels: &[u32], b: usize) -> f64 {
+    let n = logits.len() / labels.len();
+    let mut loss = 0.0;
+    vectorised(|| {
+        for (row, &label) in logits.chunks_exact_mut(n).zip(labels) {
+            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let own = row[label as usize] - highest;
+            row.iter_mut().for_each(|x| *x = vector::exp(*x - highest));
+            let sum = vector::sum(row);
+            loss += f64::from(sum.ln() - own);
+            row.iter_mut().for_each(|x| *x /= sum * b as f32);
+            row[label as usize] -= 1.0 / b as f32;
+        }
+    });
+    loss
+}

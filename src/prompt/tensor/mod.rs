@@ -1,0 +1,369 @@
+//! Prompts on candle's tensors: what learns on other devices than the CPU.
+
+pub mod optimiser;
+
+use std::ops::Range;
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::{D, Tensor, Var, backprop::GradStore};
+use candle_nn::loss::cross_entropy;
+
+use self::optimiser::Optimiser;
+use super::{
+    Context, PromptConfig,
+    learner::{Learner, cosines, texts},
+    orthogonal,
+    parameters::{FROZEN_NORM, Layer, Parameters, SELU_ALPHA, SELU_SCALE},
+};
+use crate::{
+    clip::{Tokenizer, tensor::text::TextEncoder},
+    task::Class,
+};
+
+/// Prompts in hand at a time, where they depend on the image and those of one image are not more: what bounds the memory.
+const IMAGE_PROMPTS: usize = 1024;
+
+/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the features' dimension.
+pub struct Prompts {
+    encoder: TextEncoder,
+    start: Tensor,     // (1, 1, W), start of text
+    tails: Tensor,     // (C, longest, W), tokens of "NAME." and end of text, then zeros
+    ends: Vec<usize>,  // position of each class's end of text in its prompt
+    zero_shot: Tensor, // (C, P), not normalised
+    zero_shot_values: Vec<f32>,
+    config: PromptConfig,
+    parameters: Parameters, // their names and shapes; the values are those of the start
+    vars: Vec<Var>,         // the values, in the order of the parameters
+    optimiser: Option<Optimiser>,
+    frozen: usize,         // so many of the first classes keep their contexts
+    fixed: Option<Tensor>, // (F, P), the features of the first classes, where nothing in their prompts learns; not normalised
+}
+
+impl Prompts {
+    /// Prompts for `classes`, initialised from `seed`.
+    pub fn new(
+        encoder: TextEncoder,
+        tokenizer: &Tokenizer,
+        classes: &[Class],
+        config: &PromptConfig,
+        seed: u64,
+    ) -> Result<Self> {
+        let (zero_shot, tails) = texts(tokenizer, classes, config)?;
+        let zero_shot = encoder.features(tokenizer, &zero_shot)?; // (C, P)
+        let longest = tails.iter().map(Vec::len).max().context("no classes")?;
+        let embedded: Vec<Tensor> = tails
+            .iter()
+            .map(|ids| Ok(encoder.embed(ids)?.pad_with_zeros(0, 0, longest - ids.len())?))
+            .collect::<Result<_>>()?;
+        let parameters = Parameters::initial(classes, config, encoder.dim, encoder.width, seed);
+        let vars = parameters
+            .fields()
+            .map(|(_, shape, range)| Ok(Var::from_slice(&parameters.values[range], shape, encoder.device())?));
+        Ok(Prompts {
+            start: encoder.embed(&[tokenizer.start()])?.unsqueeze(0)?,
+            tails: Tensor::stack(&embedded, 0)?,
+            ends: tails.iter().map(|ids| ids.len() + config.vectors()).collect(),
+            zero_shot_values: zero_shot.flatten_all()?.to_vec1()?,
+            zero_shot,
+            config: config.clone(),
+            vars: vars.collect::<Result<_>>()?,
+            parameters,
+            encoder,
+            optimiser: None,
+            frozen: 0,
+            fixed: None,
+        })
+    }
+
+    /// The trainable parameters, in the order of [`Learner::parameters`].
+    pub fn vars(&self) -> &[Var] {
+        &self.vars
+    }
+
+    /// Cross-entropy of embeddings (B, P), normalised, against the prompts of the first `n` classes, with labels
+    /// (B) u32, and the penalty of --ortho; and its gradients.
+    pub fn loss(&self, n: usize, embeddings: &Tensor, labels: &Tensor) -> Result<(Tensor, GradStore)> {
+        if self.config.context == Context::Image {
+            return self.image_loss(n, embeddings, labels);
+        }
+        let (vectors, fixed) = (self.vectors(n)?, self.fixed_classes());
+        let prompts = vectors.narrow(0, fixed, n - fixed)?; // (n − F, V, W)
+        let loss = |features: &Tensor| -> Result<Tensor> {
+            let keys = normalise(&self.with_fixed(features)?)?; // (n, P)
+            let logits = (embeddings.matmul(&keys.t()?)? * self.encoder.logit_scale)?; // (B, n)
+            Ok(cross_entropy(&logits, labels)?)
+        };
+        self.gradients(&prompts, fixed..n, loss, self.penalty(n, &vectors)?)
+    }
+
+    /// As `loss`, for prompts that depend on the image: some images at a time.
+    fn image_loss(&self, n: usize, embeddings: &Tensor, labels: &Tensor) -> Result<(Tensor, GradStore)> {
+        let (b, contexts) = (labels.dim(0)?, self.contexts()?);
+        let mut penalty = self.penalty(n, contexts.as_tensor())?;
+        let mut whole: Option<(Tensor, GradStore)> = None;
+        for images in images_at_a_time(b, n) {
+            let share = images.len() as f64 / b as f64;
+            let embeddings = embeddings.narrow(0, images.start, images.len())?; // (I, P)
+            let labels = labels.narrow(0, images.start, images.len())?;
+            let loss = |features: &Tensor| -> Result<Tensor> {
+                let logits = (own_cosines(&embeddings, features)? * self.encoder.logit_scale)?; // (I, n)
+                Ok((cross_entropy(&logits, &labels)? * share)?)
+            };
+            let part = self.gradients(&self.shifted(n, &embeddings)?, 0..n, loss, penalty.take())?;
+            whole = Some(match whole {
+                None => part,
+                Some((loss, mut gradients)) => {
+                    gradients.extend(part.1)?;
+                    ((loss + part.0)?, gradients)
+                }
+            });
+        }
+        whole.context("no embeddings")
+    }
+
+    /// The loss of the features (N, P) of prompts with context vectors (N, V, W), image by image of `classes`, plus the
+    /// penalty; and the gradients of what they depend on.
+    fn gradients(
+        &self,
+        vectors: &Tensor,
+        classes: Range<usize>,
+        loss: impl Fn(&Tensor) -> Result<Tensor>,
+        penalty: Option<Tensor>,
+    ) -> Result<(Tensor, GradStore)> {
+        // The text encoder's backward pass is written down; candle's graph ends on either side of it.
+        let (x, ends) = self.embeddings(vectors, classes)?; // (N, T, W)
+        let (features, state) = self.encoder.encode(&x.detach(), &ends)?;
+        let features = Var::from_tensor(&features)?; // (N, P)
+        let loss = loss(&features)?;
+        let grads = loss.backward()?;
+        let grad = grads.get(&features).context("the loss does not depend on the prompts")?;
+        let grad = self.encoder.backward(&state, grad)?; // (N, T, W)
+        // the vector-Jacobian product of `embeddings`, as the gradient of a scalar
+        let scalar = (x * grad)?.sum_all()?;
+        Ok(match penalty {
+            None => (loss, scalar.backward()?),
+            Some(penalty) => ((loss + &penalty)?, (scalar + penalty)?.backward()?),
+        })
+    }
+
+    /// The context vectors (n, V, W) of the first `n` classes: learned ones, then generated ones.
+    fn vectors(&self, n: usize) -> Result<Tensor> {
+        let w = self.encoder.width;
+        let mut vectors = Vec::new();
+        if self.config.learned() > 0 {
+            let contexts = self.contexts()?;
+            vectors.push(match self.config.context.is_shared() {
+                true => contexts.expand((n, self.config.n_ctx, w))?,
+                false => contexts.narrow(0, 0, n)?,
+            });
+        }
+        if self.config.generated() > 0 {
+            let generated = self.generate(&self.zero_shot.narrow(0, 0, n)?)?; // (n, G·W)
+            vectors.push(generated.reshape((n, self.config.generated(), w))?);
+        }
+        Ok(Tensor::cat(&vectors, 1)?)
+    }
+
+    /// The context vectors (I·n, n_ctx, W) of the prompts of images (I, P) of the first `n` classes, image by image.
+    fn shifted(&self, n: usize, images: &Tensor) -> Result<Tensor> {
+        let mut x = images.clone();
+        let layers = self.parameters.meta_net();
+        for (i, Layer { weight, bias, .. }) in layers.iter().enumerate() {
+            x = x.matmul(&self.var(weight)?.t()?)?.broadcast_add(self.var(bias)?)?;
+            if i + 1 < layers.len() {
+                x = x.relu()?;
+            }
+        }
+        let (i, w) = x.dims2()?;
+        let n_ctx = self.config.n_ctx;
+        let vectors = self.contexts()?.broadcast_add(&x.unsqueeze(1)?)?; // (I, n_ctx, W)
+        Ok(vectors.unsqueeze(1)?.expand((i, n, n_ctx, w))?.reshape((i * n, n_ctx, w))?)
+    }
+
+    /// The penalty of --ortho of context vectors (n, V, W), if there is one.
+    fn penalty(&self, n: usize, vectors: &Tensor) -> Result<Option<Tensor>> {
+        if self.config.ortho == 0.0 {
+            return Ok(None);
+        }
+        let (count, group) = orthogonal::groups(&self.config, n);
+        let vectors = vectors.flatten_to(1)?.narrow(0, 0, count)?;
+        Ok(Some(orthogonal::penalty(&vectors, group, self.config.ortho)?))
+    }
+
+    /// Token embeddings (N, T, W) of prompts with context vectors (N, V, W), image by image of `classes`, T the longest of
+    /// them; and the positions of their ends of text.
+    fn embeddings(&self, vectors: &Tensor, classes: Range<usize>) -> Result<(Tensor, Vec<usize>)> {
+        let (n, v, w) = vectors.dims3()?;
+        let images = n / classes.len();
+        let ends = self.ends[classes.clone()].repeat(images);
+        let longest = ends.iter().max().context("no classes")? + 1;
+        let tails = self.tails.narrow(0, classes.start, classes.len())?.narrow(1, 0, longest - v - 1)?;
+        let x = Tensor::cat(&[&self.start.expand((n, 1, w))?, vectors, &tails.repeat((images, 1, 1))?], 1)?;
+        Ok((x, ends))
+    }
+
+    /// The context generator: text features (n, P) → context vectors (n, G·W).
+    fn generate(&self, features: &Tensor) -> Result<Tensor> {
+        let mut x = features.clone();
+        for Layer { weight, bias, norm } in self.parameters.generator() {
+            x = x.matmul(&self.var(&weight)?.t()?)?.broadcast_add(self.var(&bias)?)?;
+            if let Some([scale, shift]) = norm {
+                x = (x * f64::from(FROZEN_NORM))?.broadcast_mul(self.var(&scale)?)?.broadcast_add(self.var(&shift)?)?;
+                x = (x.elu(f64::from(SELU_ALPHA))? * f64::from(SELU_SCALE))?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Features (n, P), not normalised, of the first `n` classes.
+    fn features(&self, n: usize) -> Result<Tensor> {
+        let fixed = self.fixed_classes().min(n);
+        if fixed == n {
+            let fixed = self.fixed.as_ref().context("no classes")?;
+            return Ok(fixed.narrow(0, 0, n)?);
+        }
+        let (x, ends) = self.embeddings(&self.vectors(n)?.narrow(0, fixed, n - fixed)?, fixed..n)?;
+        self.with_fixed(&self.encoder.encode(&x.detach(), &ends)?.0)
+    }
+
+    /// The features of the first classes that do not change, and after them those of the others.
+    fn with_fixed(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(match &self.fixed {
+            None => features.clone(),
+            Some(fixed) => Tensor::cat(&[fixed, features], 0)?,
+        })
+    }
+
+    /// How many of the first classes have features that do not change.
+    fn fixed_classes(&self) -> usize {
+        self.fixed.as_ref().map_or(0, |fixed| fixed.dims()[0])
+    }
+
+    /// The learned context vectors (C, n_ctx, W), or (1, n_ctx, W) where classes share them.
+    fn contexts(&self) -> Result<&Var> {
+        self.var(&self.parameters.contexts())
+    }
+
+    /// The parameter at a place.
+    fn var(&self, place: &Range<usize>) -> Result<&Var> {
+        let position = self.parameters.fields().position(|(.., range)| range == *place);
+        Ok(&self.vars[position.context("a parameter is missing")?])
+    }
+
+    /// A step of the optimiser. Contexts of classes outside `learning` stay.
+    fn step(&self, optimiser: &mut Optimiser, gradients: &mut GradStore, learning: Option<&Tensor>) -> Result<()> {
+        let Some(learning) = learning else { return optimiser.step(gradients) };
+        let contexts = self.contexts()?;
+        let before = contexts.copy()?;
+        optimiser.step(gradients)?;
+        Ok(contexts.set(&learning.where_cond(contexts, &before)?)?)
+    }
+
+    /// Which contexts (C, n_ctx, W) learn, 1, where a step against the first `n` classes would change others, too: frozen
+    /// ones, and by the weight decay those that are not seen.
+    fn learning(&self, n: usize) -> Result<Option<Tensor>> {
+        let own = self.config.learned() > 0 && !self.config.context.is_shared();
+        if !own || (self.frozen == 0 && self.config.weight_decay == 0.0) {
+            return Ok(None);
+        }
+        let contexts = self.contexts()?;
+        let classes: Vec<u8> = (0..contexts.dim(0)?).map(|c| u8::from((self.frozen..n).contains(&c))).collect();
+        let classes = Tensor::new(classes, self.encoder.device())?.reshape(((), 1, 1))?;
+        Ok(Some(classes.broadcast_as(contexts.shape())?.contiguous()?))
+    }
+}
+
+impl Learner for Prompts {
+    fn zero_shot(&self) -> &[f32] {
+        &self.zero_shot_values
+    }
+
+    fn keys(&mut self, n: usize) -> Result<Vec<f32>> {
+        if self.config.context == Context::Image {
+            return Ok(Vec::new());
+        }
+        Ok(normalise(&self.features(n)?)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn scores(&mut self, n: usize, embeddings: &[f32]) -> Result<Vec<f32>> {
+        let dim = self.encoder.dim;
+        if self.config.context != Context::Image {
+            return Ok(cosines(embeddings, &self.keys(n)?, dim));
+        }
+        let mut scores = Vec::with_capacity(embeddings.len() / dim * n); // (N, n)
+        for images in images_at_a_time(embeddings.len() / dim, n) {
+            let embeddings = &embeddings[images.start * dim..images.end * dim];
+            let embeddings = Tensor::from_slice(embeddings, (images.len(), dim), self.encoder.device())?; // (I, P)
+            let (x, ends) = self.embeddings(&self.shifted(n, &embeddings)?.detach(), 0..n)?;
+            let (features, _) = self.encoder.encode(&x, &ends)?; // (I·n, P)
+            scores.extend(own_cosines(&embeddings, &features)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(scores)
+    }
+
+    fn begin(&mut self, past: usize) -> Result<()> {
+        self.optimiser = Some(Optimiser::new(&self.config, self.vars.clone())?);
+        self.frozen = self.config.frozen(past);
+        self.fixed = None;
+        if self.config.context == Context::Class && self.frozen > 0 {
+            self.fixed = Some(self.features(self.frozen)?);
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+        let device = self.encoder.device();
+        let embeddings = Tensor::from_slice(embeddings, (classes.len(), self.encoder.dim), device)?; // (N, P)
+        let embeddings = normalise(&embeddings)?;
+        let classes = Tensor::new(classes, device)?; // (N)
+        let mut optimiser = self.optimiser.take().context("no optimiser was begun")?;
+        let learning = self.learning(n)?;
+        let mut losses = Vec::new();
+        for batch in batches {
+            let rows: Vec<u32> = batch.iter().map(|&row| row as u32).collect();
+            let rows = Tensor::new(rows, device)?; // (B)
+            let (loss, mut gradients) =
+                self.loss(n, &embeddings.index_select(&rows, 0)?, &classes.index_select(&rows, 0)?)?;
+            self.step(&mut optimiser, &mut gradients, learning.as_ref())?;
+            losses.push(loss); // read at the end: the device need not wait for the host
+        }
+        self.optimiser = Some(optimiser);
+        Ok(Tensor::stack(&losses, 0)?.to_vec1()?)
+    }
+
+    fn parameters(&self) -> Result<Parameters> {
+        let mut parameters = self.parameters.clone();
+        parameters.values.clear();
+        for var in &self.vars {
+            parameters.values.extend(var.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(parameters)
+    }
+
+    fn set_parameters(&mut self, parameters: Parameters) -> Result<()> {
+        ensure!(parameters.values.len() == self.parameters.values.len(), "parameters of other prompts");
+        for (var, (_, shape, range)) in self.vars.iter().zip(parameters.fields()) {
+            var.set(&Tensor::from_slice(&parameters.values[range], shape, var.device())?)?;
+        }
+        self.fixed = None;
+        Ok(())
+    }
+}
+
+/// The images, of `count`, whose prompts of `n` classes are in hand at a time.
+fn images_at_a_time(count: usize, n: usize) -> impl Iterator<Item = Range<usize>> {
+    let images = (IMAGE_PROMPTS / n).max(1);
+    (0..count).step_by(images).map(move |first| first..count.min(first + images))
+}
+
+/// Cosines (I, n) of embeddings (I, P), normalised, with the features (I·n, P) of each.
+fn own_cosines(embeddings: &Tensor, features: &Tensor) -> Result<Tensor> {
+    let (i, p) = embeddings.dims2()?;
+    let keys = normalise(features)?.reshape((i, (), p))?; // (I, n, P)
+    Ok(keys.matmul(&embeddings.unsqueeze(2)?)?.squeeze(2)?)
+}
+
+/// Rows (N, P) of length 1.
+fn normalise(x: &Tensor) -> Result<Tensor> {
+    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+}
