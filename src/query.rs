@@ -39,6 +39,23 @@ impl Tables {
     }
 }
 
+/// A text column of an answer; null is empty.
+pub fn texts(answer: &DataFrame, column: &str) -> Result<Vec<String>> {
+    let values = answer.column(column)?.str().with_context(|| format!("column {column} holds no text"))?;
+    Ok(values.iter().map(|value| value.unwrap_or_default().to_owned()).collect())
+}
+
+/// A column of numbers of an answer; null is NaN.
+pub fn numbers(answer: &DataFrame, column: &str) -> Result<Vec<f64>> {
+    let values = answer.column(column)?.cast(&DataType::Float64)?;
+    Ok(values.f64()?.iter().map(|value| value.unwrap_or(f64::NAN)).collect())
+}
+
+/// Texts as a list in a query: `'a', 'b'`.
+pub fn quoted(texts: &[String]) -> String {
+    texts.iter().map(|text| format!("'{}'", text.replace('\'', "''"))).collect::<Vec<_>>().join(", ")
+}
+
 /// A table of the run; one without rows where no file has been written.
 fn frame(table: &Contract, run: &Path) -> Result<LazyFrame> {
     let files = table.files(run);

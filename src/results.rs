@@ -180,6 +180,11 @@ pub fn step_dir(run: &Path, curriculum: &Curriculum, method: &str, learned: usiz
     run.join(DIR).join(&curriculum.order).join(method).join(step_name(learned))
 }
 
+/// What a method's results under a class order were made with.
+pub fn manifest(run: &Path, order: &str, method: &str) -> Result<Value> {
+    manifest::read(&run.join(DIR).join(order).join(method))
+}
+
 /// Bytes that a method keeps after `learned` tasks, as its metrics say.
 pub fn stored_bytes(run: &Path, curriculum: &Curriculum, method: &str, learned: usize) -> Result<usize> {
     let path = step_dir(run, curriculum, method, learned).join(file_name(contract::metrics()));

@@ -1,161 +1,149 @@
 //! Methods side by side: means and deviations over class orders, and differences paired by order.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table, presets};
+use anyhow::{Result, bail};
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser},
+};
 
-use crate::{metrics::mean, query::Tables};
+use crate::{
+    metrics::mean,
+    query::{Tables, numbers, quoted, texts},
+    sheet::Sheet,
+};
 
-/// The scores that are shown: metric, title, decimals.
-const SCORES: [(&str, &str, usize); 11] = [
-    ("faa", "FAA", 1),
-    ("caa", "CAA", 1),
-    ("sample_accuracy", "A_B", 1),
-    ("mean_sample_accuracy", "Ā", 1),
-    ("average_task_accuracy", "task-IL", 1),
-    ("forgetting", "forgetting", 1),
-    ("bwt", "BWT", 1),
-    ("fwt", "FWT", 1),
-    ("ci_transfer", "CI-Transfer", 1),
-    ("ci_transfer_raw", "CI-Transfer raw", 1),
-    ("stored_bytes", "bytes/class", 0),
+/// A score of the table: its name in the table `metrics`, its title, and the decimals it is shown with.
+struct Score {
+    metric: &'static str,
+    title: &'static str,
+    decimals: usize,
+}
+
+const SCORES: [Score; 11] = [
+    Score { metric: "faa", title: "FAA", decimals: 1 },
+    Score { metric: "caa", title: "CAA", decimals: 1 },
+    Score { metric: "sample_accuracy", title: "A_B", decimals: 1 },
+    Score { metric: "mean_sample_accuracy", title: "Ā", decimals: 1 },
+    Score { metric: "average_task_accuracy", title: "task-IL", decimals: 1 },
+    Score { metric: "forgetting", title: "forgetting", decimals: 1 },
+    Score { metric: "bwt", title: "BWT", decimals: 1 },
+    Score { metric: "fwt", title: "FWT", decimals: 1 },
+    Score { metric: "ci_transfer", title: "CI-Transfer", decimals: 1 },
+    Score { metric: "ci_transfer_raw", title: "CI-Transfer raw", decimals: 1 },
+    Score { metric: "stored_bytes", title: "bytes/class", decimals: 0 },
 ];
 
-/// How a table is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Text,
-    Markdown,
-    Csv,
-    Latex,
+/// What methods are compared by: command-line options.
+#[derive(Args, Clone, Debug)]
+pub struct MetricOption {
+    /// Score whose differences between methods are taken, paired by class order
+    #[arg(long, default_value = "faa", value_parser = metrics())]
+    pub metric: String,
+}
+
+fn metrics() -> PossibleValuesParser {
+    PossibleValuesParser::new(SCORES.map(|score| PossibleValue::new(score.metric).help(score.title)))
 }
 
 /// Scores after the last task, by method, metric and class order.
 pub struct Summary {
-    methods: Vec<String>,
+    /// The methods that have results; the first is what the others are compared with.
+    pub methods: Vec<String>,
     scores: BTreeMap<(String, String), BTreeMap<String, f64>>,
 }
 
 impl Summary {
-    /// Of the `methods` of a run that have results in `tasks` tasks in any of the `orders`; the first is what the others are compared
-    /// with.
-    pub fn new(run: &Path, methods: &[String], orders: &[String], tasks: usize) -> Result<Self> {
-        let rows = Tables::open(run)?.sql(&format!(
-            "SELECT class_order, method, metric, value FROM metrics WHERE on_task IS NULL AND after_task = {tasks}"
+    /// Of those of the `methods` that have results in `tasks` tasks in any of the `orders`; the first is what the others are
+    /// compared with.
+    pub fn new(tables: &mut Tables, methods: &[String], orders: &[String], tasks: usize) -> Result<Self> {
+        let rows = tables.sql(&format!(
+            "SELECT class_order, method, metric, value FROM metrics \
+             WHERE on_task IS NULL AND after_task = {tasks} AND class_order IN ({})",
+            quoted(orders)
         ))?;
-        let text = |name: &str| -> Result<Vec<String>> {
-            let column = rows.column(name)?.str().context("a text column")?;
-            Ok(column.iter().map(|value| value.unwrap_or_default().to_owned()).collect())
-        };
-        let (order, method, metric) = (text("class_order")?, text("method")?, text("metric")?);
+        let (order, method, metric) = (texts(&rows, "class_order")?, texts(&rows, "method")?, texts(&rows, "metric")?);
         let mut scores: BTreeMap<(String, String), BTreeMap<String, f64>> = BTreeMap::new();
-        for (row, value) in rows.column("value")?.f64()?.iter().enumerate() {
-            let (Some(value), true) = (value, orders.contains(&order[row])) else { continue };
+        for (row, value) in numbers(&rows, "value")?.into_iter().enumerate() {
             scores.entry((method[row].clone(), metric[row].clone())).or_default().insert(order[row].clone(), value);
         }
         let there = |method: &&String| scores.contains_key(&((*method).clone(), "faa".into()));
         let methods: Vec<String> = methods.iter().filter(there).cloned().collect();
         if methods.is_empty() {
-            bail!("{} has no finished results of these methods in these orders", run.display());
+            bail!(
+                "there are no finished results of these methods in {tasks} tasks in the orders {}",
+                orders.join(", ")
+            );
         }
         Ok(Summary { methods, scores })
     }
 
-    fn of(&self, method: &str, metric: &str) -> Option<&BTreeMap<String, f64>> {
+    /// A method's score in every order.
+    pub fn of(&self, method: &str, metric: &str) -> Option<&BTreeMap<String, f64>> {
         self.scores.get(&(method.to_owned(), metric.to_owned()))
     }
 
-    /// The table: a row per method.
-    pub fn render(&self, format: Format) -> String {
-        let shown: Vec<_> = SCORES
-            .into_iter()
-            .filter(|(metric, ..)| self.methods.iter().any(|m| self.of(m, metric).is_some()))
-            .collect();
+    /// Differences of a method's score from the first method's, one for every order that both have; none of the first itself.
+    pub fn differences(&self, method: &str, metric: &str) -> Vec<f64> {
         let first = &self.methods[0];
+        match (self.of(method, metric), self.of(first, metric)) {
+            (Some(own), Some(others)) if method != first => {
+                own.iter().filter_map(|(order, x)| Some(x - others.get(order)?)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A row per method: its scores, and how its `metric` differs from the first method's.
+    pub fn sheet(&self, metric: &str) -> Sheet {
+        let is_shown = |score: &&Score| self.methods.iter().any(|method| self.of(method, score.metric).is_some());
+        let shown: Vec<&Score> = SCORES.iter().filter(is_shown).collect();
         let mut header = vec!["method".to_owned(), "orders".into()];
-        header.extend(shown.iter().map(|(_, title, _)| (*title).to_owned()));
-        header.push(format!("FAA − {first}"));
-        let body: Vec<Vec<String>> = self
-            .methods
-            .iter()
-            .map(|method| {
-                let orders = self.of(method, "faa").map_or(0, BTreeMap::len);
-                let mut row = vec![method.clone(), orders.to_string()];
-                row.extend(shown.iter().map(|(metric, _, decimals)| {
-                    self.of(method, metric).map_or("–".into(), |v| spread(v.values().copied(), *decimals))
-                }));
-                row.push(self.difference(method, first));
-                row
-            })
-            .collect();
-        write(format, &header, &body)
-    }
-
-    /// Of a method's FAA from another's, paired by order.
-    fn difference(&self, method: &str, other: &str) -> String {
-        let (Some(own), Some(others)) = (self.of(method, "faa"), self.of(other, "faa")) else { return "–".into() };
-        let pairs: Vec<f64> = own.iter().filter_map(|(order, x)| Some(x - others.get(order)?)).collect();
-        if method == other || pairs.is_empty() { "–".into() } else { spread(pairs.into_iter(), 1) }
+        header.extend(shown.iter().map(|score| score.title.to_owned()));
+        header.push(format!("{} − {}", title(metric), self.methods[0]));
+        let decimals = SCORES.iter().find(|score| score.metric == metric).map_or(1, |score| score.decimals);
+        let row = |method: &String| {
+            let orders = self.of(method, "faa").map_or(0, BTreeMap::len);
+            let mut row = vec![method.clone(), orders.to_string()];
+            row.extend(shown.iter().map(|score| {
+                let values = self.of(method, score.metric).into_iter().flat_map(BTreeMap::values);
+                spread(&values.copied().collect::<Vec<_>>(), score.decimals)
+            }));
+            row.push(spread(&self.differences(method, metric), decimals));
+            row
+        };
+        Sheet { rows: self.methods.iter().map(row).collect(), header }
     }
 }
 
-/// Mean ± standard deviation (n − 1); the mean alone where there is one value.
-fn spread(values: impl ExactSizeIterator<Item = f64> + Clone, decimals: usize) -> String {
-    let (n, centre) = (values.len(), mean(values.clone()));
-    let squares: f64 = values.map(|x| (x - centre).powi(2)).sum();
-    let deviation = (squares / (n.max(2) - 1) as f64).sqrt();
-    if n < 2 || decimals == 0 {
-        format!("{centre:.decimals$}")
-    } else {
-        format!("{centre:.decimals$} ± {deviation:.decimals$}")
+/// What tables call a metric.
+pub fn title(metric: &str) -> &str {
+    SCORES.iter().find(|score| score.metric == metric).map_or(metric, |score| score.title)
+}
+
+/// Mean ± standard deviation (n − 1); the mean alone where there is one value, a dash where there is none.
+pub fn spread(values: &[f64], decimals: usize) -> String {
+    let centre = mean(values.iter().copied());
+    match values.len() {
+        0 => "–".into(),
+        1 => format!("{centre:.decimals$}"),
+        _ if decimals == 0 => format!("{centre:.0}"),
+        _ => format!("{centre:.decimals$} ± {:.decimals$}", deviation(values)),
     }
 }
 
-/// A table in any of the formats.
-fn write(format: Format, header: &[String], body: &[Vec<String>]) -> String {
-    let lines = |row: &dyn Fn(&[String]) -> String| body.iter().map(|cells| row(cells)).collect::<String>();
-    match format {
-        Format::Text => {
-            let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(header);
-            body.iter().for_each(|cells| _ = table.add_row(cells));
-            table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-            table.trim_fmt() + "\n"
-        }
-        Format::Markdown => {
-            let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-            let rule = header.iter().enumerate().map(|(i, _)| if i == 0 { "---".into() } else { "---:".to_owned() });
-            row(header) + &row(&rule.collect::<Vec<_>>()) + &lines(&row)
-        }
-        Format::Csv => {
-            let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
-            let row = |cells: &[String]| cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
-            row(header) + &lines(&row)
-        }
-        Format::Latex => {
-            let escaped = |cell: &String| {
-                cell.replace('_', "\\_")
-                    .replace('%', "\\%")
-                    .replace(" ± ", " $\\pm$ ")
-                    .replace('−', "$-$")
-                    .replace('Ā', "$\\bar{A}$")
-            };
-            let row = |cells: &[String]| cells.iter().map(escaped).collect::<Vec<_>>().join(" & ") + " \\\\\n";
-            let columns = format!("l{}", "r".repeat(header.len() - 1));
-            format!(
-                "\\begin{{tabular}}{{{columns}}}\n\\hline\n{}\\hline\n{}\\hline\n\\end{{tabular}}\n",
-                row(header),
-                lines(&row)
-            )
-        }
-    }
+/// The standard deviation (n − 1); 0 of fewer than two values.
+pub fn deviation(values: &[f64]) -> f64 {
+    let centre = mean(values.iter().copied());
+    let squares: f64 = values.iter().map(|x| (x - centre).powi(2)).sum();
+    (squares / (values.len().max(2) - 1) as f64).sqrt()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sheet::Format;
 
     #[test]
     fn differences_are_paired_by_order() {
@@ -169,7 +157,7 @@ mod tests {
             .into(),
         };
         // b: mean 62, deviation √242; b − a: 1 and 3
-        let lines: Vec<String> = summary.render(Format::Csv).lines().map(str::to_owned).collect();
+        let lines: Vec<String> = summary.sheet("faa").render(Format::Csv).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], r#""method","orders","FAA","FAA − a""#);
         assert_eq!(lines[2], r#""b","2","62.0 ± 15.6","2.0 ± 1.4""#);
     }

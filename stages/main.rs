@@ -9,6 +9,7 @@ mod order;
 mod prompt_tune;
 mod quality;
 mod query;
+mod report;
 mod sweep;
 mod terminal;
 
@@ -45,6 +46,8 @@ enum Stage {
     Order(order::Options),
     /// Compare what the generators give with held-out embeddings, class by class, into the table `quality`
     Quality(quality::Options),
+    /// One self-contained HTML page about the methods of a run
+    Report(report::Options),
     /// SQL over the tables of a run
     Query(query::Options),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Stage::Sweep(options) => sweep::run(&options),
         Stage::Order(options) => order::run(&options),
         Stage::Quality(options) => quality::run(&options),
+        Stage::Report(options) => report::run(&options),
         Stage::Query(options) => query::run(&options),
     };
     match done {

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use cgil::{
-    summary::{Format, Summary},
+    query::Tables,
+    sheet::Format,
+    summary::{MetricOption, Summary},
     table::embeddings::Embeddings,
     task::{Curriculum, OrderOptions, TaskOptions},
 };
@@ -40,6 +42,8 @@ pub struct Options {
     /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    metric: MetricOption,
     /// How the table is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -72,7 +76,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     let failed = run_all(&members)?;
-    terminal::print(Summary::new(&options.run, &names, &orders, tasks)?.render(options.format))?;
+    let summary = Summary::new(&mut Tables::open(&options.run)?, &names, &orders, tasks)?;
+    terminal::print(summary.sheet(&options.metric.metric).render(options.format))?;
     match failed.len() {
         0 => Ok(()),
         n => bail!("{n} of {} commands failed, the table has the others:\n{}", members.len(), failed.join("\n")),

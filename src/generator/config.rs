@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{DiffusionConfig, VaeConfig};
 
 /// A kind of generator.
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A variational autoencoder, the paper's
     Vae,

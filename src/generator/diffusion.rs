@@ -83,14 +83,14 @@ impl Denoiser {
 }
 
 /// Fits a diffusion model to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called
-/// after each epoch.
+/// with the loss of each epoch.
 pub(super) fn fit(
     rows: &[f32],
     dim: usize,
     label: i64,
     seed: u64,
     config: &DiffusionConfig,
-    tick: impl Fn(),
+    mut tick: impl FnMut(f64),
 ) -> (Generator, Measures) {
     let n = rows.len() / dim;
     let (scaler, standard) = Scaler::standardised(rows, dim);
@@ -108,7 +108,7 @@ pub(super) fn fit(
             });
             loss += model.step(&x, &times, &noise, config.lr) * batch.len() as f64 / n as f64;
         }
-        tick();
+        tick(loss);
     }
     let generator = Generator::Diffusion { denoiser: model.denoiser(), scaler };
     (generator, Measures { denoising: Some(loss), ..Measures::default() })

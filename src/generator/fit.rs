@@ -19,6 +19,8 @@ pub struct Fitted {
     /// Rows it was fitted to.
     pub rows: usize,
     pub measures: Measures,
+    /// The loss of each epoch; of kinds that have epochs.
+    pub losses: Vec<f64>,
     pub seconds: f64,
 }
 
@@ -78,11 +80,16 @@ pub fn fit_all(
 /// [`GeneratorConfig::ticks`] says.
 pub fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, config: &GeneratorConfig, tick: impl Fn()) -> Fitted {
     let start = Instant::now();
+    let mut losses = Vec::new();
+    let epoch = |loss| {
+        losses.push(loss);
+        tick();
+    };
     let (generator, measures) = match config {
-        GeneratorConfig::Vae(config) => vae::fit(rows, dim, label, seed, config, tick),
+        GeneratorConfig::Vae(config) => vae::fit(rows, dim, label, seed, config, epoch),
         GeneratorConfig::Gaussian => gaussian::fit(rows, dim, tick),
         GeneratorConfig::Mog => mixture::fit(rows, dim, label, seed, tick),
-        GeneratorConfig::Diffusion(config) => diffusion::fit(rows, dim, label, seed, config, tick),
+        GeneratorConfig::Diffusion(config) => diffusion::fit(rows, dim, label, seed, config, epoch),
     };
-    Fitted { generator, rows: rows.len() / dim, measures, seconds: start.elapsed().as_secs_f64() }
+    Fitted { generator, rows: rows.len() / dim, measures, losses, seconds: start.elapsed().as_secs_f64() }
 }

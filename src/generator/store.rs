@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
 use super::{Fitted, Generator, GeneratorConfig, Kind, Measures};
@@ -51,6 +51,7 @@ pub struct LatentStore {
 struct Fit {
     rows: usize,
     measures: Measures,
+    losses: Vec<f64>,
     bytes: usize,
     seconds: f64,
 }
@@ -122,10 +123,11 @@ impl LatentStore {
 
     /// Keeps a fitted class of a task that is not complete.
     pub fn put_class(&self, task: usize, class: &Class, fitted: &Fitted) -> Result<()> {
-        let Fitted { generator, rows, measures, seconds } = fitted;
+        let Fitted { generator, rows, measures, losses, seconds } = fitted;
         let fields = generator.fields().into_iter();
         let all: Tensors = fields.map(|(name, shape, values)| (name, (shape, values.to_vec()))).collect();
-        let fit = Fit { rows: *rows, measures: *measures, bytes: generator.bytes(), seconds: *seconds };
+        let losses = losses.clone();
+        let fit = Fit { rows: *rows, measures: *measures, losses, bytes: generator.bytes(), seconds: *seconds };
         tensors::write(&self.class_file(task, class), &all, &fit)
     }
 
@@ -166,11 +168,31 @@ impl LatentStore {
                 Arc::new(Float64Array::from_iter_values(fits.iter().map(|f| f.seconds))),
             ],
         )?;
+        let losses = self.losses(task, classes, &fits)?;
         atomic::write_dir(&self.task_dir(task), |dir| {
             tensors::write(&dir.join(GENERATORS), &stacked, &self.manifest)?;
-            file::write(&dir.join("index.parquet"), contract::latents(), &index, &vec![])
+            file::write(&dir.join("index.parquet"), contract::latents(), &index, &vec![])?;
+            file::write(&dir.join("losses.parquet"), contract::generator_losses(), &losses, &vec![])
         })?;
         self.clear_partial(task)
+    }
+
+    /// The losses of a task's classes, a row per class and epoch.
+    fn losses(&self, task: usize, classes: &[Class], fits: &[Fit]) -> Result<RecordBatch> {
+        let curriculum = &self.manifest.curriculum;
+        let rows =
+            || classes.iter().zip(fits).flat_map(|(class, fit)| (1..).zip(&fit.losses).map(move |row| (class, row)));
+        let n = rows().count();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![curriculum.order.as_str(); n])),
+            Arc::new(Int64Array::from(vec![curriculum.seed.map(i64::from); n])),
+            Arc::new(StringArray::from(vec![self.manifest.config.kind().to_string(); n])),
+            Arc::new(Int64Array::from(vec![task as i64 + 1; n])),
+            Arc::new(Int64Array::from_iter_values(rows().map(|(class, _)| class.label))),
+            Arc::new(Int64Array::from_iter_values(rows().map(|(_, (epoch, _))| epoch))),
+            Arc::new(Float64Array::from_iter_values(rows().map(|(_, (_, loss))| *loss))),
+        ];
+        file::rows(contract::generator_losses(), 0, columns)
     }
 
     fn clear_partial(&self, task: usize) -> Result<()> {

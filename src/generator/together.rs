@@ -62,6 +62,7 @@ pub fn fit_together(
         classes.iter().map(|class| Rng::new(seed, Draw::VaeBatches, &[class.label as u64])).collect();
 
     let mut losses = vec![Losses::default(); classes.len()];
+    let mut curves = vec![Vec::with_capacity(config.epochs); classes.len()];
     for epoch in 0..config.epochs {
         let lr = config.lr * annealing(epoch, config.epochs);
         let (mut sums, mut seen) = (vec![Losses::default(); classes.len()], vec![0.0; classes.len()]);
@@ -78,19 +79,21 @@ pub fn fit_together(
                 seen[class] += rows;
             }
         }
-        for ((loss, sum), seen) in losses.iter_mut().zip(sums).zip(seen) {
+        for (((loss, curve), sum), seen) in losses.iter_mut().zip(&mut curves).zip(sums).zip(seen) {
             *loss = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
+            curve.push(loss.sum());
             tick();
         }
     }
     let seconds = start.elapsed().as_secs_f64() / classes.len() as f64;
     let decoders = vaes.decoders()?;
-    let fitted = decoders.into_iter().zip(scalers).zip(classes).zip(losses);
+    let fitted = decoders.into_iter().zip(scalers).zip(classes).zip(losses).zip(curves);
     Ok(fitted
-        .map(|(((decoder, scaler), class), losses)| Fitted {
+        .map(|((((decoder, scaler), class), losses), curve)| Fitted {
             generator: Generator::Vae { decoder, scaler },
             rows: class.rows.len() / dim,
             measures: losses.into(),
+            losses: curve,
             seconds,
         })
         .collect())

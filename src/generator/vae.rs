@@ -50,6 +50,13 @@ pub struct Losses {
     pub kl: f64,
 }
 
+impl Losses {
+    /// The negative ELBO.
+    pub fn sum(self) -> f64 {
+        self.reconstruction + self.kl
+    }
+}
+
 /// The generating half: L → H → H → D.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
@@ -64,15 +71,15 @@ impl Decoder {
     }
 }
 
-/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called after
-/// each epoch.
+/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called with the loss
+/// of each epoch.
 pub(super) fn fit(
     rows: &[f32],
     dim: usize,
     label: i64,
     seed: u64,
     config: &VaeConfig,
-    tick: impl Fn(),
+    mut tick: impl FnMut(f64),
 ) -> (Generator, Measures) {
     let n = rows.len() / dim;
     let (scaler, standard) = Scaler::standardised(rows, dim);
@@ -98,7 +105,7 @@ pub(super) fn fit(
             seen += weight;
         }
         losses = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
-        tick();
+        tick(losses.sum());
     }
     (Generator::Vae { decoder: vae.decoder(), scaler }, losses.into())
 }

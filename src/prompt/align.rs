@@ -11,15 +11,16 @@ use crate::{
 };
 
 /// Trains the prompts of the stream's classes, `past` of which earlier tasks learned, with a new optimiser. `tick` is called
-/// after each epoch with the mean loss of its steps.
+/// after each epoch with the mean loss of its steps. Returns these losses.
 pub fn align(
     learner: &mut dyn Learner,
     stream: &EmbeddingStream,
     past: usize,
     config: &PromptConfig,
     tick: impl Fn(f64),
-) -> Result<()> {
+) -> Result<Vec<f64>> {
     learner.begin(past)?;
+    let mut curve = Vec::with_capacity(config.epochs);
     for epoch in 0..config.epochs {
         let rows = time(Phase::Sample, || stream.epoch(epoch))?;
         let classes: Vec<u32> = file::int64s(&rows, "class").iter().map(|&class| class as u32).collect(); // (N)
@@ -31,7 +32,9 @@ pub fn align(
         if losses.iter().any(|loss| !loss.is_finite()) {
             bail!("the prompts diverged in epoch {} of task {}: use a smaller --lr", epoch + 1, stream.task + 1);
         }
-        tick(mean(losses.into_iter().map(f64::from)));
+        let loss = mean(losses.into_iter().map(f64::from));
+        curve.push(loss);
+        tick(loss);
     }
-    Ok(())
+    Ok(curve)
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use serde::{Deserialize, Serialize};
 
 use super::{Current, Learner, PromptConfig, cpu::normalise, tune::Replay};
@@ -77,12 +77,13 @@ pub fn resume(results: &Results, learned: usize, learner: &mut dyn Learner) -> R
     learner.set_parameters(parameters)
 }
 
-/// Writes prompts and text features into the directory of the step after `learned` tasks.
+/// Writes prompts, text features and the `losses` of the epochs into the directory of the step after `learned` tasks.
 pub fn write(
     dir: &Path,
     results: &Results,
     learned: usize,
     learner: &mut dyn Learner,
+    losses: &[f64],
     curriculum: &Curriculum,
 ) -> Result<()> {
     let dim = learner.zero_shot().len() / curriculum.classes.len();
@@ -99,6 +100,12 @@ pub fn write(
         file::vectors(features, dim),
     ]);
     write_table(dir, contract::text_features(), &file::rows(contract::text_features(), dim, columns)?)?;
+    let mut columns = results.keys(learned, losses.len());
+    columns.extend([
+        Arc::new(Int64Array::from_iter_values(1..=losses.len() as i64)) as ArrayRef,
+        Arc::new(Float64Array::from_iter_values(losses.iter().copied())),
+    ]);
+    write_table(dir, contract::prompt_losses(), &file::rows(contract::prompt_losses(), 0, columns)?)?;
     tensors::write(&dir.join(PROMPTS), &learner.parameters()?.tensors(), &curriculum.seed)
 }
 

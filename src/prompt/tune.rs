@@ -71,28 +71,30 @@ pub fn tune(
     let stored = tuning.replay.stored(tuning)?;
     let mut generators = Vec::new();
     for learned in next..=curriculum.tasks() {
-        if learned > 0 {
-            learn(tuning, learner, &mut generators, learned - 1, &tick)?;
-        }
+        let losses = match learned {
+            0 => Vec::new(),
+            _ => learn(tuning, learner, &mut generators, learned - 1, &tick)?,
+        };
         let predictions = time(Phase::Evaluate, || predict(tuning, learner, learned))?;
         time(Phase::Write, || {
             let stored = if learned > 0 { stored.total(curriculum.seen(learned - 1)) } else { 0 };
             results.write(learned, test, &predictions, stored, &mut history, |dir| {
-                store::write(dir, results, learned, learner, curriculum)
+                store::write(dir, results, learned, learner, &losses, curriculum)
             })
         })?;
     }
     Ok(history)
 }
 
-/// Trains the prompts of all classes seen after `task` (from 0). `generators` are those read so far.
+/// Trains the prompts of all classes seen after `task` (from 0); returns the loss of each epoch. `generators` are those read
+/// so far.
 fn learn(
     tuning: &Tuning,
     learner: &mut dyn Learner,
     generators: &mut Vec<Generator>,
     task: usize,
     tick: impl Fn(usize, Option<f64>),
-) -> Result<()> {
+) -> Result<Vec<f64>> {
     let Tuning { embeddings, curriculum, config, .. } = *tuning;
     let seen = &curriculum.classes[..curriculum.seen(task)];
     let own = &curriculum.classes[curriculum.task(task)];

@@ -1,0 +1,252 @@
+//! Accuracies: after each task, of seen against unseen classes, task by task.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use kuva::plot::{Heatmap, LinePlot, ScatterPlot, colormap::ColorMap};
+
+use super::{
+    Figure, Scope,
+    chart::{Chart, SERIES, colour, marker},
+};
+use crate::{
+    metrics::mean,
+    query::{numbers, texts},
+    sheet::Sheet,
+    summary::{deviation, spread, title},
+};
+
+/// How far the other methods are from the first, and how sure that is: over class orders, and over images.
+pub fn differences(scope: &mut Scope) -> Result<Sheet> {
+    let methods = scope.summary.methods.clone();
+    let (first, metric) = (&methods[0], title(scope.metric).to_owned());
+    let header = vec![
+        format!("method, less {first}"),
+        metric.clone(),
+        format!("orders with more {metric}"),
+        "A_B, with 95 % interval over images".into(),
+    ];
+    let mut rows = Vec::new();
+    for method in &methods[1..] {
+        let by_order = scope.summary.differences(method, scope.metric);
+        let more = by_order.iter().filter(|difference| **difference > 0.0).count();
+        let by_image = by_image(scope, method)?;
+        let half = 1.96 * deviation(&by_image) / (by_image.len() as f64).sqrt();
+        rows.push(vec![
+            method.clone(),
+            spread(&by_order, 1),
+            format!("{more} of {}", by_order.len()),
+            match by_image.len() {
+                0 => "–".into(),
+                _ => format!("{:.1} ± {half:.1}", mean(by_image)),
+            },
+        ]);
+    }
+    Ok(Sheet { header, rows })
+}
+
+/// By how many percentage points more often than the first method another is right after the last task, for each test image, over
+/// the class orders that both have.
+fn by_image(scope: &mut Scope, method: &str) -> Result<Vec<f64>> {
+    let has = |method: &str, order: &String| scope.summary.of(method, "faa").is_some_and(|faa| faa.contains_key(order));
+    let both: Vec<String> =
+        scope.orders.iter().filter(|order| has(method, order) && has(scope.first(), order)).cloned().collect();
+    let mut of = |method: &str| -> Result<BTreeMap<String, f64>> {
+        let rows = scope.tables.sql(&format!(
+            "SELECT sample_id, AVG(CASE WHEN predicted = label THEN 100.0 ELSE 0.0 END) AS accuracy FROM predictions \
+             WHERE {} AND after_task = {} GROUP BY sample_id",
+            super::condition(method, &both),
+            scope.tasks
+        ))?;
+        Ok(texts(&rows, "sample_id")?.into_iter().zip(numbers(&rows, "accuracy")?).collect())
+    };
+    let first = of(&scope.summary.methods[0])?;
+    Ok(of(method)?.into_iter().filter_map(|(image, accuracy)| Some(accuracy - first.get(&image)?)).collect())
+}
+
+/// Accuracy on the tasks seen, after each task.
+pub fn curves(scope: &mut Scope) -> Result<Figure> {
+    let rows = scope.tables.sql(&format!(
+        "SELECT method, after_task, value FROM metrics WHERE metric = 'average_accuracy' AND class_order IN ({})",
+        crate::query::quoted(&scope.orders)
+    ))?;
+    let mut values: BTreeMap<(String, usize), Vec<f64>> = BTreeMap::new();
+    for ((method, task), value) in
+        texts(&rows, "method")?.into_iter().zip(numbers(&rows, "after_task")?).zip(numbers(&rows, "value")?)
+    {
+        values.entry((method, task as usize)).or_default().push(value);
+    }
+    let of = |method: &str, task: usize| values.get(&(method.to_owned(), task)).map_or(&[][..], Vec::as_slice);
+    let tasks = 1..=scope.tasks;
+
+    let drawn = drawn(scope);
+    let mut plots = Vec::new();
+    for (i, method) in drawn.iter().enumerate() {
+        let (x, y): (Vec<f64>, Vec<&[f64]>) =
+            tasks.clone().filter(|&t| !of(method, t).is_empty()).map(|t| (t as f64, of(method, t))).unzip();
+        let means: Vec<f64> = y.iter().map(|y| mean(y.iter().copied())).collect();
+        let band = |sign: f64| {
+            means
+                .iter()
+                .zip(&y)
+                .map(move |(mean, y)| (mean + sign * deviation(y)).clamp(0.0, 100.0))
+                .collect::<Vec<_>>()
+        };
+        let points = || x.iter().copied().zip(means.iter().copied());
+        plots.push(LinePlot::new().with_data(points()).with_color(colour(i)).with_band(band(-1.0), band(1.0)).into());
+        let tips = tasks.clone().map(|t| format!("{method}, after {t} tasks: {} %", spread(of(method, t), 1)));
+        let dots = ScatterPlot::new().with_data(points()).with_color(colour(i)).with_marker(marker(i)).with_size(4.0);
+        plots.push(dots.with_tooltips().with_tooltip_labels(tips).into());
+    }
+    let row = |method: &String| {
+        [method.clone()].into_iter().chain(tasks.clone().map(|t| spread(of(method, t), 1))).collect::<Vec<_>>()
+    };
+    let header = ["method".to_owned()].into_iter().chain(tasks.clone().map(|t| format!("after task {t}"))).collect();
+    let sheet = Sheet { header, rows: scope.summary.methods.iter().map(row).collect() };
+    let first = scope.first();
+    let description = format!(
+        "Lines of the accuracy on the tasks seen after each of {} tasks, for {} methods. {first} goes from {} to {} %.",
+        scope.tasks,
+        drawn.len(),
+        spread(of(first, 1), 1),
+        spread(of(first, scope.tasks), 1)
+    );
+    let hidden = scope.summary.methods.len() - drawn.len();
+    let others = match hidden {
+        0 => String::new(),
+        n => format!(" {n} more methods are in the table only: choose by --method."),
+    };
+    Ok(Figure {
+        id: "curves",
+        title: "Accuracy after each task".into(),
+        svg: Some(
+            Chart::new(plots, "tasks learned", "accuracy on the tasks seen (%)")
+                .layout(|layout| layout.with_x_tick_step((scope.tasks as f64 / 10.0).ceil()).with_y_axis_max(100.0))
+                .legend(&drawn, marker)
+                .draw(&description),
+        ),
+        note: format!(
+            "Class-incremental: all classes seen so far are candidates. Mean over tasks; the band is one standard deviation to \
+             either side over {}.{others}",
+            scope.orders_in_words()
+        ),
+        sheet: Some(sheet),
+    })
+}
+
+/// The methods that charts of many show: the first, and the best of the others.
+fn drawn(scope: &Scope) -> Vec<String> {
+    scope.summary.methods.iter().take(SERIES).cloned().collect()
+}
+
+/// What is learned against what is kept of the CLIP's own knowledge.
+pub fn transfer(scope: &Scope) -> Figure {
+    let (id, title) = ("transfer", "Seen and unseen classes".to_owned());
+    let all = |method: &String, metric: &str| -> Vec<f64> {
+        scope.summary.of(method, metric).into_iter().flat_map(|scores| scores.values().copied()).collect()
+    };
+    let methods: Vec<&String> =
+        scope.summary.methods.iter().filter(|method| !all(method, "ci_transfer").is_empty()).take(SERIES).collect();
+    let without: Vec<&str> = scope
+        .summary
+        .methods
+        .iter()
+        .filter(|method| all(method, "ci_transfer").is_empty())
+        .map(String::as_str)
+        .collect();
+    if methods.is_empty() {
+        let note = "None of these methods can tell classes that it has not seen, or there is one task only.".into();
+        return Figure { id, title, svg: None, note, sheet: None };
+    }
+    let plots = methods.iter().enumerate().map(|(i, method)| {
+        let (faa, transfer) = (all(method, "faa"), all(method, "ci_transfer"));
+        let tip = format!("{method}: FAA {} %, CI-Transfer {} %", spread(&faa, 1), spread(&transfer, 1));
+        let (x, y) = (mean(faa.iter().copied()), mean(transfer.iter().copied()));
+        let point =
+            ScatterPlot::new().with_data([(x, y)]).with_x_err([deviation(&faa)]).with_y_err([deviation(&transfer)]);
+        let point = point.with_color(colour(i)).with_marker(marker(i)).with_size(5.0);
+        point.with_tooltips().with_tooltip_labels([tip]).into()
+    });
+    let names: Vec<String> = methods.iter().map(|method| (*method).clone()).collect();
+    let rows = methods.iter().map(|method| {
+        let scores = ["faa", "ci_transfer", "ci_transfer_raw"].map(|metric| spread(&all(method, metric), 1));
+        [(*method).clone()].into_iter().chain(scores).collect()
+    });
+    let sheet = Sheet {
+        header: ["method", "FAA", "CI-Transfer", "CI-Transfer raw"].map(str::to_owned).into(),
+        rows: rows.collect(),
+    };
+    let described: Vec<String> =
+        sheet.rows.iter().map(|row| format!("{}: {} and {} %", row[0], row[1], row[2])).collect();
+    let description = format!("Points of FAA and CI-Transfer. {}.", described.join("; "));
+    let without = match without.len() {
+        0 => String::new(),
+        _ => format!(" Without an answer for unseen classes: {}.", without.join(", ")),
+    };
+    Figure {
+        id,
+        title,
+        svg: Some(
+            Chart::new(plots.collect(), "FAA, seen classes (%)", "CI-Transfer, unseen classes (%)")
+                .legend(&names, marker)
+                .draw(&description),
+        ),
+        note: format!(
+            "FAA: mean over tasks after the last one. CI-Transfer: accuracy on the images of tasks not learned yet, among all \
+             classes. Bars are one standard deviation over {}.{without}",
+            scope.orders_in_words()
+        ),
+        sheet: Some(sheet),
+    }
+}
+
+/// The accuracy matrix of the first method.
+pub fn matrix(scope: &mut Scope) -> Result<Figure> {
+    let (first, n) = (scope.first().to_owned(), scope.tasks);
+    let rows = scope.tables.sql(&format!(
+        "SELECT after_task, on_task, AVG(value) AS value FROM metrics WHERE {} AND after_task > 0 \
+         AND metric IN ('accuracy', 'transfer_accuracy') GROUP BY after_task, on_task",
+        scope.rows_of(&first)
+    ))?;
+    let mut cells = vec![vec![f64::NAN; n]; n];
+    let places = numbers(&rows, "after_task")?.into_iter().zip(numbers(&rows, "on_task")?);
+    for ((after, on), value) in places.zip(numbers(&rows, "value")?) {
+        cells[after as usize - 1][on as usize - 1] = (10.0 * value).round() / 10.0;
+    }
+    let shade = |share: f64| format!("color-mix(in srgb, var(--heat) {:.0}%, transparent)", 6.0 + 64.0 * share);
+    let labels = || (1..=n).map(|i| i.to_string());
+    let upwards: Vec<Vec<f64>> = cells.iter().rev().cloned().collect();
+    let map = Heatmap::new()
+        .with_data(upwards)
+        .with_values()
+        .with_legend("accuracy (%)")
+        .with_color_map(ColorMap::Custom(Arc::new(shade)));
+    let description = format!(
+        "Heat map of the accuracy of {first} on each of {n} tasks after each. On the first task: {:.1} % at once, {:.1} % in the end.",
+        cells[0][0],
+        cells[n - 1][0]
+    );
+    let mut svg = Chart::new(vec![map.into()], "on the images of task", "after task")
+        .layout(|layout| layout.with_x_categories(labels().collect()).with_y_categories(labels().rev().collect()))
+        .draw(&description);
+    for value in cells.iter().flatten() {
+        svg = svg.replace(&format!(">{value:.2}<"), &format!(">{value:.1}<")); // cells are rounded to tenths
+    }
+    let header = ["after task".to_owned()].into_iter().chain((1..=n).map(|k| format!("on task {k}"))).collect();
+    let row = |(t, cells): (usize, &Vec<f64>)| {
+        let cells = cells.iter().map(|x| if x.is_nan() { "–".into() } else { format!("{x:.1}") });
+        [(t + 1).to_string()].into_iter().chain(cells).collect()
+    };
+    let sheet = Sheet { header, rows: cells.iter().enumerate().map(row).collect() };
+    Ok(Figure {
+        id: "matrix",
+        title: format!("Accuracy matrix of {first}"),
+        svg: Some(svg),
+        note: format!(
+            "Below and on the diagonal: tasks that are seen, among the classes seen. Above it: tasks to come, among all classes. \
+             Mean over {}; in each, a task has other classes.",
+            scope.orders_in_words()
+        ),
+        sheet: Some(sheet),
+    })
+}
