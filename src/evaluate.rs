@@ -35,13 +35,31 @@ pub struct Prediction {
     /// The class with the highest score among those of the image's own task, as if the task were known.
     pub in_task: usize,
     /// For an image of an unseen class: the class, where text features of unseen classes keep their length, as in the
-    /// authors' code.
+    /// authors' code; none where the length is not known.
     pub raw: Option<usize>,
 }
 
-/// Text features (C, D) of all classes, not normalised, which score those that are not seen.
+/// Text features (C, D) of all classes, which score those that are not seen.
 #[derive(Clone, Copy)]
-pub struct ZeroShot<'a>(pub &'a [f32]);
+pub struct ZeroShot<'a> {
+    pub features: &'a [f32],
+    /// Whether they have the length that the encoder gives them.
+    pub is_raw: bool,
+}
+
+/// Scores (N, n) of N embeddings for the n seen classes.
+pub struct Scores {
+    /// Those that unseen classes are compared with: where there are such, cosines.
+    pub open: Vec<f32>,
+    /// Those that decide among the seen classes, if not the same ones.
+    pub seen: Option<Vec<f32>>,
+}
+
+impl From<Vec<f32>> for Scores {
+    fn from(open: Vec<f32>) -> Self {
+        Scores { open, seen: None }
+    }
+}
 
 impl TestSet {
     /// The test images; every task needs some.
@@ -72,49 +90,58 @@ impl TestSet {
     }
 }
 
-/// Predicts every test image's class after `learned` tasks. `scores` takes embeddings (N, D) to scores (N, n) for the n seen
-/// classes; it is not called before the first task. Images of unseen classes are predicted where `zero_shot` is given: then scores are cosines.
+/// Predicts every test image's class after `learned` tasks. `scores` takes embeddings (N, D) to scores for the n seen
+/// classes; it is not called before the first task. Images of unseen classes are predicted where `zero_shot` is given: the
+/// open scores say whether the class is a seen one, and then those for seen classes say which.
 pub fn evaluate(
     test: &TestSet,
     curriculum: &Curriculum,
     learned: usize,
     zero_shot: Option<ZeroShot>,
-    mut scores: impl FnMut(&[f32]) -> Result<Vec<f32>>,
+    mut scores: impl FnMut(&[f32]) -> Result<Scores>,
 ) -> Result<Vec<Option<Prediction>>> {
     let (d, all) = (test.dim, curriculum.classes.len());
     let seen = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
-    let unseen = zero_shot.map_or(&[][..], |ZeroShot(features)| &features[seen * d..]); // (C - n, D)
+    let unseen = zero_shot.map_or(&[][..], |zero_shot| &zero_shot.features[seen * d..]); // (C - n, D)
     let lengths: Vec<f32> = unseen.chunks_exact(d).map(|row| dot(row, row).sqrt()).collect();
 
     let mut predictions = Vec::with_capacity(test.classes.len());
     for (images, classes) in test.embeddings.chunks(BATCH * d).zip(test.classes.chunks(BATCH)) {
-        let learned = if seen > 0 { scores(images)? } else { Vec::new() }; // (rows, n)
+        let learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
+        let decisive = learned.seen.as_ref().unwrap_or(&learned.open); // (rows, n)
         let mut others = vec![0.0; classes.len() * lengths.len()]; // (rows, C - n)
         Product::on(Threads::All).into(&mut others, lengths.len(), Matrix::new(images, d), Matrix::new(unseen, d).t());
         for (i, &class) in classes.iter().enumerate() {
-            let mut row = learned[i * seen..(i + 1) * seen].to_vec();
+            let among_seen = &decisive[i * seen..(i + 1) * seen];
             if class >= seen && zero_shot.is_none() {
                 predictions.push(None);
                 continue;
             }
             let own = &curriculum.task(curriculum.task_of(class));
             if class < seen {
-                require_finite(&row)?;
-                let (class, score) = highest(&row, 0..seen);
-                predictions.push(Some(Prediction { class, score, in_task: highest(&row, own.clone()).0, raw: None }));
+                require_finite(among_seen)?;
+                let (class, score) = highest(among_seen, 0..seen);
+                let in_task = highest(among_seen, own.clone()).0;
+                predictions.push(Some(Prediction { class, score, in_task, raw: None }));
                 continue;
             }
             let image = &images[i * d..(i + 1) * d];
             let length = dot(image, image).sqrt();
             let raw = others[i * lengths.len()..][..lengths.len()].iter().map(|x| x / length);
+            let mut row = learned.open[i * seen..(i + 1) * seen].to_vec();
             row.extend(raw.clone());
             require_finite(&row)?;
-            let (with_length, _) = highest(&row, 0..all);
+            let answer = |row: &[f32]| match highest(row, 0..all) {
+                (class, score) if class < seen => (highest(among_seen, 0..seen).0, score),
+                unseen => unseen,
+            };
+            let with_length = answer(&row).0;
             row.truncate(seen);
             row.extend(raw.zip(&lengths).map(|(x, length)| x / length));
-            let (class, score) = highest(&row, 0..all);
+            let (class, score) = answer(&row);
             let in_task = highest(&row, own.clone()).0;
-            predictions.push(Some(Prediction { class, score, in_task, raw: Some(with_length) }));
+            let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw).then_some(with_length);
+            predictions.push(Some(Prediction { class, score, in_task, raw }));
         }
     }
     Ok(predictions)

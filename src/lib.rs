@@ -87,6 +87,11 @@ pub fn at_least<const MIN: usize>(text: &str) -> std::result::Result<usize, Stri
         .ok_or(format!("expected a whole number from {MIN} to 1000000"))
 }
 
+/// Parses a number from 0 to 1, for command lines.
+pub fn share(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x| (0.0..=1.0).contains(x)).ok_or("expected a number from 0 to 1".into())
+}
+
 /// Parses a number above 0, for command lines.
 pub fn positive(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or("expected a number above 0".into())

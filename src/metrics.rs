@@ -90,7 +90,7 @@ pub struct Accuracies {
     pub class_il: Vec<f64>,
     /// Among the classes of the image's own task.
     pub task_il: Vec<f64>,
-    /// As `class_il`, but text features of unseen classes keep their length.
+    /// As `class_il`, but text features of unseen classes keep their length; NaN for a task of which that is not known.
     pub raw: Vec<f64>,
 }
 
@@ -98,17 +98,18 @@ impl Accuracies {
     /// Of the predictions for images of the classes `truth`. A task without predictions has NaN.
     pub fn new(predictions: &[Option<Prediction>], truth: &[usize], curriculum: &Curriculum) -> Self {
         let tasks = curriculum.tasks();
-        let (mut right, mut images) = (vec![[0usize; 3]; tasks], vec![0usize; tasks]);
+        let (mut right, mut images, mut raws) = (vec![[0usize; 3]; tasks], vec![0usize; tasks], vec![0usize; tasks]);
         for (prediction, &class) in predictions.iter().zip(truth) {
             let Some(p) = prediction else { continue };
             let task = curriculum.task_of(class);
             images[task] += 1;
-            for (right, predicted) in right[task].iter_mut().zip([p.class, p.in_task, p.raw.unwrap_or(p.class)]) {
-                *right += usize::from(predicted == class);
+            raws[task] += usize::from(p.raw.is_some());
+            for (right, predicted) in right[task].iter_mut().zip([Some(p.class), Some(p.in_task), p.raw]) {
+                *right += usize::from(predicted == Some(class));
             }
         }
-        let percent = |i: usize| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / images[k] as f64).collect();
-        Accuracies { class_il: percent(0), task_il: percent(1), raw: percent(2) }
+        let percent = |i: usize, of: &[usize]| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / of[k] as f64).collect();
+        Accuracies { class_il: percent(0, &images), task_il: percent(1, &images), raw: percent(2, &raws) }
     }
 }
 
@@ -160,7 +161,8 @@ impl History {
         rows.extend(per_task("task_accuracy", &last.task_il, 0..t + 1));
         if self.zero_shot.is_some() {
             rows.extend(per_task("transfer_accuracy", &last.class_il, t + 1..tasks));
-            rows.extend(per_task("transfer_accuracy_raw", &last.raw, t + 1..tasks));
+            let raw = per_task("transfer_accuracy_raw", &last.raw, t + 1..tasks);
+            rows.extend(raw.into_iter().filter(|metric| metric.value.is_finite()));
         }
         rows.push(over_tasks("average_accuracy", average_accuracy(&matrix, t)));
         rows.push(over_tasks("average_task_accuracy", mean(last.task_il[..=t].iter().copied())));
@@ -176,7 +178,7 @@ impl History {
                 ("bwt", scores.bwt),
                 ("fwt", zero_shot.and_then(|zero_shot| forward_transfer(&matrix, zero_shot))),
                 ("ci_transfer", zero_shot.and_then(|_| transfer(&matrix))),
-                ("ci_transfer_raw", zero_shot.and_then(|_| transfer(&raw))),
+                ("ci_transfer_raw", zero_shot.and_then(|_| transfer(&raw)).filter(|value| value.is_finite())),
             ];
             rows.extend(optional.into_iter().filter_map(|(name, value)| Some(over_tasks(name, value?))));
             rows.push(over_tasks("mean_sample_accuracy", mean((0..tasks).map(|t| self.sample_accuracy(t)))));

@@ -9,7 +9,7 @@ use polars::{
     sql::SQLContext,
 };
 
-use crate::table::{Contract, contract, views};
+use crate::table::{Contract, contract, file, views};
 
 /// The tables and views of a run.
 pub struct Tables {
@@ -63,6 +63,9 @@ fn frame(table: &Contract, run: &Path) -> Result<LazyFrame> {
         let columns =
             table.schema(1).fields().iter().map(|f| (f.name().as_str().into(), data_type(f.data_type()))).collect();
         return Ok(DataFrame::empty_with_schema(&columns).lazy());
+    }
+    for path in &files {
+        file::builder(path)?; // Polars would not say which one is damaged
     }
     let files = files.iter().map(|file| PlRefPath::try_from_path(file)).collect::<PolarsResult<_>>()?;
     LazyFrame::scan_parquet_files(files, ScanArgsParquet { glob: false, ..Default::default() })

@@ -199,13 +199,14 @@ fn step_name(learned: usize) -> String {
     format!("task-{learned:02}")
 }
 
-/// The name of a method with options: `base`, and each option that is not its default, such as `cgil,lr=0.01`.
+/// The name of a method with options: `base`, and each option that is not its default, such as `cgil,lr=0.01`. In a value `;`
+/// stands for a comma.
 pub fn method_name(base: &str, options: &Value, defaults: &Value) -> String {
     let mut name = base.to_owned();
     for (key, value) in options.as_object().into_iter().flatten() {
         if value != &defaults[key] {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            name += &format!(",{}={}", key.replace('_', "-"), in_a_path(&text));
+            name += &format!(",{}={}", key.replace('_', "-"), in_a_path(&text.replace(',', ";")));
         }
     }
     name

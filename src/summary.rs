@@ -1,6 +1,6 @@
 //! Methods side by side: means and deviations over class orders, and differences paired by order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use clap::{
@@ -10,7 +10,7 @@ use clap::{
 
 use crate::{
     metrics::mean,
-    query::{Tables, numbers, quoted, texts},
+    query::{Tables, numbers, texts},
     sheet::Sheet,
 };
 
@@ -55,26 +55,28 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of those of the `methods` that have results in `tasks` tasks in any of the `orders`; the first is what the others are
-    /// compared with.
-    pub fn new(tables: &mut Tables, methods: &[String], orders: &[String], tasks: usize) -> Result<Self> {
+    /// Of the `results` in `tasks` tasks, methods in class orders. The first of the `methods` that has some is what the others
+    /// are compared with.
+    pub fn new(
+        tables: &mut Tables,
+        methods: &[String],
+        results: &BTreeSet<(String, String)>,
+        tasks: usize,
+    ) -> Result<Self> {
         let rows = tables.sql(&format!(
-            "SELECT class_order, method, metric, value FROM metrics \
-             WHERE on_task IS NULL AND after_task = {tasks} AND class_order IN ({})",
-            quoted(orders)
+            "SELECT class_order, method, metric, value FROM metrics WHERE on_task IS NULL AND after_task = {tasks}"
         ))?;
         let (order, method, metric) = (texts(&rows, "class_order")?, texts(&rows, "method")?, texts(&rows, "metric")?);
         let mut scores: BTreeMap<(String, String), BTreeMap<String, f64>> = BTreeMap::new();
         for (row, value) in numbers(&rows, "value")?.into_iter().enumerate() {
-            scores.entry((method[row].clone(), metric[row].clone())).or_default().insert(order[row].clone(), value);
+            if results.contains(&(method[row].clone(), order[row].clone())) {
+                scores.entry((method[row].clone(), metric[row].clone())).or_default().insert(order[row].clone(), value);
+            }
         }
         let there = |method: &&String| scores.contains_key(&((*method).clone(), "faa".into()));
         let methods: Vec<String> = methods.iter().filter(there).cloned().collect();
         if methods.is_empty() {
-            bail!(
-                "there are no finished results of these methods in {tasks} tasks in the orders {}",
-                orders.join(", ")
-            );
+            bail!("there are no finished results of these methods in {tasks} tasks");
         }
         Ok(Summary { methods, scores })
     }

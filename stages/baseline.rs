@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, NearestMean, RandomProjection, ReplayHead, Ridge, Shrinkage,
-        Stored, TextAndMean, cosines, ensemble, text,
+        Classifier, Covariance, Discriminant, Features, NearestMean, RandomProjection, ReplayHead, Ridge, Shrinkage,
+        TextAndMean, cosines,
+        ensemble::{self, Ensemble},
+        learn_task, text,
     },
     clip::Checkpoint,
     device::Choice,
@@ -14,7 +16,7 @@ use cgil::{
     metrics::History,
     prompt::{
         PromptConfig, learner,
-        store::{PromptManifest, text_features_of},
+        store::{PromptManifest, TextModel, manifest_of, text_features_of},
         tune::{Replay, Tuning, tune},
     },
     results::{Results, method_name, stored_bytes},
@@ -30,9 +32,10 @@ use crate::{checkpoint, terminal};
 /// What the text features of a class are of, unless templates are given.
 const TEMPLATE: &str = "a photo of a {}";
 
-const RANDOM_FEATURES: usize = 2_000;
 const TEXT_WEIGHT: f64 = 0.5;
-const STATISTICS_WEIGHT: f64 = 0.5;
+
+/// Random features that fit a common machine's memory: their Gram matrix takes 3.2 GB.
+const MOST_FEATURES: usize = 20_000;
 
 #[derive(Args)]
 pub struct Options {
@@ -47,14 +50,14 @@ pub enum Baseline {
     /// Nearest class mean
     Ncm(Run),
     /// Linear discriminant analysis with a covariance that the classes share
-    Lda(Run),
+    Lda(LdaOptions),
     /// Random projection and ridge regression (RanPAC)
     Ranpac(RanpacOptions),
     /// The mean of a class's text feature and its mean embedding
     Hybrid(HybridOptions),
     /// A linear head, trained on draws from a Gaussian per past class
     Linear(Run),
-    /// Tuned prompts (of a finished prompt-tune) and linear discriminant analysis together
+    /// Prompts that are tuned already and class statistics together, as in prompt-tune --statistics
     Ensemble(EnsembleOptions),
     /// Prompts without replay: only on the current task's real embeddings (the floor)
     Finetune(PromptOptions),
@@ -81,17 +84,26 @@ pub struct ZeroShotOptions {
     #[command(flatten)]
     clip: Clip,
     /// Text of a class, with {} for its name; given more than once, the features are averaged
-    #[arg(long = "template", value_name = "TEXT", value_parser = template)]
+    #[arg(long = "template", value_name = "TEXT", value_parser = cgil::prompt::template)]
     templates: Vec<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct LdaOptions {
+    #[command(flatten)]
+    run: Run,
+    /// What is done about a covariance of few rows
+    #[arg(long, value_enum, default_value_t = Shrinkage::Oas)]
+    shrinkage: Shrinkage,
 }
 
 #[derive(Args, Clone)]
 pub struct RanpacOptions {
     #[command(flatten)]
     run: Run,
-    /// Random features per embedding
-    #[arg(long, default_value_t = RANDOM_FEATURES, value_parser = cgil::at_least::<1>)]
-    features: usize,
+    /// Random features per embedding [default: 500, 1000 or 2000, as rows held out of the first task say]
+    #[arg(long, value_parser = features)]
+    features: Option<usize>,
 }
 
 #[derive(Args, Clone)]
@@ -101,7 +113,7 @@ pub struct HybridOptions {
     #[command(flatten)]
     clip: Clip,
     /// What the text counts, 0 to 1; the mean counts the rest
-    #[arg(long, default_value_t = TEXT_WEIGHT, value_parser = share)]
+    #[arg(long, default_value_t = TEXT_WEIGHT, value_parser = cgil::share)]
     weight: f64,
 }
 
@@ -115,7 +127,7 @@ pub struct EnsembleOptions {
     #[arg(long, default_value = "cgil")]
     method: String,
     /// What the statistics count, 0 to 1; the prompts count the rest
-    #[arg(long, default_value_t = STATISTICS_WEIGHT, value_parser = share)]
+    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = cgil::share)]
     weight: f64,
 }
 
@@ -144,20 +156,25 @@ pub fn run(options: &Options) -> Result<()> {
     let baseline = &options.baseline;
     match baseline {
         Baseline::ZeroShot(options) => zero_shot(baseline, options),
-        Baseline::Ncm(run) => classify(baseline, &Setting::open(run)?, |dim, _| Ok(NearestMean::new(dim))),
-        Baseline::Lda(run) => classify(baseline, &Setting::open(run)?, |dim, _| Ok(discriminant(dim))),
+        Baseline::Ncm(run) => classify(baseline, &Setting::open(run)?, None, |dim, _| Ok(NearestMean::new(dim))),
+        Baseline::Lda(options) => {
+            let new = |dim, _| Ok(Discriminant::new(dim, options.shrinkage));
+            classify(baseline, &Setting::open(&options.run)?, None, new)
+        }
         Baseline::Ranpac(options) => {
-            let new = |dim, seed| Ok(RandomProjection::new(dim, options.features, Ridge::HeldOut, seed));
-            classify(baseline, &Setting::open(&options.run)?, new)
+            let features = options.features.map_or(Features::HeldOut, Features::Fixed);
+            let new = |dim, seed| Ok(RandomProjection::new(dim, features, Ridge::HeldOut, seed));
+            classify(baseline, &Setting::open(&options.run)?, None, new)
         }
         Baseline::Hybrid(options) => {
             let setting = Setting::open(&options.run)?;
-            let text = setting.text(&setting.checkpoint(&options.clip)?, &[TEMPLATE.into()])?; // (C, P)
-            classify(baseline, &setting, |dim, _| TextAndMean::new(&text, dim, options.weight))
+            let (checkpoint, clip) = setting.clip(&options.clip)?;
+            let text = setting.text(&checkpoint, &[TEMPLATE.into()])?; // (C, P)
+            classify(baseline, &setting, Some(clip), |dim, _| TextAndMean::new(&text, dim, options.weight))
         }
         Baseline::Linear(run) => {
             let new = |dim, seed| Ok(ReplayHead::new(dim, Covariance::Full, seed));
-            classify(baseline, &Setting::open(run)?, new)
+            classify(baseline, &Setting::open(run)?, None, new)
         }
         Baseline::Ensemble(options) => together(baseline, options),
         Baseline::Finetune(options) => prompts(baseline, Replay::Nothing, options),
@@ -178,12 +195,12 @@ impl Baseline {
         Ok(match self {
             Baseline::ZeroShot(o) => ("zero-shot", json!({"template": o.template()}), json!({"template": TEMPLATE})),
             Baseline::Ncm(_) => ("ncm", json!({}), json!({})),
-            Baseline::Lda(_) => ("lda", json!({}), json!({})),
-            Baseline::Ranpac(o) => ("ranpac", json!({"features": o.features}), json!({"features": RANDOM_FEATURES})),
+            Baseline::Lda(o) => ("lda", json!({"shrinkage": o.shrinkage}), json!({"shrinkage": Shrinkage::Oas})),
+            Baseline::Ranpac(o) => ("ranpac", json!({"features": o.features}), json!({"features": null})),
             Baseline::Hybrid(o) => ("hybrid", json!({"weight": o.weight}), json!({"weight": TEXT_WEIGHT})),
             Baseline::Linear(_) => ("linear", json!({}), json!({})),
             Baseline::Ensemble(o) => {
-                let default = json!({"method": "cgil", "weight": STATISTICS_WEIGHT});
+                let default = json!({"method": "cgil", "weight": ensemble::WEIGHT});
                 ("ensemble", json!({"method": o.method, "weight": o.weight}), default)
             }
             Baseline::Finetune(o) => ("finetune", config(&o.config)?, config(&PromptConfig::default())?),
@@ -215,21 +232,32 @@ impl Setting {
         Ok(Setting { run: options.run.clone(), embeddings, curriculum, test })
     }
 
-    fn results(&self, baseline: &Baseline) -> Result<Results<'_>> {
+    /// The results of a baseline that reads the texts of `clip`, or uses `prompts`, if any.
+    fn results(
+        &self,
+        baseline: &Baseline,
+        clip: Option<TextModel>,
+        prompts: Option<PromptManifest>,
+    ) -> Result<Results<'_>> {
         #[derive(Serialize)]
         struct Manifest<'a> {
             options: Value,
+            #[serde(flatten)]
+            clip: Option<TextModel>,
+            prompts: Option<PromptManifest>,
             embeddings: String,
             curriculum: &'a Curriculum,
         }
         let (_, options, _) = baseline.options()?;
         let embeddings = self.embeddings.manifest.identity();
-        let manifest = Manifest { options, embeddings, curriculum: &self.curriculum };
+        let manifest = Manifest { options, clip, prompts, embeddings, curriculum: &self.curriculum };
         Results::create(&self.run, &self.curriculum, &baseline.method()?, &manifest)
     }
 
-    fn checkpoint(&self, clip: &Clip) -> Result<Checkpoint> {
-        Ok(checkpoint::open(&self.run, clip.model.as_deref(), &self.embeddings)?.0)
+    fn clip(&self, clip: &Clip) -> Result<(Checkpoint, TextModel)> {
+        let (checkpoint, model) = checkpoint::open(&self.run, clip.model.as_deref(), &self.embeddings)?;
+        let text = TextModel::new(&checkpoint, model)?;
+        Ok((checkpoint, text))
     }
 
     /// Text features (T, C, P) of T templates, not normalised.
@@ -243,10 +271,11 @@ impl Setting {
         Ok(templates.iter().map(named).collect::<Result<Vec<_>>>()?.concat())
     }
 
-    fn finish(&self, history: &History, stored: Stored) -> Result<()> {
-        let Stored { per_class, shared } = stored;
+    fn finish(&self, history: &History, baseline: &Baseline) -> Result<()> {
+        let (tasks, classes) = (self.curriculum.tasks(), self.curriculum.classes.len());
+        let stored = stored_bytes(&self.run, &self.curriculum, &baseline.method()?, tasks)? / classes;
         terminal::print(terminal::scores(history, &self.curriculum))?;
-        terminal::print(format!("keeps {per_class} bytes per class, and {shared} in all\n"))
+        terminal::print(format!("keeps {stored} bytes per class\n"))
     }
 }
 
@@ -254,91 +283,88 @@ impl Setting {
 fn classify<C: Classifier>(
     baseline: &Baseline,
     setting: &Setting,
+    clip: Option<TextModel>,
     new: impl FnOnce(usize, u64) -> Result<C>,
 ) -> Result<()> {
     let Setting { embeddings, curriculum, test, .. } = setting;
-    let results = setting.results(baseline)?;
+    let results = setting.results(baseline, clip, None)?;
     let mut history = History::new(test, curriculum);
     let next = results.resume(test, 1, &mut history)?;
-    let mut classifier = new(embeddings.manifest.dim, curriculum.draws())?;
-    let progress = terminal::bar("baseline", curriculum.tasks());
-    for learned in 1..=curriculum.tasks() {
-        learn(&mut classifier, setting, learned - 1)?;
-        if learned >= next {
-            let predictions = evaluate(test, curriculum, learned, None, |images| Ok(classifier.scores(images)))?;
-            let stored = classifier.stored().total(curriculum.seen(learned - 1));
-            results.write(learned, test, &predictions, stored, &mut history, |_| Ok(()))?;
+    if next <= curriculum.tasks() {
+        let mut classifier = new(embeddings.manifest.dim, curriculum.draws())?;
+        let progress = terminal::bar("baseline", curriculum.tasks());
+        for learned in 1..=curriculum.tasks() {
+            learn_task(&mut classifier, embeddings, curriculum, learned - 1)?;
+            if learned >= next {
+                let scores = |images: &[f32]| Ok(classifier.scores(images).into());
+                let predictions = evaluate(test, curriculum, learned, None, scores)?;
+                let stored = classifier.stored().total(curriculum.seen(learned - 1));
+                results.write(learned, test, &predictions, stored, &mut history, |_| Ok(()))?;
+            }
+            progress.inc(1);
         }
-        progress.inc(1);
+        progress.finish_and_clear();
     }
-    progress.finish_and_clear();
-    setting.finish(&history, classifier.stored())
-}
-
-/// Shows a classifier the training embeddings of a task (from 0).
-fn learn(classifier: &mut impl Classifier, setting: &Setting, task: usize) -> Result<()> {
-    let classes: Vec<&Class> = setting.curriculum.classes[setting.curriculum.task(task)].iter().collect();
-    let rows = setting.embeddings.by_class("train", &classes)?;
-    let examples: Vec<Examples> = classes.iter().map(|class| Examples { class, rows: &rows[&class.label] }).collect();
-    classifier.learn(&examples)
-}
-
-fn discriminant(dim: usize) -> Discriminant {
-    Discriminant::new(dim, Shrinkage::Oas)
+    setting.finish(&history, baseline)
 }
 
 fn zero_shot(baseline: &Baseline, options: &ZeroShotOptions) -> Result<()> {
     let setting = Setting::open(&options.run)?;
+    let (checkpoint, clip) = setting.clip(&options.clip)?;
     let default = vec![TEMPLATE.to_owned()];
     let templates = if options.templates.is_empty() { &default } else { &options.templates };
     let Setting { curriculum, test, .. } = &setting;
-    let results = setting.results(baseline)?;
+    let results = setting.results(baseline, Some(clip), None)?;
     let mut history = History::new(test, curriculum);
     let next = results.resume(test, 0, &mut history)?;
     if next <= curriculum.tasks() {
-        let text = setting.text(&setting.checkpoint(&options.clip)?, templates)?;
+        let text = setting.text(&checkpoint, templates)?; // (T, C, P)
         let keys = text::zero_shot(&text, curriculum.classes.len(), test.dim)?; // (C, P)
+        // of one template the length is known, a mean of several has none
+        let is_raw = templates.len() == 1;
+        let zero_shot = ZeroShot { features: if is_raw { &text } else { &keys }, is_raw };
         for learned in next..=curriculum.tasks() {
             let seen = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
-            let scores = |images: &[f32]| Ok(cosines(images, &keys[..seen * test.dim], test.dim));
-            let predictions = evaluate(test, curriculum, learned, Some(ZeroShot(&keys)), scores)?;
+            let scores = |images: &[f32]| Ok(cosines(images, &keys[..seen * test.dim], test.dim).into());
+            let predictions = evaluate(test, curriculum, learned, Some(zero_shot), scores)?;
             results.write(learned, test, &predictions, 0, &mut history, |_| Ok(()))?;
         }
     }
-    setting.finish(&history, Stored { per_class: 0, shared: 0 })
+    setting.finish(&history, baseline)
 }
 
-/// Prompts and class statistics together.
+/// Prompts that are there, and class statistics, together.
 fn together(baseline: &Baseline, options: &EnsembleOptions) -> Result<()> {
     let setting = Setting::open(&options.run)?;
-    let checkpoint = setting.checkpoint(&options.clip)?;
-    let Setting { curriculum, test, .. } = &setting;
+    let (checkpoint, clip) = setting.clip(&options.clip)?;
+    let Setting { run, embeddings, curriculum, test } = &setting;
+    let prompts = manifest_of(run, curriculum, &options.method)?;
+    if prompts.clip != clip || prompts.embeddings != embeddings.manifest.identity() {
+        bail!(
+            "the prompts {:?} were learned with another CLIP, or from other embeddings, than the run has now",
+            options.method
+        );
+    }
+    let results = setting.results(baseline, None, Some(prompts))?;
+    let mut history = History::new(test, curriculum);
+    let next = results.resume(test, 0, &mut history)?;
     let tokenizer = checkpoint.tokenizer()?;
     let scale = checkpoint.text_encoder(&tokenizer)?.logit_scale;
-    let results = setting.results(baseline)?;
-    let mut history = History::new(test, curriculum);
-    let next = results.resume(test, 1, &mut history)?;
-    let mut statistics = discriminant(test.dim);
-    for learned in 1..=curriculum.tasks() {
-        learn(&mut statistics, &setting, learned - 1)?;
-        if learned < next {
-            continue;
-        }
-        let n = curriculum.seen(learned - 1);
-        let keys = text_features_of(&setting.run, curriculum, &options.method, learned, test.dim)?; // (C, P)
-        let scores = |images: &[f32]| {
-            let mut prompts = cosines(images, &keys[..n * test.dim], test.dim); // (N, n)
-            prompts.iter_mut().for_each(|x| *x *= scale);
-            Ok(ensemble::combine(&prompts, &statistics.scores(images), n, options.weight as f32))
+    let mut ensemble = Ensemble::new(test.dim, options.weight, scale);
+    for learned in next..=curriculum.tasks() {
+        ensemble.learn(learned, embeddings, curriculum)?;
+        let n = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
+        let keys = text_features_of(run, curriculum, &options.method, learned, test.dim)?; // (C, P)
+        let zero_shot = ZeroShot { features: &keys, is_raw: false };
+        let scores = |images: &[f32]| Ok(ensemble.scores(images, cosines(images, &keys[..n * test.dim], test.dim)));
+        let predictions = evaluate(test, curriculum, learned, Some(zero_shot), scores)?;
+        let stored = match learned {
+            0 => 0,
+            _ => ensemble.stored().total(n) + stored_bytes(run, curriculum, &options.method, learned)?,
         };
-        let predictions = evaluate(test, curriculum, learned, None, scores)?;
-        let stored = statistics.stored().total(n) + stored_bytes(&setting.run, curriculum, &options.method, learned)?;
         results.write(learned, test, &predictions, stored, &mut history, |_| Ok(()))?;
     }
-    let Stored { per_class, shared } = statistics.stored();
-    let (tasks, classes) = (curriculum.tasks(), curriculum.classes.len());
-    let prompts = stored_bytes(&setting.run, curriculum, &options.method, tasks)? / classes;
-    setting.finish(&history, Stored { per_class: per_class + prompts, shared })
+    setting.finish(&history, baseline)
 }
 
 /// Prompts on real embeddings.
@@ -348,25 +374,19 @@ fn prompts(baseline: &Baseline, replay: Replay, options: &PromptOptions) -> Resu
     let (checkpoint, model) = checkpoint::open(&setting.run, options.clip.model.as_deref(), embeddings)?;
     let (config, device) = (&options.config, options.device.open_one()?);
     let mut learner = learner::new(&checkpoint, &curriculum.classes, config, curriculum.draws(), &device)?;
-    let manifest = PromptManifest::new(config, &replay, &checkpoint, model, &embeddings.manifest, curriculum)?;
+    let tuning = Tuning { embeddings, test, curriculum, config, replay, statistics: 0.0 };
+    let manifest = PromptManifest::new(&tuning, &checkpoint, model)?;
     let results = Results::create(&setting.run, curriculum, &baseline.method()?, &manifest)?;
     let progress = terminal::bar("baseline", curriculum.tasks() * config.epochs);
-    let tuning = Tuning { embeddings, test, curriculum, config, replay };
     let history = tune(&tuning, &results, learner.as_mut(), |task, loss| {
         terminal::tick(&progress, task, curriculum.tasks(), loss);
     })?;
     progress.finish_and_clear();
-    setting.finish(&history, replay.stored(&tuning)?)
+    setting.finish(&history, baseline)
 }
 
-fn template(text: &str) -> std::result::Result<String, String> {
-    match text.matches("{}").count() {
-        1 => Ok(text.to_owned()),
-        n => Err(format!("a template has {{}} once, in place of the class's name; this one has it {n} times")),
-    }
-}
-
-/// Parses a number from 0 to 1.
-fn share(text: &str) -> std::result::Result<f64, String> {
-    text.parse().ok().filter(|x| (0.0..=1.0).contains(x)).ok_or("expected a number from 0 to 1".into())
+/// Parses a number of random features.
+fn features(text: &str) -> std::result::Result<usize, String> {
+    let features = text.parse().ok().filter(|n| (1..=MOST_FEATURES).contains(n));
+    features.ok_or(format!("expected a whole number from 1 to {MOST_FEATURES}"))
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
 use cgil::{
+    baseline::ensemble,
     device::Choice,
     evaluate::TestSet,
     generator::{Kind, LatentStore},
@@ -40,6 +41,10 @@ pub struct Options {
     current: Current,
     #[command(flatten)]
     config: PromptConfig,
+    /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the prompts when learned classes are
+    /// told apart, 0 to 1; 0 is the paper's
+    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = cgil::share)]
+    statistics: f64,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: Choice,
@@ -61,13 +66,15 @@ pub fn run(options: &Options) -> Result<()> {
 
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
-    let (config, replay) = (&options.config, Replay::Generated(&latents, options.current));
+    let config = &options.config;
     let load = || learner::new(&checkpoint, &curriculum.classes, config, curriculum.draws(), &device);
     let mut learner = time(Phase::Load, load)?;
-    let manifest = PromptManifest::new(config, &replay, &checkpoint, model, &embeddings.manifest, curriculum)?;
+    let replay = Replay::Generated(&latents, options.current);
+    let tuning =
+        Tuning { embeddings: &embeddings, test: &test, curriculum, config, replay, statistics: options.statistics };
+    let manifest = PromptManifest::new(&tuning, &checkpoint, model)?;
     let results = Results::create(&options.run, curriculum, &options.method()?, &manifest)?;
 
-    let tuning = Tuning { embeddings: &embeddings, test: &test, curriculum, config, replay };
     let progress = terminal::bar("prompt-tune", curriculum.tasks() * config.epochs);
     let history = tune(&tuning, &results, learner.as_mut(), |task, loss| {
         terminal::tick(&progress, task, curriculum.tasks(), loss);
@@ -80,14 +87,15 @@ pub fn run(options: &Options) -> Result<()> {
 impl Options {
     /// What tables call the method with these options.
     pub fn method(&self) -> Result<String> {
-        let options = |generator: Kind, current: Current, config: &PromptConfig| -> Result<Value> {
+        let options = |generator: Kind, current: Current, statistics: f64, config: &PromptConfig| -> Result<Value> {
             let mut options = serde_json::to_value(config)?;
+            options["statistics"] = statistics.into();
             options["generator"] = generator.to_string().into();
             options["current"] = serde_json::to_value(current)?;
             Ok(options)
         };
-        let own = options(self.generator, self.current, &self.config)?;
-        let default = options(Kind::Vae, Current::Generated, &PromptConfig::default())?;
+        let own = options(self.generator, self.current, self.statistics, &self.config)?;
+        let default = options(Kind::Vae, Current::Generated, ensemble::WEIGHT, &PromptConfig::default())?;
         Ok(method_name("cgil", &own, &default))
     }
 }

@@ -1,6 +1,7 @@
 //! Methods and seeds, side by side: runs what is missing, then tables means, deviations and paired differences.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -8,19 +9,20 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use cgil::{
+    generator::Kind,
     query::Tables,
     sheet::Format,
     summary::{MetricOption, Summary},
     table::embeddings::Embeddings,
     task::{Curriculum, OrderOptions, TaskOptions},
 };
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::{Cli, Stage, terminal};
 
 /// What is compared unless methods are given.
 const METHODS: [&str; 10] =
-    ["cgil", "zero-shot", "ncm", "lda", "ranpac", "hybrid", "linear", "ensemble", "finetune", "joint"];
+    ["cgil", "cgil,statistics=0", "zero-shot", "ncm", "lda", "ranpac", "hybrid", "linear", "finetune", "joint"];
 
 #[derive(Args)]
 pub struct Options {
@@ -33,7 +35,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u32>,
     /// A method: cgil or a baseline, and options of it as in the tables' column `method`; | between values stands for one method
-    /// each: cgil,lr=0.01|0.05. May be given again; the first is what the others are compared with; without, cgil and every baseline
+    /// each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. May be given again; the first is what the others are compared with; without, cgil and every baseline
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
     /// Options of fit-vae, such as epochs=100,latent=64
@@ -49,12 +51,12 @@ pub struct Options {
     format: Format,
 }
 
-/// A command that makes what is missing of a method under a seed.
-#[derive(PartialEq)]
+/// A method under a seed, and the commands that make what is missing of it, its own last.
 struct Member {
-    /// What tables call the method.
+    /// What tables call the method, and the class order.
     method: String,
-    arguments: Vec<String>,
+    order: String,
+    commands: Vec<Vec<String>>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -62,25 +64,33 @@ pub fn run(options: &Options) -> Result<()> {
     let default: Vec<String> = METHODS.map(str::to_owned).into();
     let asked = if options.methods.is_empty() { &default } else { &options.methods };
     let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();
-    let (mut members, mut names, mut orders, mut tasks) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut members, mut tasks): (Vec<Member>, usize) = (Vec::new(), 0);
     for &seed in &options.seeds {
         let order = OrderOptions { seed: Some(seed), ..Default::default() };
         tasks = Curriculum::new(&dataset, &options.tasks, &order)?.tasks();
-        orders.push(order.name()?);
-        let of_seed = methods.iter().map(|method| members_of(options, method, seed)).collect::<Result<Vec<_>>>()?;
-        names = of_seed.iter().filter_map(|members| Some(members.last()?.method.clone())).collect();
-        for member in of_seed.into_iter().flatten() {
-            if !members.contains(&member) {
-                members.push(member); // methods may share generators
-            }
+        for method in &methods {
+            members.push(Member::new(options, method, seed, order.name()?)?);
         }
     }
-    let failed = run_all(&members)?;
-    let summary = Summary::new(&mut Tables::open(&options.run)?, &names, &orders, tasks)?;
-    terminal::print(summary.sheet(&options.metric.metric).render(options.format))?;
-    match failed.len() {
-        0 => Ok(()),
-        n => bail!("{n} of {} commands failed, the table has the others:\n{}", members.len(), failed.join("\n")),
+    let (done, failed) = run_all(&members)?;
+    let mut names: Vec<String> = Vec::new();
+    for Member { method, .. } in members {
+        if !names.contains(&method) {
+            names.push(method);
+        }
+    }
+    let summary = Tables::open(&options.run).and_then(|mut tables| Summary::new(&mut tables, &names, &done, tasks));
+    let sheet = summary.map(|summary| summary.sheet(&options.metric.metric).render(options.format));
+    match (sheet, failed.len()) {
+        (Ok(sheet), 0) => terminal::print(sheet),
+        (Err(error), 0) => Err(error),
+        (sheet, n) => {
+            let table = match sheet {
+                Ok(sheet) => terminal::print(sheet).map(|()| "the table has the others".to_owned())?,
+                Err(error) => format!("there is no table: {error:#}"),
+            };
+            bail!("{n} {} failed, {table}:\n{}", if n == 1 { "command" } else { "commands" }, failed.join("\n"))
+        }
     }
 }
 
@@ -95,10 +105,32 @@ fn expand(method: &str) -> Vec<String> {
     })
 }
 
+impl Member {
+    /// An error where the program would not understand a command.
+    fn new(options: &Options, method: &str, seed: u32, order: String) -> Result<Self> {
+        let commands = commands(options, method, seed)?;
+        let mut name = method.to_owned();
+        for command in &commands {
+            let words = [&["cgil".to_owned()], &command[..]].concat();
+            let parsed = Cli::try_parse_from(words).map_err(|error| {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                anyhow!("method {method:?}: {line}")
+            })?;
+            match &parsed.stage {
+                Stage::PromptTune(options) => name = options.method()?,
+                Stage::Baseline(options) => name = options.baseline.method()?,
+                _ => {}
+            }
+        }
+        Ok(Member { method: name, order, commands })
+    }
+}
+
 /// The commands that make a method under a seed, its own last.
-fn members_of(options: &Options, method: &str, seed: u32) -> Result<Vec<Member>> {
+fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String>>> {
     let (name, own) = method.split_once(',').unwrap_or((method, ""));
-    let own = flags(own).with_context(|| format!("method {method:?}"))?;
+    let own = pairs(own).with_context(|| format!("method {method:?}"))?;
     let common = ["--run".into(), path(&options.run)?, "--seed".into(), seed.to_string()];
     let model = match &options.model {
         Some(model) => vec!["--model".into(), path(model)?],
@@ -111,70 +143,105 @@ fn members_of(options: &Options, method: &str, seed: u32) -> Result<Vec<Member>>
     ];
     let tasks: Vec<String> =
         tasks.into_iter().filter_map(|(flag, n)| Some([flag.to_owned(), n?.to_string()])).flatten().collect();
+    let value = |key: &str| own.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str());
+    let baseline =
+        |more: &[String]| [&["baseline".to_owned(), name.to_owned()], &common[..], &tasks, more, &flags(&own)].concat();
 
-    if name == "cgil" {
-        let generator: Vec<String> = own.chunks(2).filter(|pair| pair[0] == "--generator").flatten().cloned().collect();
-        let fit = [&["fit-vae".to_owned()][..], &common, &tasks, &generator, &flags(&options.fit_vae)?[..]].concat();
-        let tune = [&["prompt-tune".to_owned()][..], &common[..], &model, &own].concat();
-        return Ok(vec![Member::new(method, fit)?, Member::new(method, tune)?]);
+    match name {
+        "cgil" => {
+            let generator = value("generator").unwrap_or("vae");
+            let kind = Kind::from_str(generator, false)
+                .map_err(|_| anyhow!("method {method:?}: there is no generator {generator:?}"))?;
+            let mut fit = pairs(&options.fit_vae).context("--fit-vae")?;
+            let is_of_others = |key: &str| {
+                let flag = format!("--{key}");
+                Kind::Vae.options().contains(&flag.as_str()) && !kind.options().contains(&flag.as_str())
+            };
+            fit.retain(|(key, _)| !is_of_others(key));
+            fit.push(("generator".into(), generator.into()));
+            let fit = [&["fit-vae".to_owned()], &common[..], &tasks, &flags(&fit)].concat();
+            let tune = [&["prompt-tune".to_owned()], &common[..], &model, &flags(&own)].concat();
+            Ok(vec![fit, tune])
+        }
+        "ensemble" => {
+            let mut commands = commands_of_prompts(options, value("method").unwrap_or("cgil"), seed)?;
+            commands.push(baseline(&model));
+            Ok(commands)
+        }
+        "ncm" | "lda" | "ranpac" | "linear" => Ok(vec![baseline(&[])]),
+        _ => Ok(vec![baseline(&model)]), // reads the CLIP
     }
-    let reads_clip = !matches!(name, "ncm" | "lda" | "ranpac" | "linear");
-    let model = if reads_clip { model } else { Vec::new() };
-    let command = [&["baseline".to_owned(), name.to_owned()][..], &common[..], &tasks, &model, &own].concat();
-    Ok(vec![Member::new(method, command)?])
 }
 
-/// `lr=0.01,legacy-reparam=true` as `--lr 0.01 --legacy-reparam`.
-fn flags(options: &str) -> Result<Vec<String>> {
-    let mut flags = Vec::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+/// The commands that make the prompts of an ensemble.
+fn commands_of_prompts(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String>>> {
+    match method.split(',').next() {
+        Some("cgil" | "finetune" | "joint") => commands(options, method, seed),
+        _ => bail!("method \"ensemble\": {method:?} has no prompts; take cgil, finetune or joint"),
+    }
+}
+
+/// Options as pairs of name and value: `lr=0.01,template=a {}; here` is lr with 0.01 and template with "a {}, here".
+fn pairs(options: &str) -> Result<Vec<(String, String)>> {
+    let options = options.split(',').filter(|option| !option.is_empty());
+    let pair = |option: &str| {
         let Some((key, value)) = option.split_once('=') else {
             bail!("expected options as name=value, separated by commas, but found {option:?}");
         };
-        flags.push(format!("--{key}"));
-        if value != "true" {
-            flags.push(value.to_owned());
-        }
-    }
-    Ok(flags)
+        Ok((key.to_owned(), value.replace(';', ",")))
+    };
+    options.map(pair).collect()
+}
+
+/// Options as the command line has them: `--lr 0.01`, and `--legacy-reparam` for one that is true.
+fn flags(pairs: &[(String, String)]) -> Vec<String> {
+    let flag = |(key, value): &(String, String)| match value.as_str() {
+        "true" => vec![format!("--{key}")],
+        // templates of zero-shot, as their method's name joins them
+        _ if key == "template" => value.split('+').flat_map(|text| [format!("--{key}"), text.to_owned()]).collect(),
+        _ => vec![format!("--{key}"), value.clone()],
+    };
+    pairs.iter().flat_map(flag).collect()
 }
 
 fn path(path: &Path) -> Result<String> {
     Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned())
 }
 
-impl Member {
-    /// An error where the program would not understand the arguments.
-    fn new(method: &str, arguments: Vec<String>) -> Result<Self> {
-        let parsed = Cli::try_parse_from([&["cgil".to_owned()], &arguments[..]].concat()).map_err(|error| {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            anyhow!("method {method:?}: {line}")
-        })?;
-        let method = match &parsed.stage {
-            Stage::PromptTune(options) => options.method()?,
-            Stage::Baseline(options) => options.baseline.method()?,
-            _ => method.to_owned(),
-        };
-        Ok(Member { method, arguments })
-    }
-}
-
-/// Runs the commands one after another, each with all threads; returns what failed, in words.
-fn run_all(members: &[Member]) -> Result<Vec<String>> {
+/// Runs the members' commands one after another, each with all threads; one that several members need runs once, and a member
+/// ends with the first that fails. Returns the methods and orders that are there now, and what failed, in words.
+fn run_all(members: &[Member]) -> Result<(BTreeSet<(String, String)>, Vec<String>)> {
     let program = env::current_exe().context("cannot find this program")?;
     let progress = terminal::bar("sweep", members.len());
-    let mut failed = Vec::new();
-    for Member { arguments, .. } in members {
-        let command = arguments.join(" ");
-        progress.set_message(command.clone());
-        let output = Command::new(&program).args(arguments).output().context("cannot start this program again")?;
-        if !output.status.success() {
-            let message = String::from_utf8_lossy(&output.stderr);
-            failed.push(format!("cgil {command}\n    {}", message.trim().trim_start_matches("error: ")));
+    let mut outcomes: BTreeMap<&[String], bool> = BTreeMap::new();
+    let (mut done, mut failed) = (BTreeSet::new(), Vec::new());
+    for Member { method, order, commands } in members {
+        let mut is_done = true;
+        for command in commands {
+            is_done = match outcomes.get(&command[..]) {
+                Some(&succeeded) => succeeded,
+                None => {
+                    let line = command.join(" ");
+                    progress.set_message(line.clone());
+                    let output =
+                        Command::new(&program).args(command).output().context("cannot start this program again")?;
+                    if !output.status.success() {
+                        let message = String::from_utf8_lossy(&output.stderr);
+                        failed.push(format!("cgil {line}\n    {}", message.trim().trim_start_matches("error: ")));
+                    }
+                    outcomes.insert(command, output.status.success());
+                    output.status.success()
+                }
+            };
+            if !is_done {
+                break;
+            }
+        }
+        if is_done {
+            done.insert((method.clone(), order.clone()));
         }
         progress.inc(1);
     }
     progress.finish_and_clear();
-    Ok(failed)
+    Ok((done, failed))
 }

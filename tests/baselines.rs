@@ -2,8 +2,8 @@
 
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, LAMBDAS, NearestMean, RandomProjection, ReplayHead, Ridge,
-        Shrinkage, TextAndMean,
+        Classifier, Covariance, Discriminant, Examples, FEATURES, Features, LAMBDAS, NearestMean, RandomProjection,
+        ReplayHead, Ridge, Shrinkage, TextAndMean,
         ensemble::{combine, log_probabilities},
     },
     task::Class,
@@ -95,7 +95,7 @@ fn all(dim: usize) -> Vec<Box<dyn Classifier>> {
         Box::new(NearestMean::new(dim)),
         Box::new(Discriminant::new(dim, Shrinkage::None)),
         Box::new(Discriminant::new(dim, Shrinkage::Oas)),
-        Box::new(RandomProjection::new(dim, 80, Ridge::Fixed(10.0), 1)),
+        Box::new(RandomProjection::new(dim, Features::Fixed(80), Ridge::Fixed(10.0), 1)),
         Box::new(TextAndMean::new(&text, dim, 0.3).unwrap()),
         Box::new(ReplayHead::new(dim, Covariance::Diagonal, 1)),
         Box::new(ReplayHead::new(dim, Covariance::Full, 1)),

@@ -1,7 +1,9 @@
 //! Linear discriminant analysis: Gaussian classes with their own means and one covariance for all.
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 use nalgebra::{DMatrix, SymmetricEigen};
+use serde::Serialize;
 
 use super::{
     Classifier, Examples, Known, Stored,
@@ -18,7 +20,8 @@ use crate::dense::{
 const LEAST_VARIANCE: f64 = 1e-8;
 
 /// What is done about a covariance of few rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Shrinkage {
     /// Nothing. Where it has no inverse, directions without variance are left out.
     None,
@@ -52,6 +55,22 @@ impl Discriminant {
             directions: Vec::new(),
             offsets: Vec::new(),
         }
+    }
+
+    /// Values per embedding.
+    pub fn dim(&self) -> usize {
+        self.known.dim
+    }
+
+    /// The classifier as a linear head: directions (n, D) and offsets (n). An embedding's score for a class is its product with the
+    /// direction, plus the offset.
+    pub fn head(&self) -> (&[f32], Vec<f32>) {
+        let directions = self.directions.chunks_exact(self.known.dim);
+        let along = |direction: &[f32]| -> f64 {
+            direction.iter().zip(&self.centre).map(|(&d, &c)| f64::from(d) * f64::from(c)).sum()
+        };
+        let offset = |(direction, offset): (&[f32], &f32)| (f64::from(*offset) - along(direction)) as f32;
+        (&self.directions, directions.zip(&self.offsets).map(offset).collect())
     }
 
     /// Makes the classifier of the statistics. Embeddings are seen from the centre of the means, which changes every

@@ -1,6 +1,58 @@
-//! Tuned prompts and class statistics, asked together.
+//! Prompts and class statistics, asked together.
 
-use crate::dense::vector::{exp, sum, vectorised};
+use anyhow::Result;
+
+use super::{Classifier, Discriminant, Shrinkage, Stored, learn_task};
+use crate::{
+    dense::vector::{exp, sum, vectorised},
+    evaluate::Scores,
+    table::embeddings::Embeddings,
+    task::Curriculum,
+};
+
+/// What the statistics count unless something else is asked for; the prompts count the rest.
+pub const WEIGHT: f64 = 0.5;
+
+/// Prompts and linear discriminant analysis on the statistics of the training embeddings, which decide together among the classes that are
+/// learned. Whether an image is of one of these, the prompts decide alone: statistics know nothing of other classes.
+pub struct Ensemble {
+    statistics: Discriminant,
+    weight: f64,
+    logit_scale: f32,
+    tasks: usize,
+}
+
+impl Ensemble {
+    /// With no class yet. `weight` is what the statistics count, 0 to 1; `logit_scale` what cosines are multiplied with.
+    pub fn new(dim: usize, weight: f64, logit_scale: f32) -> Self {
+        Ensemble { statistics: Discriminant::new(dim, Shrinkage::Oas), weight, logit_scale, tasks: 0 }
+    }
+
+    /// Learns the tasks up to the first `tasks` that it has not seen, each from its own training embeddings.
+    pub fn learn(&mut self, tasks: usize, embeddings: &Embeddings, curriculum: &Curriculum) -> Result<()> {
+        for task in self.tasks..tasks {
+            learn_task(&mut self.statistics, embeddings, curriculum, task)?;
+        }
+        self.tasks = self.tasks.max(tasks);
+        Ok(())
+    }
+
+    /// Scores of embeddings (N, D), whose cosines with the prompts of the n classes learned are `cosines` (N, n).
+    pub fn scores(&self, embeddings: &[f32], cosines: Vec<f32>) -> Scores {
+        let n = cosines.len() * self.statistics.dim() / embeddings.len();
+        let logits: Vec<f32> = cosines.iter().map(|x| x * self.logit_scale).collect(); // (N, n)
+        let seen = combine(&logits, &self.statistics.scores(embeddings), n, self.weight as f32);
+        Scores { open: cosines, seen: Some(seen) }
+    }
+
+    pub fn statistics(&self) -> &Discriminant {
+        &self.statistics
+    }
+
+    pub fn stored(&self) -> Stored {
+        self.statistics.stored()
+    }
+}
 
 /// Scores (N, n) of a classifier as log-probabilities, in place.
 ///

@@ -15,7 +15,7 @@ use anyhow::{Result, bail};
 pub use discriminant::{Discriminant, Shrinkage};
 pub use hybrid::TextAndMean;
 pub use mean::NearestMean;
-pub use projection::{HeldOutError, LAMBDAS, RandomProjection, Ridge};
+pub use projection::{FEATURES, Features, HeldOutError, LAMBDAS, RandomProjection, Ridge, choose_ridge};
 pub use replay::{Covariance, ReplayHead};
 
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
         product::{Matrix, Product, Threads},
         vector::{dot, vectorised},
     },
-    task::Class,
+    table::embeddings::Embeddings,
+    task::{Class, Curriculum},
 };
 
 /// A classifier that learns classes task by task. What it needs of past ones it keeps itself.
@@ -62,6 +63,22 @@ impl Stored {
     pub fn total(self, classes: usize) -> usize {
         self.per_class * classes + self.shared
     }
+}
+
+/// Shows a classifier the training embeddings of a task (from 0).
+pub fn learn_task(
+    classifier: &mut impl Classifier,
+    embeddings: &Embeddings,
+    curriculum: &Curriculum,
+    task: usize,
+) -> Result<()> {
+    let classes: Vec<&Class> = curriculum.classes[curriculum.task(task)].iter().collect();
+    let rows = embeddings.by_class("train", &classes)?;
+    let examples: Vec<Examples> = classes
+        .iter()
+        .map(|class| Examples { class, rows: rows.get(&class.label).map_or(&[][..], Vec::as_slice) })
+        .collect();
+    classifier.learn(&examples)
 }
 
 /// The classes that a classifier has learned.

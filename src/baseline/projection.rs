@@ -19,6 +19,18 @@ pub const LAMBDAS: [f64; 17] =
 /// Embeddings that are projected at a time.
 const BATCH: usize = 1024;
 
+/// The numbers of random features that are tried.
+pub const FEATURES: [usize; 3] = [500, 1_000, 2_000];
+
+/// Where the number of random features comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Features {
+    Fixed(usize),
+    /// The first task chooses one of [`FEATURES`] by its own classes, learned from four fifths of each one's rows: the one with the least
+    /// squared error on the other rows, at its best ridge. Where they have one row each, the smallest.
+    HeldOut,
+}
+
 /// Where the ridge λ comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ridge {
@@ -48,6 +60,8 @@ pub struct RandomProjection {
     ridge: Ridge,
     lambda: f64,
     seed: u64,
+    /// Whether the number of features is still to be chosen.
+    is_open: bool,
     /// Features per embedding, M.
     features: usize,
     projection: Vec<f32>, // (D, M), W
@@ -57,10 +71,14 @@ pub struct RandomProjection {
 }
 
 impl RandomProjection {
-    /// For embeddings of `dim` values; W (dim, `features`) is standard normal, drawn from `seed`.
-    pub fn new(dim: usize, features: usize, ridge: Ridge, seed: u64) -> Self {
+    /// For embeddings of `dim` values; W (dim, M) is standard normal, drawn from `seed`.
+    pub fn new(dim: usize, features: Features, ridge: Ridge, seed: u64) -> Self {
+        let (features, is_open) = match features {
+            Features::Fixed(features) => (features, false),
+            Features::HeldOut => (FEATURES[0], true),
+        };
         let projection = Rng::new(seed, Draw::Projection, &[]).normals(dim * features);
-        Self::with_projection(projection, dim, ridge, seed)
+        RandomProjection { is_open, ..Self::with_projection(projection, dim, ridge, seed) }
     }
 
     /// With a W (dim, M) of one's own. The seed is that of the rows held out.
@@ -72,7 +90,12 @@ impl RandomProjection {
         };
         let gram = vec![0.0; features * features];
         let (known, sums, weights) = (Known::new(dim), Vec::new(), Vec::new());
-        RandomProjection { known, ridge, lambda, seed, features, projection, gram, sums, weights }
+        RandomProjection { known, ridge, lambda, seed, is_open: false, features, projection, gram, sums, weights }
+    }
+
+    /// The number of random features.
+    pub fn feature_count(&self) -> usize {
+        self.features
     }
 
     /// The ridge λ of the last task.
@@ -116,6 +139,24 @@ impl RandomProjection {
 
     /// The ridge by rows held out; None where the classes have one row each.
     fn choose(&self, classes: &[Examples]) -> Option<f64> {
+        choose_ridge(&self.errors(classes))
+    }
+
+    /// Takes the number of features that rows held out speak for.
+    fn choose_features(&mut self, classes: &[Examples]) {
+        let (dim, ridge, seed) = (self.known.dim, self.ridge, self.seed);
+        let candidates = FEATURES.map(|features| Self::new(dim, Features::Fixed(features), ridge, seed));
+        let error = |candidate: &Self| least(&candidate.errors(classes)).map_or(f64::INFINITY, |error| error.mean);
+        let errors: Vec<f64> = candidates.iter().map(error).collect();
+        let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])); // the first of equal ones
+        if let Some(chosen) = candidates.into_iter().nth(best.unwrap_or(0)) {
+            let known = std::mem::replace(&mut self.known, Known::new(dim));
+            *self = RandomProjection { known, ..chosen };
+        }
+    }
+
+    /// The errors on a fifth of the classes' rows, held out, of ridges learned from the others.
+    fn errors(&self, classes: &[Examples]) -> Vec<HeldOutError> {
         let dim = self.known.dim;
         let (mut learned, mut held_out) = (Vec::new(), Vec::new()); // rows of each class
         for Examples { class, rows } in classes {
@@ -126,10 +167,7 @@ impl RandomProjection {
             learned.push(gather(kept));
             held_out.push(gather(tested));
         }
-        let errors = self.held_out_errors(&learned, &held_out);
-        let least = errors.iter().filter(|error| error.mean.is_finite()).min_by(|a, b| a.mean.total_cmp(&b.mean))?;
-        let place = errors.iter().rposition(|error| error.mean <= least.mean + least.standard_error)?;
-        Some(LAMBDAS[place])
+        self.held_out_errors(&learned, &held_out)
     }
 
     /// The squared error of every one of [`LAMBDAS`] on embeddings held out, given per class (N, D), as are those that it
@@ -183,9 +221,33 @@ impl RandomProjection {
     }
 }
 
+/// The least of the errors of [`LAMBDAS`].
+fn least(errors: &[HeldOutError]) -> Option<&HeldOutError> {
+    errors.iter().filter(|error| error.mean.is_finite()).min_by(|a, b| a.mean.total_cmp(&b.mean))
+}
+
+/// The largest of [`LAMBDAS`] whose error is within one standard error of the least.
+///
+/// ```
+/// use cgil::baseline::{HeldOutError, LAMBDAS, choose_ridge};
+/// let mut errors = [HeldOutError { mean: 0.5, standard_error: 0.1 }; LAMBDAS.len()];
+/// errors[3].mean = 0.2; // the least
+/// errors[9].mean = 0.29;
+/// errors[12].mean = 0.31; // more than one standard error above it
+/// assert_eq!(choose_ridge(&errors), Some(LAMBDAS[9]));
+/// ```
+pub fn choose_ridge(errors: &[HeldOutError]) -> Option<f64> {
+    let least = least(errors)?;
+    let place = errors.iter().rposition(|error| error.mean <= least.mean + least.standard_error)?;
+    LAMBDAS.get(place).copied()
+}
+
 impl Classifier for RandomProjection {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)?;
+        if self.is_open {
+            self.choose_features(classes);
+        }
         if self.ridge == Ridge::HeldOut
             && let Some(lambda) = self.choose(classes)
         {

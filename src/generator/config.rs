@@ -71,6 +71,18 @@ impl Display for Kind {
     }
 }
 
+impl Kind {
+    /// The options that it has, of those that not every kind has.
+    pub fn options(self) -> &'static [&'static str] {
+        const OPTIONS: [&str; 6] = ["--epochs", "--lr", "--hidden", "--batch-size", "--latent", "--legacy-reparam"];
+        match self {
+            Kind::Vae => &OPTIONS,
+            Kind::Gaussian | Kind::Mog => &[],
+            Kind::Diffusion => &OPTIONS[..4],
+        }
+    }
+}
+
 impl GeneratorOptions {
     /// The configuration, with the kind's own defaults. What the kind does not have must not be set.
     pub fn config(&self) -> Result<GeneratorConfig> {
@@ -82,14 +94,8 @@ impl GeneratorOptions {
             ("--latent", self.latent.is_some()),
             ("--legacy-reparam", self.legacy_reparam),
         ];
-        let known = match self.kind {
-            Kind::Vae => set.len(),
-            Kind::Gaussian | Kind::Mog => 0,
-            Kind::Diffusion => 4,
-        };
-        let (known, unknown) = set.split_at(known);
-        if let Some((option, _)) = unknown.iter().find(|(_, set)| *set) {
-            let known: Vec<&str> = known.iter().map(|(option, _)| *option).collect();
+        let known = self.kind.options();
+        if let Some((option, _)) = set.iter().find(|(option, set)| *set && !known.contains(option)) {
             let has = if known.is_empty() { "has nothing to set".into() } else { format!("has {}", known.join(", ")) };
             bail!(
                 "the generator {} has no {option}, it {has}: leave {option} out, or take another --generator",

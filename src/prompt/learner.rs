@@ -16,6 +16,9 @@ pub trait Learner {
     /// Text features (C, P) of the template with the classes' names, not normalised.
     fn zero_shot(&self) -> &[f32];
 
+    /// What cosines are multiplied with.
+    fn logit_scale(&self) -> f32;
+
     /// Normalised text features (n, P) of the prompts of the first `n` classes; empty where prompts depend on the image.
     fn keys(&mut self, n: usize) -> Result<Vec<f32>>;
 
@@ -45,6 +48,7 @@ pub fn new(
     seed: u64,
     device: &Device,
 ) -> Result<Box<dyn Learner>> {
+    config.check()?;
     let tokenizer = checkpoint.tokenizer()?;
     Ok(match device {
         Device::Cpu => {

@@ -10,6 +10,7 @@ pub mod stream;
 pub mod tensor;
 pub mod tune;
 
+use anyhow::{Result, bail};
 use clap::{Args, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +143,15 @@ impl PromptConfig {
         self.learned() + self.generated()
     }
 
+    /// An error for what would do nothing.
+    pub fn check(&self) -> Result<()> {
+        let has_own = matches!(self.context, Context::Class | Context::Combined);
+        if self.train_prompts == TrainPrompts::Current && !has_own {
+            bail!("--train-prompts current would do nothing: with this --context no class has vectors of its own");
+        }
+        Ok(())
+    }
+
     /// How many classes keep their own context vectors in a task before which `past` classes were learned.
     pub fn frozen(&self, past: usize) -> usize {
         if self.train_prompts == TrainPrompts::Current { past } else { 0 }
@@ -156,7 +166,7 @@ impl Context {
 }
 
 /// Parses a template, for command lines.
-fn template(text: &str) -> Result<String, String> {
+pub fn template(text: &str) -> std::result::Result<String, String> {
     match text.matches(NAME).count() {
         1 => Ok(text.to_owned()),
         n => Err(format!("expected {NAME} once, where the class's name goes, found it {n} times")),

@@ -118,6 +118,13 @@ impl Parameters {
         self.place(CONTEXTS).unwrap_or(0..0)
     }
 
+    /// Bytes of what `n` of `classes` classes need: their own contexts, and what classes share.
+    pub fn bytes(&self, n: usize, classes: usize, config: &PromptConfig) -> usize {
+        let contexts = self.contexts().len();
+        let own = if config.context.is_shared() { contexts } else { contexts / classes * n };
+        (self.values.len() - contexts + own) * size_of::<f32>()
+    }
+
     /// The places of the context generator's layers.
     pub fn generator(&self) -> Vec<Layer> {
         self.layers("generator", &GENERATOR)

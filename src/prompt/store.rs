@@ -3,19 +3,20 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Float32Array, Float64Array, Int64Array, StringArray};
 use serde::{Deserialize, Serialize};
 
-use super::{Current, Learner, PromptConfig, cpu::normalise, tune::Replay};
+use super::{
+    Context as ContextKind, Current, Learner, PromptConfig,
+    cpu::normalise,
+    tune::{Replay, Tuning},
+};
 use crate::{
+    baseline::Discriminant,
     clip::Checkpoint,
     generator::store::StoreManifest,
     results::{self, Results, write_table},
-    table::{
-        contract,
-        embeddings::{Manifest, ModelId},
-        file,
-    },
+    table::{contract, embeddings::ModelId, file},
     task::Curriculum,
     tensors,
 };
@@ -26,41 +27,50 @@ const PROMPTS: &str = "prompts.safetensors";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptManifest {
     pub config: PromptConfig,
-    /// SHA-256 of the weights of the CLIP whose text encoder is used.
-    pub model_sha256: String,
-    /// Hash of what its config.json says.
-    pub model_config: String,
-    /// SHA-256 of its tokenizer.json.
-    pub tokenizer_sha256: String,
+    #[serde(flatten)]
+    pub clip: TextModel,
     /// What was trained on; none for a baseline, whose name says it.
     pub current: Option<Current>,
+    /// What class statistics count beside the prompts, 0 to 1.
+    pub statistics: f64,
     pub latents: Option<StoreManifest>,
     /// What the embeddings are: [`Manifest::identity`].
     pub embeddings: String,
     pub curriculum: Curriculum,
 }
 
+/// The CLIP whose text encoder is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextModel {
+    /// SHA-256 of its weights.
+    pub model_sha256: String,
+    /// Hash of what its config.json says.
+    pub model_config: String,
+    /// SHA-256 of its tokenizer.json.
+    pub tokenizer_sha256: String,
+}
+
+impl TextModel {
+    pub fn new(checkpoint: &Checkpoint, model: ModelId) -> Result<Self> {
+        let tokenizer_sha256 = checkpoint.tokenizer_sha256()?;
+        Ok(TextModel { model_sha256: model.sha256, model_config: model.config, tokenizer_sha256 })
+    }
+}
+
 impl PromptManifest {
-    pub fn new(
-        config: &PromptConfig,
-        replay: &Replay,
-        checkpoint: &Checkpoint,
-        model: ModelId,
-        embeddings: &Manifest,
-        curriculum: &Curriculum,
-    ) -> Result<Self> {
-        let (current, latents) = match replay {
-            Replay::Generated(latents, current) => (Some(*current), Some(latents.manifest.clone())),
+    pub fn new(tuning: &Tuning, checkpoint: &Checkpoint, model: ModelId) -> Result<Self> {
+        let Tuning { embeddings, curriculum, config, statistics, .. } = *tuning;
+        let (current, latents) = match tuning.replay {
+            Replay::Generated(latents, current) => (Some(current), Some(latents.manifest.clone())),
             Replay::Nothing | Replay::Real => (None, None),
         };
         Ok(PromptManifest {
             config: config.clone(),
-            model_sha256: model.sha256,
-            model_config: model.config,
-            tokenizer_sha256: checkpoint.tokenizer_sha256()?,
+            clip: TextModel::new(checkpoint, model)?,
             current,
+            statistics,
             latents,
-            embeddings: embeddings.identity(),
+            embeddings: embeddings.manifest.identity(),
             curriculum: curriculum.clone(),
         })
     }
@@ -109,6 +119,51 @@ pub fn write(
     tensors::write(&dir.join(PROMPTS), &learner.parameters()?.tensors(), &curriculum.seed)
 }
 
+/// Writes the linear head that class statistics make into the directory of the step after `learned` tasks.
+pub fn write_head(
+    dir: &Path,
+    results: &Results,
+    learned: usize,
+    statistics: &Discriminant,
+    curriculum: &Curriculum,
+) -> Result<()> {
+    let (directions, offsets) = statistics.head();
+    let classes = &curriculum.classes[..offsets.len()];
+    let tasks = (0..classes.len()).map(|c| curriculum.task_of(c) as i64 + 1);
+    let mut columns = results.keys(learned, classes.len());
+    columns.extend([
+        Arc::new(Int64Array::from_iter_values(tasks)) as ArrayRef,
+        Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
+        Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
+        Arc::new(Float32Array::from(offsets)),
+        file::vectors(directions.to_vec(), statistics.dim()),
+    ]);
+    let contract = contract::statistics_head();
+    write_table(dir, contract, &file::rows(contract, statistics.dim(), columns)?)
+}
+
+/// What the finished prompts of a method were made with, whose text features are to be used.
+pub fn manifest_of(run: &Path, curriculum: &Curriculum, method: &str) -> Result<PromptManifest> {
+    let last = results::step_dir(run, curriculum, method, curriculum.tasks());
+    if method.contains(['/', '\\']) || !last.join(PROMPTS).exists() {
+        bail!(
+            "{} has no prompts {method:?} learned in {} tasks in the order {}: run `cgil prompt-tune` first",
+            run.display(),
+            curriculum.tasks(),
+            curriculum.order
+        );
+    }
+    let manifest: PromptManifest = serde_json::from_value(results::manifest(run, &curriculum.order, method)?)
+        .with_context(|| format!("the manifest of {method}, in the order {}", curriculum.order))?;
+    if manifest.curriculum != *curriculum {
+        bail!("the prompts {method:?} were learned in other tasks: use the same --tasks, --order and --seed");
+    }
+    if manifest.config.context == ContextKind::Image {
+        bail!("the prompts {method:?} depend on the image (--context image), so no class has a text feature");
+    }
+    Ok(manifest)
+}
+
 /// The text features (C, P), in learning order, that `method` wrote after `learned` tasks; they have `dim` values.
 pub fn text_features_of(
     run: &Path,
@@ -118,12 +173,9 @@ pub fn text_features_of(
     dim: usize,
 ) -> Result<Vec<f32>> {
     let path = results::step_dir(run, curriculum, method, learned).join("text_features.parquet");
-    if !path.exists() {
-        bail!("{} is not there: run `cgil prompt-tune` with the same --seed, --order and tasks first", path.display());
-    }
     let rows = file::read(&path, contract::text_features(), dim)?;
     if !file::int64s(&rows, "label").iter().eq(curriculum.classes.iter().map(|class| &class.label)) {
-        bail!("{} has other classes, or in another order, than this curriculum", path.display());
+        bail!("{} has other classes than its manifest says: remove its directory, and make it again", path.display());
     }
     Ok(file::floats(&rows, "embedding").to_vec())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{Current, EmbeddingStream, Learner, PromptConfig, align::align, cpu::normalise, learner::cosines, store};
 use crate::{
-    baseline::Stored,
+    baseline::{Stored, ensemble::Ensemble},
     evaluate::{Prediction, TestSet, ZeroShot, evaluate},
     generator::{Generator, LatentStore},
     metrics::History,
@@ -28,8 +28,8 @@ pub enum Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// What has to be kept of the classes to learn further ones: generators or embeddings. The prompts themselves come on top.
-    pub fn stored(&self, tuning: &Tuning) -> Result<Stored> {
+    /// What has to be kept of the classes' embeddings to learn further ones: generators, or embeddings themselves.
+    fn stored(&self, tuning: &Tuning) -> Result<Stored> {
         let per_class = match self {
             Replay::Generated(latents, _) => latents.read_task(0)?[0].bytes(),
             Replay::Nothing => 0,
@@ -49,6 +49,8 @@ pub struct Tuning<'a> {
     pub curriculum: &'a Curriculum,
     pub config: &'a PromptConfig,
     pub replay: Replay<'a>,
+    /// What class statistics count beside the prompts, 0 to 1.
+    pub statistics: f64,
 }
 
 /// Learns the tasks that `results` lacks, from where it stopped. `tick` is called after each epoch with the task (from 0) and
@@ -59,7 +61,7 @@ pub fn tune(
     learner: &mut dyn Learner,
     tick: impl Fn(usize, Option<f64>),
 ) -> Result<History> {
-    let Tuning { test, curriculum, .. } = *tuning;
+    let Tuning { embeddings, test, curriculum, config, .. } = *tuning;
     let mut history = History::new(test, curriculum);
     let next = results.resume(test, 0, &mut history)?;
     if next > 0 {
@@ -70,16 +72,27 @@ pub fn tune(
     }
     let stored = tuning.replay.stored(tuning)?;
     let mut generators = Vec::new();
+    let scale = learner.logit_scale();
+    let mut ensemble = (tuning.statistics > 0.0).then(|| Ensemble::new(test.dim, tuning.statistics, scale));
     for learned in next..=curriculum.tasks() {
         let losses = match learned {
             0 => Vec::new(),
             _ => learn(tuning, learner, &mut generators, learned - 1, &tick)?,
         };
-        let predictions = time(Phase::Evaluate, || predict(tuning, learner, learned))?;
+        if let Some(ensemble) = &mut ensemble {
+            ensemble.learn(learned, embeddings, curriculum)?;
+        }
+        let predictions = time(Phase::Evaluate, || predict(tuning, learner, ensemble.as_ref(), learned))?;
         time(Phase::Write, || {
-            let stored = if learned > 0 { stored.total(curriculum.seen(learned - 1)) } else { 0 };
+            let n = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
+            let prompts = learner.parameters()?.bytes(n, curriculum.classes.len(), config);
+            let statistics = ensemble.as_ref().map_or(0, |ensemble| ensemble.stored().total(n));
+            let stored = stored.total(n) + prompts + statistics;
             results.write(learned, test, &predictions, stored, &mut history, |dir| {
-                store::write(dir, results, learned, learner, &losses, curriculum)
+                store::write(dir, results, learned, learner, &losses, curriculum)?;
+                ensemble
+                    .as_ref()
+                    .map_or(Ok(()), |e| store::write_head(dir, results, learned, e.statistics(), curriculum))
             })
         })?;
     }
@@ -119,15 +132,26 @@ fn learn(
     align(learner, &stream, seen.len() - own.len(), config, |loss| tick(task, Some(loss)))
 }
 
-/// Predicts the test images' classes by the prompts of the seen classes, and the zero-shot features of the others.
-fn predict(tuning: &Tuning, learner: &mut dyn Learner, learned: usize) -> Result<Vec<Option<Prediction>>> {
+/// Predicts the test images' classes by the prompts of the seen classes, with their statistics where these count, and the
+/// zero-shot features of the others.
+fn predict(
+    tuning: &Tuning,
+    learner: &mut dyn Learner,
+    ensemble: Option<&Ensemble>,
+    learned: usize,
+) -> Result<Vec<Option<Prediction>>> {
     let Tuning { test, curriculum, .. } = *tuning;
     let zero_shot = learner.zero_shot().to_vec(); // (C, P)
     let n = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
     let keys = if n > 0 { learner.keys(n)? } else { Vec::new() }; // (n, P), or empty where prompts depend on the image
-    evaluate(test, curriculum, learned, Some(ZeroShot(&zero_shot)), |images| {
-        let mut images = images.to_vec(); // (N, P)
-        normalise(&mut images, test.dim);
-        if keys.is_empty() { learner.scores(n, &images) } else { Ok(cosines(&images, &keys, test.dim)) }
+    let zero_shot = ZeroShot { features: &zero_shot, is_raw: true };
+    evaluate(test, curriculum, learned, Some(zero_shot), |images| {
+        let mut normal = images.to_vec(); // (N, P)
+        normalise(&mut normal, test.dim);
+        let cosines = if keys.is_empty() { learner.scores(n, &normal)? } else { cosines(&normal, &keys, test.dim) };
+        Ok(match ensemble {
+            Some(ensemble) => ensemble.scores(images, cosines),
+            None => cosines.into(),
+        })
     })
 }

@@ -108,7 +108,8 @@ impl<'a> Scope<'a> {
         let faa = |method: &str| mean(finished.iter().filter(|f| f.method == method).map(|f| f.faa));
         methods.sort_by(|a, b| (b == OWN).cmp(&(a == OWN)).then(faa(b).total_cmp(&faa(a))));
         let methods = if request.methods.is_empty() { &methods } else { request.methods };
-        let summary = Summary::new(&mut tables, methods, &orders, tasks)?;
+        let results = finished.iter().map(|f| (f.method.clone(), f.order.clone())).collect();
+        let summary = Summary::new(&mut tables, methods, &results, tasks)?;
         Ok(Scope { run: request.run, tables, embeddings, summary, orders, tasks, metric: request.metric })
     }
 

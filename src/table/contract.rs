@@ -94,7 +94,7 @@ macro_rules! contracts {
     };
 }
 
-contracts!(embeddings quarantine latents generator_losses quality embedding_stream text_features prompt_losses predictions metrics);
+contracts!(embeddings quarantine latents generator_losses quality embedding_stream text_features statistics_head prompt_losses predictions metrics);
 
 /// The contracts of tables that lie on disk.
 pub fn on_disk() -> impl Iterator<Item = &'static Contract> {

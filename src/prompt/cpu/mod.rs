@@ -245,6 +245,10 @@ impl Prompts {
 }
 
 impl Learner for Prompts {
+    fn logit_scale(&self) -> f32 {
+        self.encoder.logit_scale
+    }
+
     fn zero_shot(&self) -> &[f32] {
         &self.zero_shot
     }

@@ -274,6 +274,10 @@ impl Prompts {
 }
 
 impl Learner for Prompts {
+    fn logit_scale(&self) -> f32 {
+        self.encoder.logit_scale as f32
+    }
+
     fn zero_shot(&self) -> &[f32] {
         &self.zero_shot_values
     }
