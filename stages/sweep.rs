@@ -22,7 +22,7 @@ use crate::{Cli, Stage, terminal};
 
 /// What is compared unless methods are given.
 const METHODS: [&str; 10] =
-    ["cgil", "cgil,statistics=0", "zero-shot", "ncm", "lda", "ranpac", "hybrid", "linear", "finetune", "joint"];
+    ["cgil", "cgil,statistics=0.0", "zero-shot", "ncm", "lda", "ranpac", "hybrid", "linear", "finetune", "joint"];
 
 #[derive(Args)]
 pub struct Options {

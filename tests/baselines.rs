@@ -150,6 +150,46 @@ fn the_ridge_is_chosen_as_numpy_would() {
 }
 
 #[test]
+fn the_first_task_chooses_the_number_of_random_features_by_rows_held_out() {
+    let set = Set::golden("plain");
+    let examples = set.examples();
+    let mut chosen = RandomProjection::new(set.dim, Features::HeldOut, Ridge::HeldOut, 3);
+    chosen.learn(&examples[..5]).unwrap();
+    let features = chosen.feature_count();
+    assert!(FEATURES.contains(&features), "{features}");
+    // it is then the one that had that number from the start, also in later tasks
+    let mut fixed = RandomProjection::new(set.dim, Features::Fixed(features), Ridge::HeldOut, 3);
+    fixed.learn(&examples[..5]).unwrap();
+    for classifier in [&mut chosen, &mut fixed] {
+        classifier.learn(&examples[5..]).unwrap();
+    }
+    assert_eq!(chosen.scores(&set.test), fixed.scores(&set.test));
+    // and the others have a larger error on the rows held out of the first task
+    let errors = |features| {
+        let candidate = RandomProjection::new(set.dim, Features::Fixed(features), Ridge::HeldOut, 3);
+        let errors = candidate.errors(&examples[..5]);
+        errors.into_iter().map(|error| error.mean).fold(f64::INFINITY, f64::min)
+    };
+    assert!(FEATURES.into_iter().all(|other| errors(other) >= errors(features)));
+}
+
+#[test]
+fn the_head_scores_as_the_discriminant_does() {
+    let set = Set::golden("plain");
+    let mut discriminant = Discriminant::new(set.dim, Shrinkage::Oas);
+    discriminant.learn(&set.examples()).unwrap();
+    let scores = discriminant.scores(&set.test);
+    let (directions, offsets) = discriminant.head();
+    for (row, scores) in set.test.chunks(set.dim).zip(scores.chunks(10)) {
+        for ((direction, offset), score) in directions.chunks(set.dim).zip(&offsets).zip(scores) {
+            let product: f64 = row.iter().zip(direction).map(|(&x, &d)| f64::from(x) * f64::from(d)).sum();
+            let found = (product + f64::from(*offset)) as f32;
+            assert!((found - score).abs() <= 1e-3 * score.abs().max(1.0), "{found}, not {score}");
+        }
+    }
+}
+
+#[test]
 fn classes_learned_task_by_task_are_learned_as_well_as_at_once() {
     for set in SETS.map(Set::golden) {
         for (i, (mut by_task, mut at_once)) in all(set.dim).into_iter().zip(all(set.dim)).take(5).enumerate() {
@@ -175,7 +215,7 @@ fn one_thread_and_two_learn_the_same() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut classifiers = all(set.dim);
-            classifiers.push(Box::new(RandomProjection::new(set.dim, 700, Ridge::HeldOut, 1)));
+            classifiers.push(Box::new(RandomProjection::new(set.dim, Features::Fixed(700), Ridge::HeldOut, 1)));
             classifiers.iter_mut().map(|classifier| set.scores(&mut **classifier, 2)).collect::<Vec<_>>()
         })
     };
@@ -208,7 +248,7 @@ fn few_and_strange_rows_are_learned_without_nan() {
         let strange = [vec![0.0; dim], vec![1e-30; dim], vec![1e6; dim]].concat();
         assert!(classifier.scores(&strange).iter().all(|x| x.is_finite()), "classifier {i}");
     }
-    let mut ranpac = RandomProjection::new(dim, 20, Ridge::HeldOut, 1);
+    let mut ranpac = RandomProjection::new(dim, Features::Fixed(20), Ridge::HeldOut, 1);
     ranpac.learn(&[Examples { class: &first, rows: &one }]).unwrap(); // nothing to hold out
     ranpac.learn(&[Examples { class: &second, rows: &two }, Examples { class: &third, rows: &four }]).unwrap();
     assert_eq!(answers(&ranpac.scores(&test), 3), [0, 1, 2]);
@@ -246,7 +286,7 @@ fn what_cannot_be_learned_is_refused_by_name() {
     let mut hybrid = TextAndMean::new(&[1.0, 0.0], 2, 0.5).unwrap();
     hybrid.learn(&[Examples { class: &cat, rows: &[1.0, 2.0] }]).unwrap();
     refused(&mut hybrid, &dog, &[1.0, 2.0], "no text feature");
-    refused(&mut RandomProjection::new(2, 8, Ridge::HeldOut, 1), &dog, &[3e38, 3e38], "too large");
+    refused(&mut RandomProjection::new(2, Features::Fixed(8), Ridge::HeldOut, 1), &dog, &[3e38, 3e38], "too large");
     assert!(TextAndMean::new(&[0.0, 0.0], 2, 0.5).is_err());
     assert!(TextAndMean::new(&[1.0, 0.0], 2, 1.5).is_err());
 }

@@ -8,5 +8,6 @@ mod methods;
 mod parity;
 mod pipeline;
 mod quality;
+mod report;
 mod support;
 mod variants;

@@ -136,8 +136,9 @@ fn baselines_learn_task_by_task_and_go_on_where_they_stopped() {
     assert_eq!(bytes("zero-shot"), 0.0);
     fails(
         &["baseline", "ensemble", "--run", path(&run_dir), "--tasks", "3", model[0], model[1]],
-        &["cgil prompt-tune"],
+        &["no prompts \"cgil\"", "cgil prompt-tune"],
     );
+    assert!(!run_dir.join("results/dataset-order/ensemble").exists());
     let bad = command(
         &[&["baseline", "zero-shot", "--run", path(&run_dir), "--tasks", "3", "--template", "a photo"], &model[..]]
             .concat(),
@@ -179,7 +180,7 @@ fn a_sweep_makes_what_is_missing_and_survives_what_fails() {
     assert_eq!(output.status.code(), Some(1));
     assert!(table.contains("ncm") && table.contains("ranpac") && !table.contains("1e30"), "{table}");
     assert!(
-        error.contains("2 of 8 commands failed") && error.contains("--lr 1e30") && error.contains("smaller --lr"),
+        error.contains("2 commands failed") && error.contains("--lr 1e30") && error.contains("smaller --lr"),
         "{error}"
     );
 
@@ -205,4 +206,114 @@ fn per_class_accuracy_and_confusion_are_counted() {
     let accuracy = number(&run_dir, "SELECT AVG(accuracy) FROM class_accuracy WHERE after_task = 3");
     assert!((accuracy - 100.0 * right / 18.0).abs() < 1e-9, "{accuracy} {right}");
     assert_eq!(query(&run_dir, "SELECT class_name, images FROM class_accuracy WHERE after_task = 1"), ["forest 0,6"]);
+}
+
+/// A checkpoint as the golden one, but for its tokens, so that texts have other features.
+fn other_checkpoint(dir: &Path) -> std::path::PathBuf {
+    let model = dir.join("other");
+    fs::create_dir_all(&model).unwrap();
+    for file in ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"] {
+        fs::copy(golden("checkpoint").join(file), model.join(file)).unwrap();
+    }
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&0.125f32.to_le_bytes()); // the last weight
+    fs::write(&weights, bytes).unwrap();
+    model
+}
+
+#[test]
+fn baselines_that_read_texts_know_their_clip() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), 6);
+    let (model, other) = (golden("checkpoint"), other_checkpoint(dir.path()));
+    for name in ["zero-shot", "hybrid"] {
+        baseline(&run_dir, name, &["--model", path(&model)]);
+        let again = ["baseline", name, "--run", path(&run_dir), "--tasks", "3", "--model", path(&other)];
+        fails(&again, &["other options", "model_sha256"]);
+    }
+}
+
+#[test]
+fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to_them() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), 6);
+    let model = golden("checkpoint");
+    let run_of = |command: &[&str], more: &[&str]| {
+        run(&[command, &["--run", path(&run_dir), "--model", path(&model)], more].concat());
+    };
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
+    let short = ["--generator", "gaussian", "--epochs", "2", "--samples", "16"];
+    run_of(&["prompt-tune"], &short);
+    run_of(&["prompt-tune"], &[&short[..], &["--statistics", "0"]].concat());
+    let (own, alone) = ("cgil,epochs=2,samples=16,statistics=0.5,generator=gaussian", "%statistics=0.0%");
+    let name = query(&run_dir, "SELECT DISTINCT method FROM metrics ORDER BY method");
+    assert_eq!(name.len(), 2, "{name:?}");
+    let method = name.iter().find(|name| !name.contains("statistics")).unwrap().trim_matches('"');
+    assert_ne!(method, own);
+
+    // text decides whether a class is unseen, so what is said of tasks to come does not change
+    let transfer = |condition: &str| {
+        let metric = "metric IN ('transfer_accuracy', 'transfer_accuracy_raw', 'ci_transfer', 'ci_transfer_raw')";
+        let columns = "after_task, on_task, metric, value";
+        query(&run_dir, &format!("SELECT {columns} FROM metrics WHERE {metric} AND {condition} ORDER BY {columns}"))
+    };
+    let with = transfer(&format!("method = '{method}'"));
+    assert!(with.len() == 8 && with == transfer(&format!("method LIKE '{alone}'")), "{with:?}");
+    // the clouds are told apart by their statistics
+    let faa =
+        |condition: &str| number(&run_dir, &format!("SELECT value FROM metrics WHERE metric = 'faa' AND {condition}"));
+    let (together, prompts) = (faa(&format!("method = '{method}'")), faa(&format!("method LIKE '{alone}'")));
+    assert!(together > prompts + 5.0, "{together} {prompts}");
+
+    // the same prompts and statistics, asked afterwards, say the same
+    run_of(&["baseline", "ensemble"], &["--tasks", "3", "--method", method]);
+    let predicted = |condition: &str| {
+        query(
+            &run_dir,
+            &format!(
+                "SELECT after_task, sample_id, predicted FROM predictions WHERE {condition} ORDER BY after_task, sample_id"
+            ),
+        )
+    };
+    assert_eq!(predicted("method LIKE 'ensemble%'"), predicted(&format!("method = '{method}'")));
+    let ensemble = ["baseline", "ensemble", "--run", path(&run_dir), "--model", path(&model), "--method", method];
+    fails(&[&ensemble[..], &["--tasks", "2"]].concat(), &["learned in 2 tasks", "cgil prompt-tune"]);
+    fails(&[&ensemble[..6], &["--method", "../seed-1/cgil", "--tasks", "3"]].concat(), &["no prompts"]);
+
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM statistics_head WHERE after_task = 3"), 6.0);
+}
+
+#[test]
+fn a_sweep_makes_prompts_for_ensembles_and_tables_no_results_of_other_tasks() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), 6);
+    let model = golden("checkpoint");
+    let common =
+        ["--run", path(&run_dir), "--model", path(&model), "--seeds", "1,2", "--fit-vae", FIT, "--format", "csv"];
+    let ensemble = "ensemble,method=cgil;epochs=2;samples=16;generator=gaussian";
+    let sweep = [
+        &["sweep", "--tasks", "3"],
+        &common[..],
+        &["--method", ensemble, "--method", "zero-shot,template=a {}; drawn"],
+    ];
+    let table = run(&sweep.concat());
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines[1].contains("ensemble,method=cgil;epochs=2") && lines[2].contains("template=a {}; drawn"), "{table}");
+    assert!(run_dir.join("results/seed-1/zero-shot,template=a {}; drawn").exists());
+
+    // in other tasks nothing can be made: what failed is told, and nothing is tabled
+    run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2", "--seed", "1"]);
+    let two =
+        ["sweep", "--tasks", "3", "--run", path(&run_dir), "--seeds", "1,2", "--method", "ncm", "--format", "csv"];
+    let output = command(&two).output().unwrap();
+    let (table, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(table.contains("\"ncm\",\"1\""), "{table}");
+    assert!(error.contains("1 command failed") && error.contains("--seed 1"), "{error}");
+    let none = ["sweep", "--tasks", "3", "--run", path(&run_dir), "--seeds", "1", "--method", "ncm"];
+    fails(&none, &["1 command failed", "there is no table", "baseline ncm"]);
+    let output = command(&[&none[..], &["--metric", "speed"]].concat()).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("'speed'"), "{}", text(&output.stderr));
 }

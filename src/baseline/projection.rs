@@ -156,7 +156,7 @@ impl RandomProjection {
     }
 
     /// The errors on a fifth of the classes' rows, held out, of ridges learned from the others.
-    fn errors(&self, classes: &[Examples]) -> Vec<HeldOutError> {
+    pub fn errors(&self, classes: &[Examples]) -> Vec<HeldOutError> {
         let dim = self.known.dim;
         let (mut learned, mut held_out) = (Vec::new(), Vec::new()); // rows of each class
         for Examples { class, rows } in classes {
