@@ -51,6 +51,9 @@ pub struct Options {
     format: Format,
 }
 
+/// Methods in class orders.
+type Done = BTreeSet<(String, String)>;
+
 /// A method under a seed, and the commands that make what is missing of it, its own last.
 struct Member {
     /// What tables call the method, and the class order.
@@ -210,7 +213,7 @@ fn path(path: &Path) -> Result<String> {
 
 /// Runs the members' commands one after another, each with all threads; one that several members need runs once, and a member
 /// ends with the first that fails. Returns the methods and orders that are there now, and what failed, in words.
-fn run_all(members: &[Member]) -> Result<(BTreeSet<(String, String)>, Vec<String>)> {
+fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
     let program = env::current_exe().context("cannot find this program")?;
     let progress = terminal::bar("sweep", members.len());
     let mut outcomes: BTreeMap<&[String], bool> = BTreeMap::new();
