@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod artefact;
 pub mod atomic;
 pub mod baseline;
 pub mod clip;
@@ -10,6 +11,7 @@ pub mod evaluate;
 pub mod generator;
 pub mod manifest;
 pub mod metrics;
+pub mod picture;
 pub mod profile;
 pub mod prompt;
 pub mod quality;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use cgil::{
-    clip::Checkpoint,
-    table::embeddings::{Embeddings, ModelId},
+    clip::{Checkpoint, ModelId},
+    table::embeddings::Embeddings,
 };
 
 /// The CLIP that made the embeddings, and its identity.

@@ -1,17 +1,15 @@
 //! Pixels as the original CLIP makes them with Pillow: decode, shortest side to n by antialiased
 //! bicubic on 8 bits, centre crop, normalise.
 
-use std::io::Cursor;
-
 use anyhow::{Context, Result, anyhow, bail};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
-use serde_json::Value;
+use image::RgbImage;
+use serde_json::{Value, json};
 
-use crate::profile::{Phase, time};
-
-/// Largest picture that is decoded or resized, in bytes: a header may claim anything.
-const MAX_BYTES: u64 = 512 << 20;
+use crate::{
+    picture::{self, MAX_BYTES},
+    profile::{Phase, time},
+};
 
 /// The preprocessing of a checkpoint.
 #[derive(Clone, Debug)]
@@ -26,29 +24,41 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// Reads preprocessor_config.json.
-    pub fn from_config(config: &Value) -> Result<Self> {
+    /// Reads what preprocessor_config.json, or the image_processor of processor_config.json, says. What is missing or null
+    /// is as CLIPImageProcessor has it, unless the settings are of another kind of processor.
+    pub fn from_config(settings: &Value) -> Result<Self> {
+        let kind = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| settings[*key].as_str());
+        let defaults = match kind {
+            None => clips_own(),
+            Some(kind) if kind.starts_with("CLIPImageProcessor") || kind == "CLIPFeatureExtractor" => clips_own(),
+            Some(_) => Value::Null,
+        };
+        let get = |key: &str| Some(&settings[key]).filter(|value| !value.is_null()).unwrap_or(&defaults[key]);
         for step in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
-            if config.get(step).is_some_and(|on| on == &Value::Bool(false)) {
+            if get(step) == &Value::Bool(false) {
                 bail!("{step} is false; only CLIP's own preprocessing is supported, which has it on");
             }
         }
-        if config.get("resample").is_some_and(|r| r != 3) {
-            bail!("resample is {}; only 3 (bicubic) is supported", config["resample"]);
+        for step in ["do_pad", "use_square_size"] {
+            if get(step) == &Value::Bool(true) {
+                bail!("{step} is true; only CLIP's own preprocessing is supported, which has it off");
+            }
         }
-        if config.get("rescale_factor").and_then(Value::as_f64).is_some_and(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
-            bail!("rescale_factor is {}; only 1/255 is supported", config["rescale_factor"]);
+        if !get("resample").is_null() && get("resample") != 3 {
+            bail!("resample is {}; only 3 (bicubic) is supported", get("resample"));
+        }
+        if get("rescale_factor").as_f64().is_some_and(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
+            bail!("rescale_factor is {}; only 1/255 is supported", get("rescale_factor"));
         }
         let side = |key: &str, part: &str| {
-            let value = config.get(key).and_then(|size| size.as_u64().or_else(|| size.get(part)?.as_u64()));
+            let value = get(key).as_u64().or_else(|| get(key)[part].as_u64());
             value
                 .filter(|&n| n > 0)
                 .map(|n| n as usize)
                 .with_context(|| format!("{key} should be a number or hold {part}"))
         };
         let channels = |key: &str| -> Result<[f32; 3]> {
-            let values: Vec<f32> =
-                serde_json::from_value(config.get(key).cloned().unwrap_or_default()).unwrap_or_default();
+            let values: Vec<f32> = serde_json::from_value(get(key).clone()).unwrap_or_default();
             values.try_into().map_err(|_| anyhow!("{key} should be three numbers"))
         };
         let (resize, crop) = (side("size", "shortest_edge")?, side("crop_size", "height")?);
@@ -71,9 +81,9 @@ impl Preprocess {
         format!("rgb8; shortest side {resize}, bicubic; centre crop {crop}; mean {mean:?}; std {std:?}; exif {exif}")
     }
 
-    /// An encoded image (JPEG, PNG or WebP) to normalised pixels (3, crop, crop), flat.
+    /// An encoded picture to normalised pixels (3, crop, crop), flat.
     pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>> {
-        let image = time(Phase::Decode, || self.decode(encoded))?;
+        let image = time(Phase::Decode, || picture::decode(encoded, self.exif))?;
         let image = time(Phase::Resize, || self.crop(image))?;
         let plane = self.crop * self.crop;
         let mut pixels = vec![0f32; 3 * plane];
@@ -83,23 +93,6 @@ impl Preprocess {
             }
         }
         Ok(pixels)
-    }
-
-    fn decode(&self, encoded: &[u8]) -> Result<RgbImage> {
-        if jpeg_is_cut_short(encoded) {
-            bail!("the JPEG is cut short: it has no end marker");
-        }
-        let mut decoder = ImageReader::new(Cursor::new(encoded)).with_guessed_format()?.into_decoder()?;
-        let (width, height) = decoder.dimensions();
-        if decoder.total_bytes() > MAX_BYTES {
-            bail!("{width}x{height} pixels are more than {} MiB", MAX_BYTES >> 20);
-        }
-        let orientation = decoder.orientation()?;
-        let mut image = DynamicImage::from_decoder(decoder)?;
-        if self.exif {
-            image.apply_orientation(orientation);
-        }
-        Ok(image.into_rgb8())
     }
 
     /// Resizes and crops as torchvision does with Pillow: the long side is truncated, the margin
@@ -125,23 +118,12 @@ impl Preprocess {
     }
 }
 
-/// Whether a JPEG ends before its end-of-image marker. The decoder would paint the missing part grey, which
-/// Pillow refuses. An embedded thumbnail has a marker of its own, so only what follows the headers counts.
-fn jpeg_is_cut_short(encoded: &[u8]) -> bool {
-    if !encoded.starts_with(&[0xff, 0xd8]) {
-        return false;
-    }
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = encoded.get(at..at + 4) {
-        if marker == 0xff {
-            at += 1; // fill byte
-            continue;
-        }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-        const START_OF_SCAN: u8 = 0xda;
-        if marker == START_OF_SCAN {
-            break;
-        }
-    }
-    !encoded.get(at..).unwrap_or_default().windows(2).any(|pair| pair == [0xff, 0xd9])
+/// The settings of transformers' CLIPImageProcessor where nothing else is said.
+fn clips_own() -> Value {
+    json!({
+        "size": {"shortest_edge": 224},
+        "crop_size": {"height": 224, "width": 224},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    })
 }

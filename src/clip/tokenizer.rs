@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::checkpoint::TextConfig;
+use super::config::TextConfig;
 
 /// What early configurations have as eos_token_id, whatever the tokenizer's is.
 const HISTORICAL_EOS: u32 = 2;

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     baseline::Discriminant,
-    clip::Checkpoint,
+    clip::{Checkpoint, ModelId},
     generator::store::StoreManifest,
     results::{self, Results, write_table},
-    table::{contract, embeddings::ModelId, file},
+    table::{contract, file},
     task::Curriculum,
     tensors,
 };

@@ -16,7 +16,7 @@ use arrow::array::{Float32Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
 
 use super::{contract, file};
-use crate::{atomic, manifest, task::Class};
+use crate::{atomic, clip::ModelId, manifest, task::Class};
 
 /// The directory of the table, below the run's.
 const DIR: &str = "embeddings";
@@ -52,19 +52,6 @@ pub struct SourceId {
     pub origin: String,
     /// Hash of everything that decides the rows and their order.
     pub fingerprint: String,
-}
-
-/// A CLIP checkpoint, as a manifest records it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ModelId {
-    /// Name of the checkpoint's directory, for people.
-    pub name: String,
-    /// SHA-256 of its weights.
-    pub sha256: String,
-    /// Hash of what its config.json says.
-    pub config: String,
-    /// Where it was when the run was made.
-    pub path: PathBuf,
 }
 
 /// The rows of one shard, being collected.

@@ -12,10 +12,7 @@ use super::{
     block::{Block, Norm, Pass},
 };
 use crate::{
-    clip::{
-        Tokenizer,
-        checkpoint::{Config, Weights},
-    },
+    clip::{Tokenizer, config::Config, weights::Weights},
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -82,6 +79,7 @@ impl TextEncoder {
             dim,
             start: Vec::new(),
         };
+        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
         encoder.start = encoder.start(start);
         Ok(encoder)
     }

@@ -7,7 +7,7 @@ use super::{
     block::{Block, Norm, Pass},
 };
 use crate::{
-    clip::checkpoint::{Config, Weights},
+    clip::{config::Config, weights::Weights},
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -53,7 +53,7 @@ impl ImageEncoder {
         let positions = 1 + (c.image_size / p).pow(2);
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
-        Ok(ImageEncoder {
+        let encoder = ImageEncoder {
             patch: embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
             class_embedding: embeddings.values("class_embedding", &[w])?,
             position_embedding: embeddings.at("position_embedding").values("weight", &[positions, w])?,
@@ -65,7 +65,9 @@ impl ImageEncoder {
             image_size: c.image_size,
             patch_size: p,
             dim,
-        })
+        };
+        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        Ok(encoder)
     }
 
     /// Images to encode at a time.

@@ -4,10 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
 use super::transformer::{BlockState, LayerNorm, Linear, Transformer};
-use crate::clip::{
-    Tokenizer,
-    checkpoint::{Config, Weights},
-};
+use crate::clip::{Tokenizer, config::Config, weights::Weights};
 
 /// Texts encoded at a time by [`TextEncoder::features`].
 const TEXT_BATCH: usize = 256;
@@ -41,7 +38,7 @@ impl TextEncoder {
         let (width, dim) = (c.hidden_size, config.projection_dim);
         let model = weights.at("text_model");
         let embeddings = model.at("embeddings");
-        Ok(TextEncoder {
+        let encoder = TextEncoder {
             token_embedding: embeddings.at("token_embedding").get("weight", &[c.vocab_size, width])?,
             position_embedding: embeddings
                 .at("position_embedding")
@@ -52,7 +49,9 @@ impl TextEncoder {
             logit_scale: f64::from(weights.get("logit_scale", &[])?.to_scalar::<f32>()?).exp(),
             width,
             dim,
-        })
+        };
+        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
+        Ok(encoder)
     }
 
     /// Where the weights are.

@@ -6,7 +6,10 @@ use anyhow::Result;
 use candle_core::{D, Tensor};
 use candle_nn::ops;
 
-use crate::clip::checkpoint::{Activation, Size, Weights};
+use crate::clip::{
+    config::{Activation, Size},
+    weights::Weights,
+};
 
 /// A frozen affine map.
 pub struct Linear {
@@ -123,7 +126,6 @@ impl Activation {
 impl Transformer {
     pub fn new(weights: &Weights, size: &Size) -> Result<Self> {
         let layers = weights.at("encoder").at("layers");
-        layers.require_no_more(size.layers)?;
         let blocks = (0..size.layers).map(|i| Block::new(&layers.at(i), size)).collect::<Result<_>>()?;
         Ok(Transformer { blocks })
     }

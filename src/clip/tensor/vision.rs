@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, IndexOp, Tensor};
 
 use super::transformer::{LayerNorm, Linear, Transformer};
-use crate::clip::checkpoint::{Config, Weights};
+use crate::clip::{config::Config, weights::Weights};
 
 /// Images to encode at a time.
 pub const BATCH: usize = 256;
@@ -32,7 +32,7 @@ impl ImageEncoder {
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
         let patch = embeddings.at("patch_embedding").get("weight", &[w, c.num_channels, p, p])?;
-        Ok(ImageEncoder {
+        let encoder = ImageEncoder {
             patch: patch.reshape((w, c.num_channels * p * p))?.t()?,
             class_embedding: embeddings.get("class_embedding", &[w])?.reshape((1, 1, w))?,
             position_embedding: embeddings.at("position_embedding").get("weight", &[positions, w])?,
@@ -43,7 +43,9 @@ impl ImageEncoder {
             image_size: c.image_size,
             patch_size: p,
             dim,
-        })
+        };
+        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        Ok(encoder)
     }
 
     /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), not normalised.

@@ -1,0 +1,215 @@
+//! What config.json says: which model a checkpoint is, and the sizes of its two encoders.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::artefact::canonical;
+
+/// The model that is computed, by the names that config.json has for it and for its encoders.
+const MODEL_TYPE: &str = "clip";
+const TEXT_MODEL_TYPE: &str = "clip_text_model";
+const VISION_MODEL_TYPE: &str = "clip_vision_model";
+
+/// What config.json says of the two encoders. Defaults are those of transformers' CLIPConfig.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub text_config: TextConfig,
+    pub vision_config: VisionConfig,
+    /// Dimension of the space that both encoders project into.
+    #[serde(default = "default_512")]
+    pub projection_dim: usize,
+}
+
+/// The text encoder's part of config.json.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextConfig {
+    #[serde(default = "default_49408")]
+    pub vocab_size: usize,
+    #[serde(default = "default_512")]
+    pub hidden_size: usize,
+    #[serde(default = "default_2048")]
+    pub intermediate_size: usize,
+    #[serde(default = "default_12")]
+    pub num_hidden_layers: usize,
+    #[serde(default = "default_8")]
+    pub num_attention_heads: usize,
+    #[serde(default = "default_77")]
+    pub max_position_embeddings: usize,
+    #[serde(default)]
+    pub hidden_act: Activation,
+    #[serde(default = "default_eps")]
+    pub layer_norm_eps: f64,
+    #[serde(default = "default_49407")]
+    pub eos_token_id: u32,
+}
+
+/// The image encoder's part of config.json.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct VisionConfig {
+    #[serde(default = "default_768")]
+    pub hidden_size: usize,
+    #[serde(default = "default_3072")]
+    pub intermediate_size: usize,
+    #[serde(default = "default_12")]
+    pub num_hidden_layers: usize,
+    #[serde(default = "default_12")]
+    pub num_attention_heads: usize,
+    #[serde(default = "default_3")]
+    pub num_channels: usize,
+    #[serde(default = "default_224")]
+    pub image_size: usize,
+    #[serde(default = "default_32")]
+    pub patch_size: usize,
+    #[serde(default)]
+    pub hidden_act: Activation,
+    #[serde(default = "default_eps")]
+    pub layer_norm_eps: f64,
+}
+
+/// The activation between a block's two feed-forward layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x·σ(1.702 x), as in OpenAI's models.
+    #[default]
+    QuickGelu,
+    /// x·Φ(x), as in most OpenCLIP models.
+    Gelu,
+}
+
+/// Shape of a transformer.
+pub struct Size {
+    pub width: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub activation: Activation,
+    pub eps: f64,
+}
+
+macro_rules! size {
+    ($config:ident) => {
+        impl $config {
+            pub fn size(&self) -> Size {
+                Size {
+                    width: self.hidden_size,
+                    intermediate: self.intermediate_size,
+                    layers: self.num_hidden_layers,
+                    heads: self.num_attention_heads,
+                    activation: self.hidden_act,
+                    eps: self.layer_norm_eps,
+                }
+            }
+        }
+    };
+}
+size!(TextConfig);
+size!(VisionConfig);
+
+macro_rules! defaults {
+    ($($name:ident = $value:literal),*) => { $(fn $name() -> usize { $value })* };
+}
+defaults!(default_3 = 3, default_8 = 8, default_12 = 12, default_32 = 32, default_77 = 77, default_224 = 224);
+defaults!(default_512 = 512, default_768 = 768, default_2048 = 2048, default_3072 = 3072, default_49408 = 49408);
+
+fn default_49407() -> u32 {
+    49407
+}
+
+fn default_eps() -> f64 {
+    1e-5
+}
+
+impl Config {
+    /// Reads config.json. Refuses what is another model than CLIP, or a CLIP that would be computed wrongly.
+    pub fn from_json(json: &Value) -> Result<Self> {
+        let whole = json.as_object().context("expected a JSON object")?;
+        require_type(whole, "model_type", MODEL_TYPE, "a whole CLIP, text and image encoder, as CLIPModel has it")?;
+        let (text, vision) = (part(whole, "text_config")?, part(whole, "vision_config")?);
+        let config = Config {
+            text_config: sizes(text, "text_config", TEXT_MODEL_TYPE)?,
+            vision_config: sizes(vision, "vision_config", VISION_MODEL_TYPE)?,
+            projection_dim: match whole.get("projection_dim") {
+                Some(dim) => {
+                    dim.as_u64().filter(|&dim| dim > 0).context("projection_dim should be a number above 0")? as usize
+                }
+                None => default_512(),
+            },
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (t, v) = (&self.text_config, &self.vision_config);
+        for (part, size) in [("text_config", t.size()), ("vision_config", v.size())] {
+            let Size { width, intermediate, layers, heads, eps, .. } = size;
+            if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
+                bail!("{part}: {heads} heads do not divide a width of {width}");
+            }
+            ensure!(layers > 0 && intermediate > 0, "{part}: num_hidden_layers or intermediate_size is 0");
+            ensure!(eps >= 0.0, "{part}: layer_norm_eps is {eps}, below 0");
+        }
+        ensure!(t.vocab_size > 0 && t.max_position_embeddings > 1, "text_config: no vocabulary, or no positions");
+        if v.patch_size == 0 || v.image_size == 0 || !v.image_size.is_multiple_of(v.patch_size) || v.num_channels != 3 {
+            bail!(
+                "vision_config: images of {}x{}, {} channels, cannot be cut into patches of {}; \
+                 expected 3 channels and a patch size that divides the image size",
+                v.image_size,
+                v.image_size,
+                v.num_channels,
+                v.patch_size
+            );
+        }
+        Ok(())
+    }
+
+    /// Hash of everything that config.json says and that the encoders follow.
+    pub fn identity(&self) -> Result<String> {
+        Ok(crate::hash_lines([canonical(&serde_json::to_value(self)?)]))
+    }
+}
+
+/// Whether config.json says which model it is. Where it does not, the weights have to.
+pub fn names_its_model(json: &Value) -> bool {
+    json.get("model_type").is_some_and(|name| !name.is_null())
+}
+
+/// An encoder's part of config.json. Where early copies have it twice, `text_config_dict` is what transformers follows.
+fn part<'a>(whole: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String, Value>> {
+    let older = whole.get(&format!("{name}_dict")).filter(|value| !value.is_null());
+    let value = older.or(whole.get(name)).with_context(|| format!("{name} is missing; is this a whole CLIP?"))?;
+    value.as_object().with_context(|| format!("{name} should be an object, but is {value}"))
+}
+
+/// The sizes of an encoder, whose model_type, where it is given, has to be `expected`.
+fn sizes<T: DeserializeOwned>(part: &Map<String, Value>, name: &str, expected: &str) -> Result<T> {
+    require_type(part, "model_type", expected, "CLIP's own").context(name.to_owned())?;
+    require_activation(part).context(name.to_owned())?;
+    for (key, value) in part {
+        // every field has a default, so an error is this one's
+        let alone = Map::from_iter([(key.clone(), value.clone())]);
+        serde_json::from_value::<T>(Value::Object(alone)).with_context(|| format!("{name}: {key} is {value}"))?;
+    }
+    serde_json::from_value(Value::Object(part.clone())).context(name.to_owned())
+}
+
+fn require_type(part: &Map<String, Value>, key: &str, expected: &str, meaning: &str) -> Result<()> {
+    match part.get(key) {
+        None | Some(Value::Null) => Ok(()),
+        Some(found) if found == expected => Ok(()),
+        Some(found) => bail!(
+            "{key} is {found}, which is computed in another way; the only one that is known here is {expected:?}: {meaning}"
+        ),
+    }
+}
+
+fn require_activation(part: &Map<String, Value>) -> Result<()> {
+    match part.get("hidden_act") {
+        Some(name) if Activation::deserialize(name).is_err() => {
+            bail!("hidden_act is {name}; those that are known here are \"quick_gelu\" and \"gelu\"")
+        }
+        _ => Ok(()),
+    }
+}
