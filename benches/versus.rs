@@ -17,7 +17,7 @@ use cgil::{
         cpu::{Prompts, normalise},
     },
     rng::{Draw, Rng},
-    source::Source,
+    source::{Source, SourceOptions},
     table::embeddings::SPLITS,
     task::Class,
 };
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
 fn encode(model: &str, images: &str) -> Result<f64> {
     let checkpoint = Checkpoint::open(Path::new(model))?;
     let (encoder, preprocess) = (checkpoint.image_encoder(&Device::Cpu, DType::F32)?, checkpoint.preprocess()?);
-    let source = Source::open(Path::new(images))?;
+    let source = Source::open(Path::new(images), &SourceOptions::default())?;
     let shards: Vec<_> = SPLITS.iter().map(|&split| (split, 0, 0..source.rows[split])).collect();
     let encoders = vec![&encoder; rayon::current_num_threads()];
     let start = Instant::now();

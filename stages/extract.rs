@@ -8,7 +8,7 @@ use cgil::{
     device::{Choice, Precision},
     embed::embed,
     profile::{Phase, time},
-    source::Source,
+    source::{Source, SourceOptions},
     table::embeddings::{Embeddings, Manifest},
 };
 use clap::Args;
@@ -20,12 +20,23 @@ pub struct Options {
     /// Directory of a CLIP checkpoint: config.json, model.safetensors, tokenizer.json, preprocessor_config.json
     #[arg(long)]
     model: PathBuf,
-    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png) or directory of Hugging Face Parquet shards
+    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF) or directory of Hugging Face
+    /// Parquet shards (train.parquet, train-00000-of-00002.parquet, train/0000.parquet, and so for test)
     #[arg(long)]
     data: PathBuf,
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
+    /// What classes are called in prompts: a CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the
+    /// class directories (of Parquet shards the names there), or all of them labels, counted from 0; each class needs one
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
+    /// Column of the images in Parquet shards, where several fit
+    #[arg(long, value_name = "NAME")]
+    image_column: Option<String>,
+    /// Column of the labels in Parquet shards, a ClassLabel, where several fit
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
     /// Source rows per shard; an interrupted run loses one shard at most
     #[arg(long, default_value_t = 4096, value_parser = cgil::at_least::<1>)]
     shard_rows: usize,
@@ -48,11 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     let checkpoint = Checkpoint::open(&options.model)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
-    let source = Source::open(&options.data)?;
-    if let Some((first, others)) = source.left_out.split_first() {
-        let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
-        terminal::note(&format!("note: left out, as no image of train or test: {}{more}", first.display()));
-    }
+    let source = open_source(options)?;
     let encoders = time(Phase::Load, || open_encoders(options, &checkpoint))?; // first, so that nothing is written if one has an error
     let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
 
@@ -68,8 +75,25 @@ pub fn run(options: &Options) -> Result<()> {
         |shard, rows| embeddings.write_shard(missing[shard].0, missing[shard].1, rows),
     )?;
     progress.finish_and_clear();
+    note_lost_classes(&source, &embeddings)?;
     summarise(options, &embeddings, images)?;
     terminal::profile(options.profile, start)
+}
+
+fn open_source(options: &Options) -> Result<Source> {
+    let source = Source::open(
+        &options.data,
+        &SourceOptions {
+            leave_out: Some(options.run.clone()),
+            class_names: options.class_names.clone(),
+            image_column: options.image_column.clone(),
+            label_column: options.label_column.clone(),
+        },
+    )?;
+    for note in &source.notes {
+        terminal::note(&format!("note: {note}"));
+    }
+    Ok(source)
 }
 
 /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
@@ -99,6 +123,24 @@ fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess,
         rows: source.rows.clone(),
         shard_rows: options.shard_rows,
     })
+}
+
+/// Names the classes all of whose images of a split are in the quarantine.
+fn note_lost_classes(source: &Source, embeddings: &Embeddings) -> Result<()> {
+    for (split, counts) in &source.counts {
+        let mut kept = vec![0; counts.len()];
+        for label in embeddings.labels(split)? {
+            kept[label as usize] += 1;
+        }
+        let lost =
+            source.classes.iter().zip(counts.iter().zip(&kept)).filter(|(_, (had, kept))| **had > 0 && **kept == 0);
+        let lost: Vec<String> = lost.map(|(class, (had, _))| format!("{:?} ({had})", class.name)).collect();
+        if !lost.is_empty() {
+            let lost = lost.join(", ");
+            terminal::note(&format!("note: all {split} images of these classes are in the quarantine: {lost}"));
+        }
+    }
+    Ok(())
 }
 
 fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Result<()> {

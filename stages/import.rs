@@ -29,7 +29,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let table = ForeignTable::open(&options.table)?;
+    let table = ForeignTable::open(&options.table, Some(&options.run))?;
     let embeddings = Embeddings::create(&options.run, examine(&table, options.shard_rows)?)?;
     write_missing(&table, &embeddings)?;
     let Manifest { dim, classes, rows, .. } = &embeddings.manifest;

@@ -1,18 +1,23 @@
-//! An image folder: `train/CLASS/*.jpg`, `test/CLASS/*.png`; JPEG, PNG and WebP.
+//! An image folder: `train/CLASS/*.jpg`, `test/CLASS/*.png`.
+//!
+//! A class is a directory that holds a file in `train` or `test`; one without any file is none. Every file below it that
+//! is a picture by its name or by its first bytes is a row, whether it can be decoded or not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
+    io::Read,
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::{Kind, Record, Source, SourceId, has_extension};
-use crate::{table::embeddings::SPLITS, task::Class};
-
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+use super::{
+    Kind, Listing, Record, Source, SourceId, SourceOptions, class_names, id_of, note_on_empty_classes,
+    require_both_splits, some_of,
+};
+use crate::{picture, table::embeddings::SPLITS, task::Class};
 
 /// The files of each split: path below the folder, label.
 pub struct Folder {
@@ -20,52 +25,122 @@ pub struct Folder {
     files: BTreeMap<String, Vec<(PathBuf, i64)>>,
 }
 
-pub fn open(root: &Path, files: Vec<PathBuf>) -> Result<Source> {
-    let (images, left_out): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(|f| is_image(f));
-
-    let names: BTreeSet<&str> = images.iter().filter_map(|f| split_and_class(f)).map(|(_, class)| class).collect();
-    let classes: Vec<Class> =
-        names.iter().enumerate().map(|(i, name)| Class { label: i as i64, name: (*name).to_owned() }).collect();
-    let label: BTreeMap<&str, i64> = names.iter().enumerate().map(|(i, &name)| (name, i as i64)).collect();
-
-    let mut files: BTreeMap<String, Vec<(PathBuf, i64)>> = BTreeMap::new();
-    let mut lines = Vec::new();
-    for image in &images {
-        let Some((split, class)) = split_and_class(image) else { continue };
-        let bytes = fs::metadata(root.join(image)).map_or(0, |m| m.len()); // what cannot be read is met again
-        lines.push(format!("{} {bytes}", image.display()));
-        files.entry(split.to_owned()).or_default().push((image.clone(), label[class]));
+/// The pictures of the classes of train and test, as paths below the folder.
+pub fn pictures(root: &Path, listing: &Listing) -> Result<Vec<PathBuf>> {
+    let mut pictures = Vec::new();
+    for file in &listing.files {
+        if split_and_class(file)?.is_some() && (picture::has_extension(file) || begins_as_one(&root.join(file))) {
+            pictures.push(file.clone());
+        }
     }
+    Ok(pictures)
+}
+
+/// Whether the first bytes of a file are a picture's.
+fn begins_as_one(path: &Path) -> bool {
+    let mut first = Vec::with_capacity(picture::FIRST_BYTES);
+    let read = File::open(path).and_then(|file| file.take(picture::FIRST_BYTES as u64).read_to_end(&mut first));
+    read.is_ok() && picture::format_of(&first).is_some()
+}
+
+pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &SourceOptions) -> Result<Source> {
+    // files of each class's directories, pictures or not
+    let mut files: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    let mut directories = BTreeSet::new();
+    for file in &listing.files {
+        let Some((split, class)) = split_and_class(file)? else { continue };
+        *files.entry(class).or_default().entry(split).or_default() += 1;
+        directories.insert(class);
+    }
+    let directories: Vec<&str> = directories.into_iter().collect();
+    let mut classes: Vec<Class> =
+        directories.iter().enumerate().map(|(i, name)| Class { label: i as i64, name: (*name).to_owned() }).collect();
+    if let Some(file) = &options.class_names {
+        class_names::rename(&mut classes, file)?;
+    }
+
+    let named =
+        directories.iter().zip(&classes).map(|(directory, class)| format!("class {directory:?} {:?}", class.name));
+    let mut lines: Vec<String> = named.collect();
+    let mut rows: BTreeMap<String, Vec<(PathBuf, i64)>> = BTreeMap::new();
+    let mut counts: BTreeMap<String, Vec<usize>> =
+        SPLITS.iter().map(|split| ((*split).to_owned(), vec![0; classes.len()])).collect();
+    for picture in pictures {
+        let Some((split, class)) = split_and_class(&picture)? else { continue };
+        let bytes = fs::metadata(root.join(&picture)).map_or(0, |m| m.len()); // what cannot be read is met again
+        lines.push(format!("{} {bytes}", id_of(&picture)));
+        let (split, label) = (split.to_owned(), directories.binary_search(&class).unwrap_or_default());
+        counts.entry(split.clone()).or_default()[label] += 1;
+        rows.entry(split).or_default().push((picture, label as i64));
+    }
+    require_both_splits(root, &counts, "expected train/CLASS/*.jpg and test/CLASS/*.jpg, or other pictures")?;
+
+    let mut notes = notes(listing, &rows)?;
+    notes.extend(note_on_empty_classes(&classes, &counts, |split, i| {
+        match files.get(directories[i]).and_then(|of| of.get(split)) {
+            Some(n) => format!(" ({n} files in {split}/{}, none of them a picture)", directories[i]),
+            None => format!(" (no file in {split}/{})", directories[i]),
+        }
+    }));
     Ok(Source {
         id: SourceId { origin: format!("image folder {}", root.display()), fingerprint: crate::hash_lines(lines) },
         classes,
-        rows: files.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
-        left_out,
-        kind: Kind::Folder(Folder { root: root.to_owned(), files }),
+        rows: rows.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
+        counts,
+        notes,
+        kind: Kind::Folder(Folder { root: root.to_owned(), files: rows }),
     })
+}
+
+/// What was left out: files that are no pictures of a class, and class directories that hold nothing.
+fn notes(listing: &Listing, rows: &BTreeMap<String, Vec<(PathBuf, i64)>>) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    let taken: BTreeSet<&PathBuf> = rows.values().flatten().map(|(path, _)| path).collect();
+    let mut left_out = listing.files.iter().filter(|file| !taken.contains(file));
+    if let Some(first) = left_out.next() {
+        let more = match left_out.count() {
+            0 => String::new(),
+            n => format!(" and {n} more files"),
+        };
+        notes.push(format!("left out, as no picture of train or test: {}{more}", first.display()));
+    }
+    let holding: BTreeSet<&Path> = listing.files.iter().flat_map(|file| file.ancestors().skip(1)).collect();
+    let of_a_class = |directory: &&PathBuf| {
+        let mut parts = directory.iter();
+        parts.next().is_some_and(|split| SPLITS.iter().any(|known| split == *known)) && parts.count() == 1
+    };
+    let empty = listing.directories.iter().filter(of_a_class).filter(|path| !holding.contains(path.as_path()));
+    let empty = some_of(empty.map(|path| id_of(path)));
+    if !empty.is_empty() {
+        notes.push(format!("directories without a file are no classes: {empty}"));
+    }
+    Ok(notes)
 }
 
 impl Folder {
     pub fn read(&self, split: &str, range: Range<usize>) -> impl Iterator<Item = Result<Record>> {
         self.files[split][range].iter().map(|(path, label)| {
             Ok(Record {
-                sample_id: path.to_string_lossy().into_owned(),
+                sample_id: id_of(path),
                 label: *label,
                 image: fs::read(self.root.join(path)).map_err(|e| e.to_string()),
             })
         })
     }
+
+    pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
+        self.files[split][range].iter().map(|(path, _)| id_of(path)).collect()
+    }
 }
 
-/// Whether a path below the folder is an image of a class of train or test.
-pub fn is_image(path: &Path) -> bool {
-    split_and_class(path).is_some() && has_extension(path, &EXTENSIONS)
-}
-
-/// The split and the class's directory of `train/CLASS/…/file`.
-fn split_and_class(path: &Path) -> Option<(&str, &str)> {
-    let mut parts = path.iter().map(|part| part.to_str());
-    let (split, class) = (parts.next()??, parts.next()??);
-    parts.next()?; // the file, or a directory below the class
-    SPLITS.contains(&split).then_some((split, class))
+/// The split and the class's directory of `train/CLASS/…/file`; none of another path. A class has to be called by text.
+fn split_and_class(path: &Path) -> Result<Option<(&str, &str)>> {
+    let mut parts = path.iter();
+    let split = parts.next().and_then(|part| part.to_str()).filter(|part| SPLITS.contains(part));
+    // a file, or a directory, below the class
+    let (Some(split), Some(class), Some(_)) = (split, parts.next(), parts.next()) else { return Ok(None) };
+    let class = class.to_str().with_context(|| {
+        format!("the name of the class directory {split}/{} is not UTF-8: rename it", class.display())
+    })?;
+    Ok(Some((split, class)))
 }

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch},
     compute::cast,
-    datatypes::{DataType, Float32Type, Int64Type, Schema},
+    datatypes::{DataType, Float32Type, Int64Type, Schema, UInt64Type},
 };
 use parquet::arrow::ProjectionMask;
 
-use super::{files_below, has_extension};
+use super::{Listing, has_extension, id_of};
 use crate::table::{
     embeddings::{SPLITS, SourceId},
     file,
@@ -37,11 +37,11 @@ pub struct Row<'a> {
 }
 
 impl ForeignTable {
-    /// Opens a table, after checking the columns of every file.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// Opens a table, after checking the columns of every file. The directory `leave_out`, the run's, is no part of it.
+    pub fn open(path: &Path, leave_out: Option<&Path>) -> Result<Self> {
         let files = if path.is_dir() {
-            let below = files_below(path)?;
-            below.iter().filter(|f| has_extension(f, &["parquet"])).map(|f| path.join(f)).collect()
+            let below = Listing::of(path, leave_out)?.files;
+            below.iter().filter(|f| has_extension(f, "parquet")).map(|f| path.join(f)).collect()
         } else {
             vec![path.to_owned()]
         };
@@ -70,7 +70,7 @@ impl ForeignTable {
     /// The file's name in the table: below its directory, or its own.
     fn key(&self, file: &Path) -> String {
         let below = file.strip_prefix(&self.path).ok().filter(|below| !below.as_os_str().is_empty());
-        below.or(file.file_name().map(Path::new)).unwrap_or(file).to_string_lossy().into_owned()
+        id_of(below.or(file.file_name().map(Path::new)).unwrap_or(file))
     }
 
     /// Calls `each` with every row in order; stops at the first error.
@@ -93,7 +93,16 @@ fn read_batch(batch: &RecordBatch, key: &str, first: usize, each: &mut impl FnMu
     let text = |column: &str| cast(&batch[column], &DataType::Utf8);
     let (splits, names) = (text("split")?, text("class_name")?);
     let (splits, names) = (splits.as_string::<i32>(), names.as_string::<i32>());
-    let labels = cast(&batch["label"], &DataType::Int64)?;
+    let labels = &batch["label"];
+    if let DataType::UInt64 = labels.data_type() {
+        let beyond =
+            labels.as_primitive::<UInt64Type>().iter().position(|l| l.is_some_and(|l| i64::try_from(l).is_err()));
+        if let Some(i) = beyond {
+            let label = labels.as_primitive::<UInt64Type>().value(i);
+            bail!("{key} row {}: the label {label} is more than {}, the largest that is kept", first + i, i64::MAX);
+        }
+    }
+    let labels = cast(labels, &DataType::Int64)?;
     let labels = labels.as_primitive::<Int64Type>();
     let ids = batch.column_by_name("sample_id").map(|ids| cast(ids, &DataType::Utf8)).transpose()?;
     let lists = &batch["embedding"];

@@ -1,38 +1,55 @@
 //! Where images come from: a folder of files, or Hugging Face Parquet shards.
 
+mod class_names;
 mod folder;
 pub mod foreign;
 mod hugging_face;
+mod listing;
 
 use std::{
     collections::BTreeMap,
-    fs,
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     table::embeddings::{SPLITS, SourceId},
     task::Class,
 };
+use listing::Listing;
 
 /// A labelled set of images in a stable order, with the splits `train` and `test`.
 pub struct Source {
     pub id: SourceId,
-    /// The classes in the dataset's order, by ascending label.
+    /// The classes in the dataset's order, by ascending label from 0.
     pub classes: Vec<Class>,
     /// Rows of each split.
     pub rows: BTreeMap<String, usize>,
-    /// Files that belong to neither split, or are of another kind.
-    pub left_out: Vec<PathBuf>,
+    /// Rows of each of `classes` in each split, (C) by split.
+    pub counts: BTreeMap<String, Vec<usize>>,
+    /// What a person should know: what was left out, and classes that look wrong.
+    pub notes: Vec<String>,
     kind: Kind,
 }
 
 enum Kind {
     Folder(folder::Folder),
     HuggingFace(hugging_face::Shards),
+}
+
+/// How a source is to be read.
+#[derive(Clone, Debug, Default)]
+pub struct SourceOptions {
+    /// A directory that is no part of the source, wherever it lies: the run's.
+    pub leave_out: Option<PathBuf>,
+    /// A file that says what classes are called: CSV or JSON.
+    pub class_names: Option<PathBuf>,
+    /// The column of the images in Parquet shards, where it is not the only one that fits.
+    pub image_column: Option<String>,
+    /// The column of the labels in Parquet shards, where it is not the only one that fits.
+    pub label_column: Option<String>,
 }
 
 /// One image of a source.
@@ -46,28 +63,31 @@ pub struct Record {
 
 impl Source {
     /// Opens `path`: an image folder, or Parquet shards where there are no images.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
         if !path.is_dir() {
             bail!(
                 "{} is not a directory; --data takes an image folder or a directory of Parquet shards",
                 path.display()
             );
         }
-        let files = files_below(path)?;
-        let any_images = files.iter().any(|f| folder::is_image(f));
-        let source = if !any_images && files.iter().any(|f| has_extension(f, &["parquet"])) {
-            hugging_face::open(path, files)?
-        } else {
-            folder::open(path, files)?
-        };
-        for split in SPLITS {
-            if source.rows.get(split).copied().unwrap_or(0) == 0 {
-                bail!(
-                    "{} has no {split} images; expected {split}/CLASS/*.jpg (png, webp) or {split}-*.parquet",
-                    path.display()
-                );
+        let listing = Listing::of(path, options.leave_out.as_deref())?;
+        let pictures = folder::pictures(path, &listing)?;
+        let shard = listing.files.iter().find(|file| hugging_face::is_shard(file));
+        let mut source = match (pictures.first(), shard) {
+            (Some(picture), Some(shard)) => bail!(
+                "{} holds an image folder ({}) and Parquet shards ({}): give the directory of the one, or move the \
+                 other away",
+                path.display(),
+                picture.display(),
+                shard.display()
+            ),
+            (None, _) if listing.files.iter().any(|file| has_extension(file, "parquet")) => {
+                hugging_face::open(path, &listing, options)?
             }
-        }
+            _ => folder::open(path, &listing, pictures, options)?,
+        };
+        source.notes.extend(listing.notes());
+        source.notes.extend(class_names::notes(&source.classes, &source.counts, options.class_names.is_some()));
         Ok(source)
     }
 
@@ -82,35 +102,80 @@ impl Source {
             Kind::HuggingFace(shards) => Ok(Box::new(shards.read(split, range)?)),
         }
     }
-}
 
-/// Every file below `dir`, as paths relative to it, sorted by their bytes; hidden ones are left out.
-fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut open: Vec<(PathBuf, Vec<PathBuf>)> = vec![(PathBuf::new(), Vec::new())];
-    while let Some((relative, mut above)) = open.pop() {
-        let absolute = dir.join(&relative);
-        let real = absolute.canonicalize().with_context(|| format!("cannot resolve {}", absolute.display()))?;
-        if above.contains(&real) {
-            continue; // a link to a directory that it lies in
-        }
-        above.push(real);
-        let entries = fs::read_dir(&absolute).with_context(|| format!("cannot list {}", absolute.display()))?;
-        for entry in entries {
-            let name = entry.with_context(|| format!("cannot list {}", absolute.display()))?.file_name();
-            if name.to_string_lossy().starts_with('.') {
-                continue;
-            }
-            let path = relative.join(name);
-            // follows links, as people link data sets into place
-            if dir.join(&path).is_dir() { open.push((path, above.clone())) } else { files.push(path) }
+    /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no image.
+    pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
+        match &self.kind {
+            Kind::Folder(folder) => folder.ids(split, range),
+            Kind::HuggingFace(shards) => shards.ids(split, range),
         }
     }
-    files.sort();
-    Ok(files)
 }
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    extensions.contains(&extension.as_str())
+/// An error unless both splits have rows. `expected` says what they are made of.
+fn require_both_splits(path: &Path, counts: &BTreeMap<String, Vec<usize>>, expected: &str) -> Result<()> {
+    for split in SPLITS {
+        if counts.get(split).is_none_or(|counts| counts.iter().all(|&n| n == 0)) {
+            bail!("{} has no {split} images; {expected}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// A note about classes without a row in a split. `why` says more about a class in a split, by its place in `classes`.
+fn note_on_empty_classes(
+    classes: &[Class],
+    counts: &BTreeMap<String, Vec<usize>>,
+    why: impl Fn(&str, usize) -> String,
+) -> Vec<String> {
+    let note = |split: &str| {
+        let empty: Vec<usize> = (0..classes.len()).filter(|&i| counts[split][i] == 0).collect();
+        let named = some_of(empty.iter().map(|&i| format!("{:?}{}", classes[i].name, why(split, i))));
+        (!empty.is_empty()).then(|| match empty.len() {
+            1 => format!("a class has no {split} images: {named}"),
+            n => format!("{n} classes have no {split} images: {named}"),
+        })
+    };
+    SPLITS.into_iter().filter_map(note).collect()
+}
+
+/// The first of many names, and how many more there are.
+fn some_of(names: impl IntoIterator<Item = String>) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<String> = names.into_iter().collect();
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// A path below a source as text. Different paths have different texts: where one is not UTF-8 its other bytes are written
+/// as `\xff`, its backslashes double, and `./`, which no path below a source begins with, stands before it.
+fn id_of(path: &Path) -> String {
+    let Some(text) = path.to_str() else {
+        let mut id = "./".to_owned();
+        for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+            id += &chunk.valid().replace('\\', "\\\\");
+            chunk.invalid().iter().for_each(|byte| id += &format!("\\x{byte:02x}"));
+        }
+        return id;
+    };
+    text.to_owned()
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    use super::*;
+
+    #[test]
+    fn paths_that_are_not_utf_8_have_ids_of_their_own() {
+        let id = |bytes: &[u8]| id_of(Path::new(OsStr::from_bytes(bytes)));
+        assert_eq!(id("a/é\\xff.png".as_bytes()), "a/é\\xff.png");
+        assert_eq!(id(b"a/\xff.png"), "./a/\\xff.png");
+        assert_eq!(id(b"a/\xfe\\xff.png"), "./a/\\xfe\\\\xff.png");
+    }
 }
