@@ -42,7 +42,9 @@ fn readable(first: &[u8]) -> Option<(&'static str, ImageFormat)> {
         _ if is(b"BM") && matches!(first.get(14..18), Some([12 | 16 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0])) => {
             ("BMP", ImageFormat::Bmp)
         }
-        _ if matches!(first, [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', b'0'..=b'9' | b'#', ..]) => {
+        _ if matches!(first, [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', b'0'..=b'9' | b'#', ..])
+            || is(b"P7\n") =>
+        {
             ("PNM", ImageFormat::Pnm)
         }
         _ => return None,

@@ -130,7 +130,7 @@ fn note_lost_classes(source: &Source, embeddings: &Embeddings) -> Result<()> {
     for (split, counts) in &source.counts {
         let mut kept = vec![0; counts.len()];
         for label in embeddings.labels(split)? {
-            kept[label as usize] += 1;
+            usize::try_from(label).ok().and_then(|i| kept.get_mut(i)).into_iter().for_each(|n| *n += 1);
         }
         let lost =
             source.classes.iter().zip(counts.iter().zip(&kept)).filter(|(_, (had, kept))| **had > 0 && **kept == 0);

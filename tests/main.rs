@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baselines;
+mod checkpoints;
 mod contract;
 mod generators;
 mod methods;
@@ -9,5 +10,6 @@ mod parity;
 mod pipeline;
 mod quality;
 mod report;
+mod sources;
 mod support;
 mod variants;

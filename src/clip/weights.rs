@@ -66,6 +66,15 @@ impl Weights<'_> {
         Weights { prefix: format!("{}{name}.", self.prefix), read: self.read.clone(), ..*self }
     }
 
+    /// An error if there are more than the `layers` layers of the configuration.
+    pub fn require_no_more(&self, layers: usize) -> Result<()> {
+        let prefix = format!("{}{layers}.", self.prefix);
+        if self.files.mapped.tensors().iter().any(|(name, _)| name.starts_with(&prefix)) {
+            bail!("the weights in {} have {prefix}…, but config.json says {layers} layers", self.files.dir.display());
+        }
+        Ok(())
+    }
+
     /// As [`Weights::get`], flat, in float32.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.get(name, shape)?.flatten_all()?.to_vec1()?)

@@ -150,8 +150,8 @@ pub fn notes(classes: &[Class], counts: &BTreeMap<String, Vec<usize>>, given: bo
             let of = |split: &str| counts.get(split).map_or(0, |counts| counts[i]);
             let Class { label, name } = &classes[i];
             // escapes tell apart what looks the same
-            let name =
-                if name.is_ascii() { format!("{name:?}") } else { format!("\"{name}\" ({})", name.escape_unicode()) };
+            let escaped: String = name.chars().flat_map(char::escape_default).collect();
+            let name = if name.is_ascii() { format!("{name:?}") } else { format!("\"{name}\" ({escaped})") };
             format!("{label} {name} ({} train, {} test images)", of("train"), of("test"))
         };
         notes.push(format!("these classes are spelled nearly the same: {}", some_of(same.iter().map(one))));

@@ -292,7 +292,14 @@ fn label_column(path: &Path, schema: &Schema, features: &Value, asked: Option<&s
     let plain = usual.into_iter().find_map(|name| schema.field_with_name(name).ok());
     match (&class_labels[..], plain) {
         ([one], _) => Ok((*one).to_owned()),
-        ([], _) if features.is_null() => bail!(
+        ([], None) => {
+            bail!(
+                "{} has no column \"label\", nor another that is a ClassLabel (it has: {})",
+                path.display(),
+                names(schema)
+            )
+        }
+        ([], Some(_)) if features.is_null() => bail!(
             "{} has no `huggingface` key in its footer, which names the classes (it has the columns {}): \
              write it with the datasets library's to_parquet",
             path.display(),
@@ -300,13 +307,6 @@ fn label_column(path: &Path, schema: &Schema, features: &Value, asked: Option<&s
         ),
         ([], Some(plain)) => {
             bail!("{}: column {:?}, {}, {}", path.display(), plain.name(), plain.data_type(), NO_CLASS_LABEL)
-        }
-        ([], None) => {
-            bail!(
-                "{} has no column \"label\", nor another that is a ClassLabel (it has: {})",
-                path.display(),
-                names(schema)
-            )
         }
         _ => bail!(
             "{} has several ClassLabel columns: {}; --label-column says which",

@@ -122,6 +122,7 @@ impl Block {
     /// The blocks of an encoder.
     pub fn all(weights: &Weights, size: &Size, pass: Pass) -> Result<Vec<Self>> {
         let layers = weights.at("encoder").at("layers");
+        layers.require_no_more(size.layers)?;
         (0..size.layers).map(|i| Block::new(&layers.at(i), size, pass)).collect()
     }
 }

@@ -126,6 +126,7 @@ impl Activation {
 impl Transformer {
     pub fn new(weights: &Weights, size: &Size) -> Result<Self> {
         let layers = weights.at("encoder").at("layers");
+        layers.require_no_more(size.layers)?;
         let blocks = (0..size.layers).map(|i| Block::new(&layers.at(i), size)).collect::<Result<_>>()?;
         Ok(Transformer { blocks })
     }
