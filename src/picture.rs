@@ -1,9 +1,9 @@
 //! Encoded pictures: what a file is by its first bytes or its name, and its pixels as Pillow would give them.
 
-use std::{io::Cursor, path::Path};
+use std::{io::Cursor, ops::Range, path::Path};
 
 use anyhow::{Result, bail};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
 
 /// Largest picture that is decoded or resized, in bytes: a header may claim anything.
 pub const MAX_BYTES: u64 = 512 << 20;
@@ -98,7 +98,49 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
         // Pillow turns TIFFs in any case
         image.apply_orientation(orientation);
     }
-    Ok(image.into_rgb8())
+    let mut pixels = image.into_rgb8();
+    if let Some((frame, colour)) = first_frame_of_gif(encoded).filter(|_| format == ImageFormat::Gif) {
+        // the decoder leaves black around a frame that is smaller than the picture
+        for (x, y, pixel) in pixels.enumerate_pixels_mut() {
+            if !(frame.0.contains(&x) && frame.1.contains(&y)) {
+                *pixel = colour;
+            }
+        }
+    }
+    Ok(pixels)
+}
+
+/// The columns and rows of a GIF's first frame, and the colour that Pillow has around it: the transparent one of the frame's
+/// palette, or the first.
+fn first_frame_of_gif(encoded: &[u8]) -> Option<((Range<u32>, Range<u32>), Rgb<u8>)> {
+    const GRAPHIC_CONTROL: u8 = 0xf9;
+    let number = |at: usize| Some(u32::from(u16::from_le_bytes(encoded.get(at..at + 2)?.try_into().ok()?)));
+    // a palette's place, by the byte of flags that says whether there is one
+    let palette = |flags: u8, at: usize| (flags & 0x80 != 0).then(|| at..at + (6 << (flags & 7)));
+    let mut colours = palette(*encoded.get(10)?, 13);
+    let mut at = colours.as_ref().map_or(13, |palette| palette.end);
+    let mut index = 0;
+    loop {
+        match *encoded.get(at)? {
+            0x21 => {
+                if encoded.get(at + 1) == Some(&GRAPHIC_CONTROL) && encoded.get(at + 3)? & 1 != 0 {
+                    index = usize::from(*encoded.get(at + 6)?);
+                }
+                at += 2;
+                while *encoded.get(at)? != 0 {
+                    at += 1 + usize::from(encoded[at]);
+                }
+                at += 1;
+            }
+            0x2c => {
+                let (x, y, w, h) = (number(at + 1)?, number(at + 3)?, number(at + 5)?, number(at + 7)?);
+                colours = palette(*encoded.get(at + 9)?, at + 10).or(colours);
+                let colour = encoded.get(colours?)?.get(3 * index..3 * index + 3)?;
+                return Some(((x..x + w, y..y + h), Rgb(colour.try_into().ok()?)));
+            }
+            _ => return None,
+        }
+    }
 }
 
 /// Whether a JPEG ends before its end-of-image marker. The decoder would paint the missing part grey, which

@@ -149,6 +149,20 @@ fn a_tiff_is_turned_as_pillow_turns_it() {
 }
 
 #[test]
+fn around_a_gifs_first_frame_is_the_first_colour_of_its_palette() {
+    let mut bytes = Vec::new();
+    let frame = RgbImage::from_fn(4, 4, |x, _| if x < 2 { Rgb([200, 10, 30]) } else { Rgb([10, 20, 230]) });
+    GifEncoder::new(&mut bytes).encode_frames([Frame::new(DynamicImage::from(frame).into_rgba8())]).unwrap();
+    let inside = cgil::picture::decode(&bytes, false).unwrap();
+    bytes[6..10].copy_from_slice(&[7, 0, 6, 0]); // the picture's size, which the frame leaves as it is
+    let whole = cgil::picture::decode(&bytes, false).unwrap();
+    let outside = *whole.get_pixel(6, 5);
+    assert!(outside == *inside.get_pixel(0, 0) || outside == *inside.get_pixel(3, 0), "{outside:?}");
+    let expected = RgbImage::from_fn(7, 6, |x, y| if x < 4 && y < 4 { *inside.get_pixel(x, y) } else { outside });
+    assert_eq!(whole, expected);
+}
+
+#[test]
 fn a_class_keeps_its_label_and_is_named_when_it_loses_its_pictures() {
     let dir = tempdir().unwrap();
     let (data, run_dir) = (dir.path().join("data"), dir.path().join("run"));
