@@ -99,20 +99,26 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
         image.apply_orientation(orientation);
     }
     let mut pixels = image.into_rgb8();
-    if let Some((frame, colour)) = first_frame_of_gif(encoded).filter(|_| format == ImageFormat::Gif) {
+    if let Some(GifFrame { columns, rows, around }) = first_frame(encoded).filter(|_| format == ImageFormat::Gif) {
         // the decoder leaves black around a frame that is smaller than the picture
         for (x, y, pixel) in pixels.enumerate_pixels_mut() {
-            if !(frame.0.contains(&x) && frame.1.contains(&y)) {
-                *pixel = colour;
+            if !(columns.contains(&x) && rows.contains(&y)) {
+                *pixel = around;
             }
         }
     }
     Ok(pixels)
 }
 
-/// The columns and rows of a GIF's first frame, and the colour that Pillow has around it: the transparent one of the frame's
-/// palette, or the first.
-fn first_frame_of_gif(encoded: &[u8]) -> Option<((Range<u32>, Range<u32>), Rgb<u8>)> {
+/// Where a GIF's first frame lies in the picture.
+struct GifFrame {
+    columns: Range<u32>,
+    rows: Range<u32>,
+    /// The colour that Pillow has around it: the transparent one of the frame's palette, or the first.
+    around: Rgb<u8>,
+}
+
+fn first_frame(encoded: &[u8]) -> Option<GifFrame> {
     const GRAPHIC_CONTROL: u8 = 0xf9;
     let number = |at: usize| Some(u32::from(u16::from_le_bytes(encoded.get(at..at + 2)?.try_into().ok()?)));
     // a palette's place, by the byte of flags that says whether there is one
@@ -136,7 +142,8 @@ fn first_frame_of_gif(encoded: &[u8]) -> Option<((Range<u32>, Range<u32>), Rgb<u
                 let (x, y, w, h) = (number(at + 1)?, number(at + 3)?, number(at + 5)?, number(at + 7)?);
                 colours = palette(*encoded.get(at + 9)?, at + 10).or(colours);
                 let colour = encoded.get(colours?)?.get(3 * index..3 * index + 3)?;
-                return Some(((x..x + w, y..y + h), Rgb(colour.try_into().ok()?)));
+                let around = Rgb(colour.try_into().ok()?);
+                return Some(GifFrame { columns: x..x + w, rows: y..y + h, around });
             }
             _ => return None,
         }

@@ -84,15 +84,15 @@ fn pixels_are_pillows() {
 #[test]
 fn jpegs_are_nearly_pillows() {
     // the most that a pixel may be off, in levels of 255
-    const JPEGS: [(&str, f32); 5] = [
+    const JPEGS: [(&str, f64); 5] = [
         ("jpeg_444.jpg", 2.0),
         ("jpeg_420.jpg", 4.0),
         ("jpeg_grey.jpg", 1.0),
         ("jpeg_progressive.jpg", 4.0),
         ("jpeg_resized.jpg", 2.0),
     ];
-    const STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
-    const MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+    const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+    const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
     let checkpoint = checkpoint();
     let preprocess = checkpoint.preprocess().unwrap();
     let expected = golden_tensors("jpeg.safetensors");
@@ -101,9 +101,14 @@ fn jpegs_are_nearly_pillows() {
         let levels = values(&expected["levels"].get(i).unwrap().to_dtype(DType::F32).unwrap());
         assert_eq!(pixels.len(), levels.len());
         let plane = pixels.len() / 3;
-        let level = |(j, x): (usize, &f32)| (x * STD[j / plane] + MEAN[j / plane]) * 255.0;
-        let off = pixels.iter().enumerate().map(level).zip(&levels).map(|(found, expected)| (found - expected).abs());
-        let worst = off.fold(0f32, f32::max);
+        let level = |(j, x): (usize, &f32)| (f64::from(*x) * STD[j / plane] + MEAN[j / plane]) * 255.0;
+        let off = pixels
+            .iter()
+            .enumerate()
+            .map(level)
+            .zip(&levels)
+            .map(|(found, expected)| (found - f64::from(*expected)).abs());
+        let worst = off.fold(0.0, f64::max);
         let features = values(&expected["image_features"].get(i).unwrap());
         for found in image_embeddings(&checkpoint, &pixels) {
             let cosine = least_cosine(&found, &features, 48);

@@ -215,7 +215,7 @@ fn a_directory_that_cannot_be_listed_is_a_note_unless_rows_could_lie_there() {
     let locked = |name: &str| {
         let path = data.join(name);
         fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
         (fs::read_dir(&path).is_err(), path)
     };
     let (is_locked, lost) = locked("lost+found");

@@ -44,6 +44,9 @@ struct Columns {
     label: String,
 }
 
+/// A shard, and its number and the total where its name has them.
+type Numbered<'a> = (&'a PathBuf, Option<(usize, usize)>);
+
 /// What a file's place says of it: the directory that the data set lies in, the split, and its group. The files of one group
 /// make a split together.
 struct Place {
@@ -155,7 +158,7 @@ fn splits(root: &Path, shards: &[&PathBuf], left_out: &[&PathBuf]) -> Result<Vec
     let mut splits = Vec::new();
     let mut dirs: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for split in SPLITS {
-        let mut groups: BTreeMap<PathBuf, Vec<(&PathBuf, Option<(usize, usize)>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<PathBuf, Vec<Numbered>> = BTreeMap::new();
         for shard in shards {
             if let Some(place) = place_of(shard).filter(|place| place.split == split) {
                 dirs.entry(place.dir).or_insert_with(|| place.group.clone());
@@ -196,7 +199,7 @@ fn splits(root: &Path, shards: &[&PathBuf], left_out: &[&PathBuf]) -> Result<Vec
 }
 
 /// An error if numbered shards are missing, or are there twice.
-fn require_whole(root: &Path, group: &Path, files: &[(&PathBuf, Option<(usize, usize)>)]) -> Result<()> {
+fn require_whole(root: &Path, group: &Path, files: &[Numbered]) -> Result<()> {
     let numbers: Vec<(usize, usize)> = files.iter().filter_map(|(_, number)| *number).collect();
     let Some(&(_, total)) = numbers.first() else { return Ok(()) };
     let present: BTreeSet<usize> = numbers.iter().map(|(number, _)| *number).collect();
