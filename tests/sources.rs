@@ -177,8 +177,8 @@ fn a_class_keeps_its_label_and_is_named_when_it_loses_its_pictures() {
     assert_holds(
         &notes,
         &[
-            "2 classes have no train images: \"ant\" (1 files in train/ant, none of them a picture), \
-             \"bird\" (2 files in train/bird, none of them a picture)",
+            "2 classes have no train images: \"ant\" (the one file in train/ant is no picture), \
+             \"bird\" (none of the 2 files in train/bird is a picture)",
             "a class has no test images: \"ant\" (no file in test/ant)",
             "directories without a file are no classes: train/empty",
         ],

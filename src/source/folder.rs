@@ -78,7 +78,8 @@ pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &So
     let mut notes = notes(listing, &rows)?;
     notes.extend(note_on_empty_classes(&classes, &counts, |split, i| {
         match files.get(directories[i]).and_then(|of| of.get(split)) {
-            Some(n) => format!(" ({n} files in {split}/{}, none of them a picture)", directories[i]),
+            Some(1) => format!(" (the one file in {split}/{} is no picture)", directories[i]),
+            Some(n) => format!(" (none of the {n} files in {split}/{} is a picture)", directories[i]),
             None => format!(" (no file in {split}/{})", directories[i]),
         }
     }));
