@@ -383,6 +383,10 @@ fn columns_are_found_where_one_pair_fits() {
     refused(&data, &["--label-column", "label"], &["no column \"label\"", "img, fine_label, coarse_label"]);
     refused(&data, &["--label-column", "fine_label", "--image-column", "coarse_label"], &["struct<bytes"]);
 
+    let images = cifar.path().join("images");
+    folder(&images, &["cat", "dog"]);
+    refused(&images, &["--label-column", "label"], &["images", "no Parquet shards", "--label-column"]);
+
     let plain = written("image", &[("label", zero_one, None)]);
     refused(&plain.path().join("data"), &[], &["\"label\"", "Int64", "class_encode_column"]);
     let words: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));

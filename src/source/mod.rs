@@ -84,6 +84,9 @@ impl Source {
             (None, _) if listing.files.iter().any(|file| has_extension(file, "parquet")) => {
                 hugging_face::open(path, &listing, options)?
             }
+            _ if options.image_column.is_some() || options.label_column.is_some() => {
+                bail!("{} holds no Parquet shards: --image-column and --label-column are for these", path.display())
+            }
             _ => folder::open(path, &listing, pictures, options)?,
         };
         source.notes.extend(listing.notes());
