@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo test check bench bench-torch growth schemas clean
+.PHONY: build extract fit-vae prompt-tune query demo test check bench bench-torch growth mutants schemas clean
 
 build:
 	$(CARGO) build --release
@@ -37,6 +37,7 @@ test:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --no-default-features --lib --example classify -- -D warnings
 
 bench:
 	$(CARGO) bench --bench stages
@@ -48,6 +49,18 @@ bench-torch: build
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build
 	runs/bench-torch/venv/bin/python benches/growth.py
+
+# Which changes no test sees of the files that decide which rows, candidates and results belong together, into
+# runs/mutants.out. All of them take hours: FILES names some. The sources change as it goes, and are put back: commit first.
+FILES   ?= $(wildcard $(addprefix src/,artefact.rs atomic.rs embeddings.rs evaluate.rs metrics.rs results.rs rows.rs run.rs \
+             stream.rs summary.rs task.rs generator/store.rs method/*.rs prompt/align.rs prompt/stream.rs prompt/training.rs))
+MUTANTS  = runs/tools/bin/cargo-mutants
+
+mutants: $(MUTANTS)
+	$(MUTANTS) mutants --in-place --output runs $(addprefix --file ,$(FILES)) $(ARGS)
+
+$(MUTANTS):
+	$(CARGO) install cargo-mutants --locked --root runs/tools
 
 # Renders schemas/README.md from the contracts.
 schemas:

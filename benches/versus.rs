@@ -10,15 +10,14 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use cgil::{
     clip::Checkpoint,
+    dense::cosine::normalise,
     embed::embed,
+    embeddings::Shard,
     generator::{GeneratorConfig, VaeConfig, fit},
-    prompt::{
-        Learner, PromptConfig,
-        cpu::{Prompts, normalise},
-    },
+    prompt::{Learner, PromptConfig, cpu::Prompts},
     rng::{Draw, Rng},
+    rows::SPLITS,
     source::{Source, SourceOptions},
-    table::embeddings::SPLITS,
     task::Class,
 };
 use rayon::prelude::*;
@@ -43,7 +42,7 @@ fn encode(model: &str, images: &str) -> Result<f64> {
     let checkpoint = Checkpoint::open(Path::new(model))?;
     let (encoder, preprocess) = (checkpoint.image_encoder(&Device::Cpu, DType::F32)?, checkpoint.preprocess()?);
     let source = Source::open(Path::new(images), &SourceOptions::default())?;
-    let shards: Vec<_> = SPLITS.iter().map(|&split| (split, 0, 0..source.rows[split])).collect();
+    let shards: Vec<_> = SPLITS.iter().map(|&split| Shard { split, number: 0, rows: 0..source.rows[split] }).collect();
     let encoders = vec![&encoder; rayon::current_num_threads()];
     let start = Instant::now();
     let mut done = 0;
@@ -66,7 +65,7 @@ fn vae(dim: usize, classes: usize, rows: usize, epochs: usize) -> f64 {
     let data: Vec<Vec<f32>> = (0..classes as u64).map(|i| noise(rows * dim, i)).collect();
     let start = Instant::now();
     data.par_iter().enumerate().with_max_len(1).for_each(|(label, rows)| {
-        fit(rows, dim, label as i64, 0, &config, || ());
+        fit(rows, dim, label as u64, 0, &config, || ());
     });
     start.elapsed().as_secs_f64() / (classes * epochs) as f64
 }

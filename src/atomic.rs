@@ -2,33 +2,57 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io::Write,
     path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// File that a lock is held on, in the directory that is written into.
+const LOCK: &str = ".lock";
+
+/// End of the names of what is not whole yet. Readers leave out what begins with a dot.
+const UNFINISHED: &str = ".tmp";
 
 /// Writes `path` through `write`: to a temporary name beside it, synced, then renamed.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    create_dir(parent(path))?;
     let temporary = temporary(path);
-    let parent = path.parent().unwrap_or(Path::new("."));
-    create_dir(parent)?;
     let mut file = File::create(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
     let written = write(&mut file).and_then(|()| Ok(file.sync_all()?));
-    written.with_context(|| format!("cannot write {}", path.display())).inspect_err(|_| {
+    let written = written.with_context(|| format!("cannot write {}", path.display()));
+    written.and_then(|()| rename(&temporary, path)).inspect_err(|_| {
         fs::remove_file(&temporary).ok();
-    })?;
-    rename(&temporary, path)
+    })
 }
 
-/// Fills a directory through `fill`, under a temporary name, then renames it to `path`.
-pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Writes a value as JSON, for people to read.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_file(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, value)?;
+        Ok(file.write_all(b"\n")?)
+    })
+}
+
+/// Fills a directory through `fill`, under a temporary name, then renames it to `path`, which must not be there.
+pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).with_context(|| format!("cannot clear {}", temporary.display()))?;
-    }
     create_dir(&temporary)?;
-    fill(&temporary)?;
-    rename(&temporary, path)
+    fill(&temporary).and_then(|()| rename(&temporary, path)).inspect_err(|_| {
+        fs::remove_dir_all(&temporary).ok();
+    })
+}
+
+/// As [`write_dir`], in the place of a directory that may be there.
+pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    write_dir(path, |temporary| {
+        fill(temporary)?;
+        if path.exists() { remove_dir(path) } else { Ok(()) }
+    })
 }
 
 /// Creates a directory and those above it.
@@ -36,25 +60,157 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
 }
 
-/// Keeps other processes from writing into a run's directory for as long as the file lives.
-pub fn lock(run: &Path) -> Result<File> {
-    create_dir(run)?;
-    let path = run.join(".lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        bail!("another process of cgil is writing into {}: wait for it, or use another --run", run.display());
-    }
-    Ok(file) // where the file system has no locks, people have to take care themselves
+/// Removes a directory and all below it. Its name goes at once, so that nobody finds half of it.
+pub(crate) fn remove_dir(path: &Path) -> Result<()> {
+    let temporary = temporary(path);
+    fs::rename(path, &temporary)
+        .and_then(|()| fs::remove_dir_all(&temporary))
+        .with_context(|| format!("cannot remove {}", path.display()))
 }
 
+/// Keeps other processes from writing into a directory for as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    /// What people have to know, where the file system gives no locks.
+    pub note: Option<String>,
+}
+
+impl Lock {
+    /// Waits until no other process writes into `dir`; `wait` is called if there is one. Clears what a killed process left
+    /// there unfinished.
+    pub fn of(dir: &Path, wait: impl FnOnce()) -> Result<Lock> {
+        create_dir(dir)?;
+        let path = dir.join(LOCK);
+        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let locked = match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                wait();
+                file.lock()
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        let note = locked.err().map(|error| {
+            format!(
+                "{}: the file system gives no locks ({error}); write into it with one process at a time",
+                dir.display()
+            )
+        });
+        if note.is_none() {
+            clear_unfinished(dir)?;
+        }
+        Ok(Lock { _file: file, note })
+    }
+}
+
+/// Removes what processes that were killed left unfinished below a directory that is locked.
+fn clear_unfinished(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match (name.starts_with('.') && name.ends_with(UNFINISHED), path.is_dir()) {
+            (true, true) => fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?,
+            (true, false) => fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?,
+            (false, true) => clear_unfinished(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A name beside `path` that no other process, and nothing else in this one, takes.
 fn temporary(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(); // another machine may have the same process number
+    path.with_file_name(format!(".{}-{number}-{:x}{UNFINISHED}", process::id(), since_1970.as_nanos()))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
     // so that the new name survives a power cut too
-    File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(())
+    let synced = File::open(parent(to)).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("cannot write {}", parent(to).display()))
+}
+
+/// The directory that `path` lies in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use anyhow::bail;
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_and_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, place) = (dir.path().join("deep/file"), dir.path().join("deep/place"));
+        write_file(&file, |file| Ok(file.write_all(b"old")?)).unwrap();
+        let fill = |text: &'static str| {
+            move |dir: &Path| {
+                fs::write(dir.join("a"), text)?;
+                if text == "bad" { bail!("no") } else { Ok(()) }
+            }
+        };
+        write_dir(&place, fill("old")).unwrap();
+        assert!(
+            write_file(&file, |file| file.write_all(b"new").map_err(Into::into).and_then(|()| bail!("no"))).is_err()
+        );
+        assert!(write_dir(&dir.path().join("deep/other"), fill("bad")).is_err());
+        assert!(replace_dir(&place, fill("bad")).is_err());
+        assert_eq!(names(&dir.path().join("deep")), ["file", "place"]);
+        assert_eq!(fs::read(&file).unwrap(), b"old");
+        assert_eq!(fs::read(place.join("a")).unwrap(), b"old");
+        replace_dir(&place, fill("new")).unwrap();
+        assert_eq!(fs::read(place.join("a")).unwrap(), b"new");
+        write_json(&file, &[1, 2]).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "[\n  1,\n  2\n]\n");
+        remove_dir(&place).unwrap();
+        assert_eq!(names(&dir.path().join("deep")), ["file"]);
+        assert!(remove_dir(&place).unwrap_err().to_string().contains("cannot remove"));
+    }
+
+    #[test]
+    fn a_lock_clears_what_was_left_and_keeps_others_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir_all(work.join("below/.12-0-ab.tmp")).unwrap();
+        fs::write(work.join("below/.12-0-ab.tmp/x"), "x").unwrap();
+        for name in [".12-1-ab.tmp", ".hidden", "kept.tmp"] {
+            fs::write(work.join(name), "x").unwrap();
+        }
+        let first = Lock::of(&work, || panic!("nobody holds it")).unwrap();
+        assert_eq!(first.note, None);
+        assert_eq!(names(&work), [".hidden", ".lock", "below", "kept.tmp"]);
+        assert_eq!(names(&work.join("below")), Vec::<String>::new());
+
+        let (said, heard) = mpsc::channel();
+        let waiting = thread::spawn({
+            let (said, work) = (said.clone(), work.clone());
+            move || {
+                let lock = Lock::of(&work, || said.send("waits").unwrap()).unwrap();
+                said.send("has it").unwrap();
+                lock
+            }
+        });
+        assert_eq!(heard.recv().unwrap(), "waits");
+        assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(first);
+        assert_eq!(heard.recv().unwrap(), "has it");
+        drop(waiting.join().unwrap());
+        Lock::of(&work, || panic!("nobody holds it any more")).unwrap();
+    }
 }

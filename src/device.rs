@@ -4,13 +4,24 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use clap::ValueEnum;
+
+use crate::{Error, choice::choices};
+
+/// The class of a device, as artefacts record it: values differ between classes by rounding.
+pub fn class_of(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    }
+}
 
 /// Devices, as `--device` takes them: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,1`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
     /// The first CUDA device where there is one, else the CPU.
     Auto,
+    /// The CPU.
     Cpu,
     /// CUDA devices by their numbers.
     Cuda(Vec<usize>),
@@ -41,8 +52,10 @@ impl FromStr for Choice {
 }
 
 impl Choice {
-    /// The devices, in the order given. With `streams` above 1 each CUDA device comes as often, every time with a stream of
-    /// its own, so that one copies while another computes.
+    /// The devices, in the order given. With `streams` above 1 each CUDA device comes as often,
+    /// every time with a stream of its own, so that one copies while another computes. A device that
+    /// is not there is an [`Error::Device`], and any in a program without CUDA an
+    /// [`Error::BuiltWithoutCuda`].
     pub fn open(&self, streams: usize) -> Result<Vec<Device>> {
         let cuda = |number: usize| -> Result<Vec<Device>> {
             (0..streams).map(|_| Ok(Device::new_cuda_with_stream(number)?)).collect()
@@ -51,14 +64,10 @@ impl Choice {
             Choice::Cpu => Ok(vec![Device::Cpu]),
             Choice::Auto if !cfg!(feature = "cuda") => Ok(vec![Device::Cpu]),
             Choice::Auto => Ok(cuda(0).unwrap_or_else(|_| vec![Device::Cpu])),
-            Choice::Cuda(_) if !cfg!(feature = "cuda") => {
-                bail!(
-                    "this cgil was built without CUDA: build it with `cargo build --release --features cuda`, or leave --device out"
-                )
-            }
+            Choice::Cuda(_) if !cfg!(feature = "cuda") => Err(Error::BuiltWithoutCuda.into()),
             Choice::Cuda(numbers) => {
-                let open = |&number| cuda(number).with_context(|| format!("cannot use the CUDA device {number}"));
-                Ok(numbers.iter().map(open).collect::<Result<Vec<_>>>()?.concat())
+                let open = |&number| cuda(number).map_err(|source| Error::Device { number, source });
+                Ok(numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?.concat())
             }
         }
     }
@@ -74,26 +83,16 @@ impl Choice {
     }
 }
 
-/// Number type of the image encoder's products; sums are float32.
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub enum Precision {
-    Float32,
-    /// float32 whose products see 10 bits of a mantissa; CUDA alone.
-    Tf32,
-    /// Weights and activations in bfloat16; CUDA alone.
-    Bfloat16,
+choices! {
+    /// Number type of the image encoder's products; sums are float32.
+    pub enum Precision {
+        Float32 = "float32": "float32",
+        Tf32 = "tf32": "float32 whose products see 10 bits of a mantissa; CUDA alone",
+        Bfloat16 = "bfloat16": "Weights and activations in bfloat16; CUDA alone",
+    }
 }
 
 impl Precision {
-    /// As the tables record it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::Float32 => "float32",
-            Precision::Tf32 => "tf32",
-            Precision::Bfloat16 => "bfloat16",
-        }
-    }
-
     /// What weights and activations are kept in.
     pub fn dtype(self) -> DType {
         match self {
@@ -105,7 +104,7 @@ impl Precision {
     /// Sets products up for this precision on `devices`.
     pub fn prepare(self, devices: &[Device]) -> Result<()> {
         if self != Precision::Float32 && devices.iter().any(Device::is_cpu) {
-            bail!("the CPU computes in float32: --dtype {} takes a CUDA device", self.name());
+            bail!("the CPU computes in float32: --dtype {self} takes a CUDA device");
         }
         #[cfg(feature = "cuda")]
         candle_core::cuda::set_gemm_reduced_precision_f32(self == Precision::Tf32);

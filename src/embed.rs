@@ -1,26 +1,27 @@
-//! Images to embeddings, as a pipeline: one thread reads, all cores decode, encoders encode, and the calling thread puts
-//! the shards together. Queues between them are bounded, so that memory does not grow with the number of images.
+//! Images to embeddings, as a pipeline: one thread reads, all cores decode, encoders encode, and
+//! the calling thread puts the shards together. Queues between them are bounded, so that memory
+//! does not grow with the number of images.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
     clip::{ImageEncoder, Preprocess, image::Workspace},
+    embeddings::{Quarantined, Shard, ShardRows, content_line},
+    hash::hash_bytes,
     profile::{Phase, time},
     source::{Record, Source},
-    table::embeddings::{Quarantined, ShardRows},
 };
 
-/// A shard to be made: its split, its number, its source rows.
-pub type Shard = (&'static str, usize, Range<usize>);
-
-/// Consecutive rows of one shard, on their way. Batches never cross a shard: what a row becomes does not depend on
-/// which shards are missing.
+/// Consecutive rows of one shard, on their way. Batches never cross a shard: what a row becomes
+/// does not depend on which shards are missing.
 struct Batch<T> {
     shard: usize,
     number: usize,
+    /// Place of its first row in the split.
+    first: usize,
     content: T,
 }
 
@@ -31,8 +32,9 @@ struct Decoded {
     pixels: Vec<f32>, // (B, 3, S, S)
 }
 
-/// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`. What cannot be read or
-/// decoded goes to its quarantine. Every encoder works on a thread of its own. `tick` is called with numbers of images done.
+/// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`. What
+/// cannot be read or decoded goes to its quarantine. Every encoder works on a thread of its own.
+/// `tick` is called with numbers of images done.
 pub fn embed(
     source: &Source,
     shards: &[Shard],
@@ -53,9 +55,9 @@ pub fn embed(
         for _ in 0..decoders {
             let (receiver, sender) = (to_decode.1.clone(), to_encode.0.clone());
             scope.spawn(move || {
-                for Batch { shard, number, content } in receiver {
-                    let content = decode(content, preprocess);
-                    if sender.send(Batch { shard, number, content }).is_err() {
+                for Batch { shard, number, first, content } in receiver {
+                    let content = decode(content, first, preprocess);
+                    if sender.send(Batch { shard, number, first, content }).is_err() {
                         return;
                     }
                 }
@@ -74,7 +76,7 @@ type Done = Result<Batch<ShardRows>>;
 
 /// Reads the rows of the shards, one batch after another.
 fn read(source: &Source, shards: &[Shard], size: usize, sender: &Sender<Batch<Vec<Record>>>, failed: &Sender<Done>) {
-    for (shard, (split, _, rows)) in shards.iter().enumerate() {
+    for (shard, Shard { split, rows, .. }) in shards.iter().enumerate() {
         let mut records = match source.read(split, rows.clone()) {
             Ok(records) => records,
             Err(error) => return failed.send(Err(error)).unwrap_or(()),
@@ -84,16 +86,19 @@ fn read(source: &Source, shards: &[Shard], size: usize, sender: &Sender<Batch<Ve
                 Ok(content) => content,
                 Err(error) => return failed.send(Err(error)).unwrap_or(()),
             };
-            if sender.send(Batch { shard, number, content }).is_err() {
+            if sender.send(Batch { shard, number, first: rows.start + number * size, content }).is_err() {
                 return;
             }
         }
     }
 }
 
-fn decode(records: Vec<Record>, preprocess: &Preprocess) -> Decoded {
+/// Decodes records, the first of which is the row `first` of its split.
+fn decode(records: Vec<Record>, first: usize, preprocess: &Preprocess) -> Decoded {
     let mut decoded = Decoded::default();
-    for Record { sample_id, label, image } in records {
+    for (row, Record { sample_id, label, image }) in (first..).zip(records) {
+        let sha256 = image.as_ref().ok().map(|image| hash_bytes(image));
+        decoded.rows.contents.push(content_line(&sample_id, label, sha256.as_deref()));
         let done = image
             .map_err(|error| ("read", error))
             .and_then(|image| preprocess.pixels(&image).map_err(|error| ("decode", format!("{error:#}"))));
@@ -103,7 +108,9 @@ fn decode(records: Vec<Record>, preprocess: &Preprocess) -> Decoded {
                 decoded.rows.sample_ids.push(sample_id);
                 decoded.rows.labels.push(label);
             }
-            Err((stage, error)) => decoded.rows.quarantine.push(Quarantined { sample_id, label, stage, error }),
+            Err((stage, error)) => {
+                decoded.rows.quarantine.push(Quarantined { row, sample_id, label, stage, error, sha256 });
+            }
         }
     }
     decoded
@@ -111,7 +118,7 @@ fn decode(records: Vec<Record>, preprocess: &Preprocess) -> Decoded {
 
 fn encode(encoder: &ImageEncoder, receiver: &Receiver<Batch<Decoded>>, sender: &Sender<Done>) {
     let mut workspace = Workspace::default();
-    for Batch { shard, number, content: Decoded { mut rows, pixels } } in receiver {
+    for Batch { shard, number, first, content: Decoded { mut rows, pixels } } in receiver {
         let embeddings = match pixels.is_empty() {
             true => Ok(Vec::new()),
             false => time(Phase::Encode, || encoder.encode(&pixels, &mut workspace)),
@@ -122,7 +129,7 @@ fn encode(encoder: &ImageEncoder, receiver: &Receiver<Batch<Decoded>>, sender: &
                 bail!("the embedding of {id} is not finite: are the weights of the checkpoint whole?");
             }
             rows.embeddings = embeddings;
-            Ok(Batch { shard, number, content: rows })
+            Ok(Batch { shard, number, first, content: rows })
         });
         if sender.send(done).is_err() {
             return;
@@ -140,11 +147,11 @@ fn assemble(
 ) -> Result<()> {
     let mut open: BTreeMap<usize, BTreeMap<usize, ShardRows>> = BTreeMap::new();
     for done in receiver {
-        let Batch { shard, number, content } = done?;
+        let Batch { shard, number, content, .. } = done?;
         tick(content.sample_ids.len() + content.quarantine.len());
         let batches = open.entry(shard).or_default();
         batches.insert(number, content);
-        if batches.len() == shards[shard].2.len().div_ceil(size) {
+        if batches.len() == shards[shard].rows.len().div_ceil(size) {
             let mut whole = ShardRows::default();
             for batch in open.remove(&shard).unwrap_or_default().into_values() {
                 whole.append(batch);

@@ -1,28 +1,32 @@
 //! Test images against a classifier that has learned some of the classes.
 
-use anyhow::{Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     dense::{
         product::{Matrix, Product, Threads},
         vector::dot,
     },
-    table::embeddings::Embeddings,
-    task::Curriculum,
+    rows::{Rows, Test},
+    run::Run,
+    stream::Stream,
 };
 
 /// Images scored at a time.
 const BATCH: usize = 4096;
 
-/// The test images of a run, in the source's order.
+/// The test images of a stream, source after source, each in the source's order.
 pub struct TestSet {
+    /// The source of each image, and its key there.
+    pub sources: Vec<String>,
+    /// The key of each image in its source.
     pub sample_ids: Vec<String>,
     /// Position of each image's class in learning order.
     pub classes: Vec<usize>,
-    /// Embeddings (N, D), flat, as the image encoder gives them.
-    pub embeddings: Vec<f32>,
-    /// Values per embedding, D.
-    pub dim: usize,
+    /// Their embeddings (N, D).
+    pub rows: Rows<Test>,
 }
 
 /// What a classifier says of an image. Classes are positions in learning order.
@@ -30,7 +34,7 @@ pub struct TestSet {
 pub struct Prediction {
     /// The class with the highest score: for an image of a seen class among the seen ones, else among all.
     pub class: usize,
-    /// Its score.
+    /// Its score: for an image of an unseen class its cosine, else the classifier's own.
     pub score: f32,
     /// The class with the highest score among those of the image's own task, as if the task were known.
     pub in_task: usize,
@@ -42,6 +46,7 @@ pub struct Prediction {
 /// Text features (C, D) of all classes, which score those that are not seen.
 #[derive(Clone, Copy)]
 pub struct ZeroShot<'a> {
+    /// (C, D), flat.
     pub features: &'a [f32],
     /// Whether they have the length that the encoder gives them.
     pub is_raw: bool,
@@ -62,15 +67,49 @@ impl From<Vec<f32>> for Scores {
 }
 
 impl TestSet {
-    /// The test images; every task needs some.
-    pub fn read(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<Self> {
-        let rows = embeddings.read("test", |_| true)?;
-        let class = |label: &i64| curriculum.position(*label);
-        let classes = rows.labels.iter().map(class).collect::<Result<_>>()?;
-        let dim = embeddings.manifest.dim;
-        let test = TestSet { sample_ids: rows.sample_ids, classes, embeddings: rows.embeddings, dim };
-        if let Some(task) = test.per_task(curriculum).iter().position(|&images| images == 0) {
-            let names: Vec<&str> = curriculum.classes[curriculum.task(task)].iter().map(|c| c.name.as_str()).collect();
+    /// The test images of the stream; every task needs some.
+    pub fn read(run: &Run, stream: &Stream) -> Result<Self> {
+        let mut tasks_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut order: Vec<&str> = Vec::new();
+        for t in 0..stream.tasks() {
+            let source = stream.source(t);
+            let tasks = tasks_of.entry(source).or_default();
+            if tasks.is_empty() {
+                order.push(source);
+            }
+            tasks.push(t);
+        }
+        let (mut sources, mut sample_ids, mut classes, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut dim = 1;
+        for source in order {
+            let tasks = &tasks_of[source];
+            let embeddings = stream.embeddings(run, tasks[0])?;
+            let class_of: BTreeMap<i64, usize> =
+                tasks.iter().flat_map(|&t| stream.source_labels(t).into_iter().zip(stream.task(t))).collect();
+            let found = embeddings.test_rows(&class_of.keys().copied().collect::<BTreeSet<_>>())?;
+            dim = found.rows.dim();
+            sources.extend(vec![source.to_owned(); found.labels.len()]);
+            sample_ids.extend(found.sample_ids);
+            for label in &found.labels {
+                let class = class_of.get(label).with_context(|| {
+                    format!(
+                        "{} has a test row of label {label}, which it had not before: make it again",
+                        embeddings.dir().display()
+                    )
+                })?;
+                classes.push(*class);
+            }
+            ensure!(
+                values.is_empty() || found.rows.dim() == dim,
+                "{} has embeddings of {} values, others of the stream have {dim}",
+                embeddings.dir().display(),
+                found.rows.dim()
+            );
+            values.extend(found.rows.into_values());
+        }
+        let test = TestSet { sources, sample_ids, classes, rows: Rows::new(dim, values) };
+        if let Some(task) = test.per_task(stream).iter().position(|&images| images == 0) {
+            let names: Vec<&str> = stream.classes_of(task).iter().map(|c| c.name.as_str()).collect();
             bail!(
                 "task {} has no test images to be scored on: add some of {}, or use fewer tasks",
                 task + 1,
@@ -81,12 +120,15 @@ impl TestSet {
     }
 
     /// Images of each task.
-    pub fn per_task(&self, curriculum: &Curriculum) -> Vec<usize> {
-        let mut images = vec![0; curriculum.tasks()];
-        for &class in &self.classes {
-            images[curriculum.task_of(class)] += 1;
-        }
+    pub fn per_task(&self, stream: &Stream) -> Vec<usize> {
+        let mut images = vec![0; stream.tasks()];
+        self.classes.iter().for_each(|&class| images[stream.task_of(class)] += 1);
         images
+    }
+
+    /// Values per embedding, D.
+    pub fn dim(&self) -> usize {
+        self.rows.dim()
     }
 }
 
@@ -95,18 +137,17 @@ impl TestSet {
 /// open scores say whether the class is a seen one, and then those for seen classes say which.
 pub fn evaluate(
     test: &TestSet,
-    curriculum: &Curriculum,
+    stream: &Stream,
     learned: usize,
     zero_shot: Option<ZeroShot>,
     mut scores: impl FnMut(&[f32]) -> Result<Scores>,
 ) -> Result<Vec<Option<Prediction>>> {
-    let (d, all) = (test.dim, curriculum.classes.len());
-    let seen = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
+    let (d, all, seen) = (test.dim(), stream.classes.len(), stream.seen(learned));
     let unseen = zero_shot.map_or(&[][..], |zero_shot| &zero_shot.features[seen * d..]); // (C - n, D)
     let lengths: Vec<f32> = unseen.chunks_exact(d).map(|row| dot(row, row).sqrt()).collect();
 
     let mut predictions = Vec::with_capacity(test.classes.len());
-    for (images, classes) in test.embeddings.chunks(BATCH * d).zip(test.classes.chunks(BATCH)) {
+    for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes.chunks(BATCH)) {
         let learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
         let decisive = learned.seen.as_ref().unwrap_or(&learned.open); // (rows, n)
         let mut others = vec![0.0; classes.len() * lengths.len()]; // (rows, C - n)
@@ -117,7 +158,7 @@ pub fn evaluate(
                 predictions.push(None);
                 continue;
             }
-            let own = &curriculum.task(curriculum.task_of(class));
+            let own = &stream.task(stream.task_of(class));
             if class < seen {
                 require_finite(among_seen)?;
                 let (class, score) = highest(among_seen, 0..seen);
@@ -128,20 +169,21 @@ pub fn evaluate(
             let image = &images[i * d..(i + 1) * d];
             let length = dot(image, image).sqrt();
             let raw = others[i * lengths.len()..][..lengths.len()].iter().map(|x| x / length);
-            let mut row = learned.open[i * seen..(i + 1) * seen].to_vec();
+            let mut row = learned.open[i * seen..(i + 1) * seen].to_vec(); // (C)
             row.extend(raw.clone());
             require_finite(&row)?;
-            let answer = |row: &[f32]| match highest(row, 0..all) {
-                (class, score) if class < seen => (highest(among_seen, 0..seen).0, score),
+            // whether it is a seen one by the open scores, which of these by the decisive ones
+            let answer = |row: &[f32]| match highest(row, 0..all).0 {
+                class if class < seen => highest(among_seen, 0..seen).0,
                 unseen => unseen,
             };
-            let with_length = answer(&row).0;
+            let with_length = answer(&row);
             row.truncate(seen);
             row.extend(raw.zip(&lengths).map(|(x, length)| x / length));
-            let (class, score) = answer(&row);
+            let class = answer(&row);
             let in_task = highest(&row, own.clone()).0;
             let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw).then_some(with_length);
-            predictions.push(Some(Prediction { class, score, in_task, raw }));
+            predictions.push(Some(Prediction { class, score: row[class], in_task, raw }));
         }
     }
     Ok(predictions)
@@ -157,5 +199,77 @@ fn require_finite(scores: &[f32]) -> Result<()> {
     if scores.iter().all(|x| x.is_finite()) {
         return Ok(());
     }
-    bail!("the classifier's scores are not finite: use a smaller --lr, or look whether the checkpoint is whole")
+    bail!("the scores of a test image are not finite numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Class;
+
+    /// Three classes in tasks of two and one, on the axes of three dimensions.
+    fn stream() -> Stream {
+        let classes: Vec<Class> = (0..3).map(|i| Class { label: 10 + i, name: format!("c{i}") }).collect();
+        Stream::of_sizes(&classes, &[2, 1]).unwrap()
+    }
+
+    fn test(classes: &[usize], rows: &[f32]) -> TestSet {
+        TestSet {
+            sources: vec!["base".into(); classes.len()],
+            sample_ids: (0..classes.len()).map(|i| i.to_string()).collect(),
+            classes: classes.to_vec(),
+            rows: Rows::new(3, rows.to_vec()),
+        }
+    }
+
+    /// Text features: class 2's is twice as long as the others'.
+    const TEXT: [f32; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0];
+
+    fn said(predictions: Vec<Option<Prediction>>) -> Vec<(usize, usize, Option<usize>)> {
+        predictions.into_iter().flatten().map(|p| (p.class, p.in_task, p.raw)).collect()
+    }
+
+    #[test]
+    fn before_the_first_task_every_class_is_told_by_its_text() {
+        // the second is nearest to class 1 by angle, and to class 2 by the text feature's length
+        let test = test(&[0, 1], &[2.0, 1.0, 0.0, 0.0, 1.0, 0.75]);
+        let zero_shot = ZeroShot { features: &TEXT, is_raw: true };
+        let predictions =
+            evaluate(&test, &stream(), 0, Some(zero_shot), |_| unreachable!("nothing is learned")).unwrap();
+        assert_eq!(predictions[1].unwrap().score, 0.8);
+        assert_eq!(said(predictions), [(0, 0, Some(0)), (1, 1, Some(2))]);
+    }
+
+    #[test]
+    fn seen_images_are_told_among_seen_classes_and_within_their_task() {
+        let test = test(&[0, 1, 2], &[0.0; 9].map(|_| 1.0));
+        // after both tasks: image 0 is taken for class 2, image 1 for class 2 but in its task for 0, image 2 has a tie
+        let scores = vec![1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0];
+        let predictions = evaluate(&test, &stream(), 2, None, |_| Ok(scores.clone().into())).unwrap();
+        assert_eq!(said(predictions), [(2, 1, None), (2, 0, None), (0, 2, None)]);
+    }
+
+    #[test]
+    fn open_scores_say_whether_a_class_is_unseen_and_decisive_ones_which_seen_one_it_is() {
+        // images of the unseen class 2: one along its text, one along class 0
+        let test = test(&[2, 2, 1], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        let zero_shot = ZeroShot { features: &TEXT, is_raw: false };
+        let open = vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5];
+        let seen = vec![-1.0, -2.0, -5.0, -3.0, -1.0, -7.0];
+        let mut scores = |_: &[f32]| Ok(Scores { open: open.clone(), seen: Some(seen.clone()) });
+        let predictions = evaluate(&test, &stream(), 1, Some(zero_shot), &mut scores).unwrap();
+        let scores_said: Vec<f32> = predictions.iter().flatten().map(|p| p.score).collect();
+        // the second is a seen class by the open scores (0.9), and then class 1 by the decisive ones: its own open score is told
+        assert_eq!(said(predictions), [(2, 2, None), (1, 2, None), (0, 0, None)]);
+        assert_eq!(scores_said, [1.0, 0.3, -1.0]);
+        // a classifier that knows nothing of unseen classes says nothing of their images
+        let predictions = evaluate(&test, &stream(), 1, None, |_| Ok(seen.clone().into())).unwrap();
+        assert_eq!(predictions.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn scores_that_are_no_numbers_are_refused() {
+        let test = test(&[0], &[1.0, 0.0, 0.0]);
+        assert!(evaluate(&test, &stream(), 1, None, |_| Ok(vec![f32::NAN, 0.0].into())).is_err());
+    }
 }

@@ -1,24 +1,193 @@
 //! Scores of continual learning, from what was predicted for every test image.
 
+use std::fmt;
+
+pub use crate::dense::moments::mean;
 use crate::{
     evaluate::{Prediction, TestSet},
-    task::Curriculum,
+    stream::Stream,
 };
+
+/// What a score is called, and how it is to be read. [`MetricName::ALL`] lists them as the table of methods shows them, those
+/// of single tasks last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MetricName {
+    /// Final average accuracy: mean accuracy over all tasks after the last.
+    Faa,
+    /// Cumulative average accuracy: mean of the average accuracies after each task.
+    Caa,
+    /// Accuracy over the images of seen tasks; after the last task A_B.
+    SampleAccuracy,
+    /// Ā: mean of the sample accuracies after each task.
+    MeanSampleAccuracy,
+    /// Mean of the task accuracies over seen tasks.
+    AverageTaskAccuracy,
+    /// Mean loss of accuracy of a task from its best.
+    Forgetting,
+    /// Backward transfer: what later tasks changed of a task's accuracy.
+    Bwt,
+    /// Forward transfer: accuracy of a task before it is learned, less zero-shot.
+    Fwt,
+    /// Mean accuracy of tasks that are not learned yet, in class-incremental evaluation.
+    CiTransfer,
+    /// The same with text features of the length that the encoder gives them, as in the authors' code.
+    CiTransferRaw,
+    /// Bytes kept beside the CLIP to go on learning, per class seen.
+    StoredBytes,
+    /// Mean accuracy over seen tasks.
+    AverageAccuracy,
+    /// Accuracy of a seen task among the seen classes.
+    Accuracy,
+    /// Accuracy of a task among its own classes.
+    TaskAccuracy,
+    /// Accuracy of an unseen task among all classes.
+    TransferAccuracy,
+    /// The same with text features of the length that the encoder gives them.
+    TransferAccuracyRaw,
+    /// Accuracy of a task among all classes with nothing learned.
+    ZeroShotAccuracy,
+}
+
+/// What a score is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Of images, in %.
+    Percent,
+    /// Differences of scores in percent.
+    PercentagePoints,
+    /// Bytes.
+    Bytes,
+}
+
+/// Which of two values of a score is the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// The higher one.
+    Higher,
+    /// The lower one.
+    Lower,
+}
+
+impl MetricName {
+    /// Every score.
+    pub const ALL: [MetricName; 17] = [
+        MetricName::Faa,
+        MetricName::Caa,
+        MetricName::SampleAccuracy,
+        MetricName::MeanSampleAccuracy,
+        MetricName::AverageTaskAccuracy,
+        MetricName::Forgetting,
+        MetricName::Bwt,
+        MetricName::Fwt,
+        MetricName::CiTransfer,
+        MetricName::CiTransferRaw,
+        MetricName::StoredBytes,
+        MetricName::AverageAccuracy,
+        MetricName::Accuracy,
+        MetricName::TaskAccuracy,
+        MetricName::TransferAccuracy,
+        MetricName::TransferAccuracyRaw,
+        MetricName::ZeroShotAccuracy,
+    ];
+
+    /// The name in the table `metrics`, and the title that people see.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            MetricName::Faa => ("faa", "FAA"),
+            MetricName::Caa => ("caa", "CAA"),
+            MetricName::SampleAccuracy => ("sample_accuracy", "A_B"),
+            MetricName::MeanSampleAccuracy => ("mean_sample_accuracy", "Ā"),
+            MetricName::AverageTaskAccuracy => ("average_task_accuracy", "task-IL"),
+            MetricName::Forgetting => ("forgetting", "forgetting"),
+            MetricName::Bwt => ("bwt", "BWT"),
+            MetricName::Fwt => ("fwt", "FWT"),
+            MetricName::CiTransfer => ("ci_transfer", "CI-Transfer"),
+            MetricName::CiTransferRaw => ("ci_transfer_raw", "CI-Transfer raw"),
+            MetricName::StoredBytes => ("stored_bytes", "bytes/class"),
+            MetricName::AverageAccuracy => ("average_accuracy", "average accuracy"),
+            MetricName::Accuracy => ("accuracy", "accuracy"),
+            MetricName::TaskAccuracy => ("task_accuracy", "task-IL accuracy"),
+            MetricName::TransferAccuracy => ("transfer_accuracy", "transfer accuracy"),
+            MetricName::TransferAccuracyRaw => ("transfer_accuracy_raw", "raw transfer accuracy"),
+            MetricName::ZeroShotAccuracy => ("zero_shot_accuracy", "zero-shot accuracy"),
+        }
+    }
+
+    /// The name in the table `metrics`.
+    pub const fn name(self) -> &'static str {
+        self.names().0
+    }
+
+    /// The title that people see.
+    pub const fn title(self) -> &'static str {
+        self.names().1
+    }
+
+    /// The metric of a name.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// What it is measured in.
+    pub const fn unit(self) -> Unit {
+        match self {
+            MetricName::Forgetting | MetricName::Bwt | MetricName::Fwt => Unit::PercentagePoints,
+            MetricName::StoredBytes => Unit::Bytes,
+            _ => Unit::Percent,
+        }
+    }
+
+    /// Which of two values is the better one.
+    pub const fn better(self) -> Better {
+        match self {
+            MetricName::Forgetting | MetricName::StoredBytes => Better::Lower,
+            _ => Better::Higher,
+        }
+    }
+
+    /// Whether a method has one value of it for all tasks after the last one, and so can be
+    /// compared by it.
+    pub const fn is_final(self) -> bool {
+        !matches!(
+            self,
+            MetricName::AverageAccuracy
+                | MetricName::Accuracy
+                | MetricName::TaskAccuracy
+                | MetricName::TransferAccuracy
+                | MetricName::TransferAccuracyRaw
+                | MetricName::ZeroShotAccuracy
+        )
+    }
+}
+
+impl fmt::Display for MetricName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// `matrix[t][k]`: accuracy in percent on the test images of task k after task t (both from 0). For k > t the classes are
 /// unseen and scored zero-shot, among all classes.
 pub type AccuracyMatrix = [Vec<f64>];
 
-/// The scores of a finished run, in percent. Those that need a past or a future task are None with one task.
+/// The scores of a finished run, in percent. Those that need a past or a future task are None with
+/// one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// Final average accuracy: mean over tasks after the last one.
     pub faa: f64,
-    /// Cumulative average accuracy: mean over t of the mean over the tasks seen after t.
+    /// Cumulative average accuracy: mean over t of the mean over the tasks seen after t; what
+    /// others call average incremental accuracy (Rebuffi et al., 2017), there over images, as
+    /// `mean_sample_accuracy`.
     pub caa: f64,
-    /// Mean over tasks of (best accuracy ever − final accuracy) (Chaudhry et al., 2018).
+    /// Mean over the tasks but the last of (best accuracy before the last task was learned − final
+    /// accuracy) (Chaudhry, Dokania, Ajanthan and Torr, 2018, equation 3), below 0 where the last
+    /// step is the best. Some libraries take the best of all steps, which is never below the final
+    /// one. The published maximum begins with the first step; here it begins with the task's own,
+    /// since accuracies before are zero-shot, of classes among all.
     pub forgetting: Option<f64>,
-    /// Backward transfer: mean over tasks of (final − accuracy right after learning) (Lopez-Paz, 2017).
+    /// Backward transfer: mean over the tasks but the last of (final accuracy − accuracy right
+    /// after the task was learned) (Lopez-Paz and Ranzato, 2017).
     pub bwt: Option<f64>,
 }
 
@@ -37,30 +206,37 @@ impl Scores {
         Scores {
             faa: average_accuracy(matrix, tasks - 1),
             caa: mean((0..tasks).map(|t| average_accuracy(matrix, t))),
-            forgetting: over_past(&|k| (k..tasks).map(|t| matrix[t][k]).fold(f64::MIN, f64::max) - last[k]),
+            forgetting: over_past(&|k| (k..tasks - 1).map(|t| matrix[t][k]).fold(f64::MIN, f64::max) - last[k]),
             bwt: over_past(&|k| last[k] - matrix[k][k]),
         }
     }
 }
 
-/// Class-incremental transfer: mean over t of the mean accuracy on tasks not seen yet; None with one task.
+/// Class-incremental transfer (CI-Transfer, arXiv 2407.15793): mean over t of the mean accuracy on
+/// tasks not seen yet; None with one task.
 ///
 /// ```
 /// assert_eq!(cgil::metrics::transfer(&[vec![90.0, 40.0], vec![80.0, 70.0]]), Some(40.0));
 /// ```
 pub fn transfer(matrix: &AccuracyMatrix) -> Option<f64> {
-    let unseen = |t: usize| mean(matrix[t][t + 1..].iter().copied());
-    (matrix.len() > 1).then(|| mean((0..matrix.len() - 1).map(unseen)))
+    let unseen = |t: usize| mean(known(matrix[t][t + 1..].iter().copied()));
+    (matrix.len() > 1).then(|| mean(known((0..matrix.len() - 1).map(unseen))))
 }
 
-/// Forward transfer: mean over the tasks but the first of (accuracy right before it is learned − zero-shot accuracy)
-/// (Lopez-Paz, 2017, with zero-shot in place of a random start); None with one task.
+/// Forward transfer: mean over the tasks but the first of (accuracy right before it is learned −
+/// zero-shot accuracy) (Lopez-Paz and Ranzato, 2017, with zero-shot in place of a random start);
+/// None with one task.
 ///
 /// ```
 /// assert_eq!(cgil::metrics::forward_transfer(&[vec![90.0, 40.0], vec![80.0, 70.0]], &[50.0, 45.0]), Some(-5.0));
 /// ```
 pub fn forward_transfer(matrix: &AccuracyMatrix, zero_shot: &[f64]) -> Option<f64> {
-    (matrix.len() > 1).then(|| mean((1..matrix.len()).map(|k| matrix[k - 1][k] - zero_shot[k])))
+    (matrix.len() > 1).then(|| mean(known((1..matrix.len()).map(|k| matrix[k - 1][k] - zero_shot[k]))))
+}
+
+/// The values that there are: a task that a stream got later has none, NaN, in the steps before.
+fn known(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
+    values.filter(|value| value.is_finite())
 }
 
 /// Mean accuracy over the tasks seen after task `t` (from 0).
@@ -68,18 +244,14 @@ pub fn average_accuracy(matrix: &AccuracyMatrix, t: usize) -> f64 {
     mean(matrix[t][..=t].iter().copied())
 }
 
-/// The arithmetic mean; NaN of nothing.
-pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
-    let (sum, count) = values.into_iter().fold((0.0, 0usize), |(s, n), v| (s + v, n + 1));
-    sum / count as f64
-}
-
 /// One row of the metrics table, for one step of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     /// Task that is scored (from 0); none for a score over several tasks.
     pub on_task: Option<usize>,
-    pub name: &'static str,
+    /// What score it is.
+    pub name: MetricName,
+    /// In the score's unit.
     pub value: f64,
 }
 
@@ -90,18 +262,19 @@ pub struct Accuracies {
     pub class_il: Vec<f64>,
     /// Among the classes of the image's own task.
     pub task_il: Vec<f64>,
-    /// As `class_il`, but text features of unseen classes keep their length; NaN for a task of which that is not known.
+    /// As `class_il`, but text features of unseen classes keep their length; NaN for a task of
+    /// which that is not known.
     pub raw: Vec<f64>,
 }
 
 impl Accuracies {
     /// Of the predictions for images of the classes `truth`. A task without predictions has NaN.
-    pub fn new(predictions: &[Option<Prediction>], truth: &[usize], curriculum: &Curriculum) -> Self {
-        let tasks = curriculum.tasks();
+    pub fn new(predictions: &[Option<Prediction>], truth: &[usize], stream: &Stream) -> Self {
+        let tasks = stream.tasks();
         let (mut right, mut images, mut raws) = (vec![[0usize; 3]; tasks], vec![0usize; tasks], vec![0usize; tasks]);
         for (prediction, &class) in predictions.iter().zip(truth) {
             let Some(p) = prediction else { continue };
-            let task = curriculum.task_of(class);
+            let task = stream.task_of(class);
             images[task] += 1;
             raws[task] += usize::from(p.raw.is_some());
             for (right, predicted) in right[task].iter_mut().zip([Some(p.class), Some(p.in_task), p.raw]) {
@@ -113,7 +286,8 @@ impl Accuracies {
     }
 }
 
-/// A run so far: the accuracies before the first task, if there were any, and after each task that is learned.
+/// A run so far: the accuracies before the first task, if there were any, and after each task that
+/// is learned.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Zero-shot, before the first task; none for classifiers that know nothing then.
@@ -126,8 +300,8 @@ pub struct History {
 
 impl History {
     /// Before the first step.
-    pub fn new(test: &TestSet, curriculum: &Curriculum) -> Self {
-        History { images: test.per_task(curriculum), ..History::default() }
+    pub fn new(test: &TestSet, stream: &Stream) -> Self {
+        History { images: test.per_task(stream), ..History::default() }
     }
 
     /// Adds the accuracies after `learned` tasks.
@@ -143,7 +317,8 @@ impl History {
         self.steps.iter().map(|step| step.class_il.clone()).collect()
     }
 
-    /// The metrics of the last step: zero-shot ones before the first task, else those after the last task.
+    /// The metrics of the last step: zero-shot ones before the first task, else those after the
+    /// last task.
     pub fn metrics(&self) -> Vec<Metric> {
         let per_task = |name, accuracy: &[f64], tasks: std::ops::Range<usize>| -> Vec<Metric> {
             tasks.map(|k| Metric { on_task: Some(k), name, value: accuracy[k] }).collect()
@@ -152,36 +327,38 @@ impl History {
         let (tasks, matrix) = (self.images.len(), self.matrix());
         let Some(last) = self.steps.last() else {
             let zero_shot = self.zero_shot.as_deref().unwrap_or_default();
-            let mut rows = per_task("zero_shot_accuracy", zero_shot, 0..zero_shot.len());
-            rows.push(over_tasks("zero_shot_accuracy", mean(zero_shot.iter().copied())));
+            let mut rows = per_task(MetricName::ZeroShotAccuracy, zero_shot, 0..zero_shot.len());
+            rows.push(over_tasks(MetricName::ZeroShotAccuracy, mean(zero_shot.iter().copied())));
             return rows;
         };
         let t = self.steps.len() - 1;
-        let mut rows = per_task("accuracy", &last.class_il, 0..t + 1);
-        rows.extend(per_task("task_accuracy", &last.task_il, 0..t + 1));
+        let mut rows = per_task(MetricName::Accuracy, &last.class_il, 0..t + 1);
+        rows.extend(per_task(MetricName::TaskAccuracy, &last.task_il, 0..t + 1));
         if self.zero_shot.is_some() {
-            rows.extend(per_task("transfer_accuracy", &last.class_il, t + 1..tasks));
-            let raw = per_task("transfer_accuracy_raw", &last.raw, t + 1..tasks);
+            let unseen = per_task(MetricName::TransferAccuracy, &last.class_il, t + 1..tasks);
+            rows.extend(unseen.into_iter().filter(|metric| metric.value.is_finite()));
+            let raw = per_task(MetricName::TransferAccuracyRaw, &last.raw, t + 1..tasks);
             rows.extend(raw.into_iter().filter(|metric| metric.value.is_finite()));
         }
-        rows.push(over_tasks("average_accuracy", average_accuracy(&matrix, t)));
-        rows.push(over_tasks("average_task_accuracy", mean(last.task_il[..=t].iter().copied())));
-        rows.push(over_tasks("sample_accuracy", self.sample_accuracy(t)));
+        rows.push(over_tasks(MetricName::AverageAccuracy, average_accuracy(&matrix, t)));
+        rows.push(over_tasks(MetricName::AverageTaskAccuracy, mean(last.task_il[..=t].iter().copied())));
+        rows.push(over_tasks(MetricName::SampleAccuracy, self.sample_accuracy(t)));
         if t + 1 == tasks {
             let scores = Scores::new(&matrix);
-            rows.push(over_tasks("faa", scores.faa));
-            rows.push(over_tasks("caa", scores.caa));
+            rows.push(over_tasks(MetricName::Faa, scores.faa));
+            rows.push(over_tasks(MetricName::Caa, scores.caa));
             let raw: Vec<Vec<f64>> = self.steps.iter().map(|step| step.raw.clone()).collect();
             let zero_shot = self.zero_shot.as_deref();
             let optional = [
-                ("forgetting", scores.forgetting),
-                ("bwt", scores.bwt),
-                ("fwt", zero_shot.and_then(|zero_shot| forward_transfer(&matrix, zero_shot))),
-                ("ci_transfer", zero_shot.and_then(|_| transfer(&matrix))),
-                ("ci_transfer_raw", zero_shot.and_then(|_| transfer(&raw)).filter(|value| value.is_finite())),
+                (MetricName::Forgetting, scores.forgetting),
+                (MetricName::Bwt, scores.bwt),
+                (MetricName::Fwt, zero_shot.and_then(|zero_shot| forward_transfer(&matrix, zero_shot))),
+                (MetricName::CiTransfer, zero_shot.and_then(|_| transfer(&matrix))),
+                (MetricName::CiTransferRaw, zero_shot.and_then(|_| transfer(&raw))),
             ];
-            rows.extend(optional.into_iter().filter_map(|(name, value)| Some(over_tasks(name, value?))));
-            rows.push(over_tasks("mean_sample_accuracy", mean((0..tasks).map(|t| self.sample_accuracy(t)))));
+            let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            rows.extend(optional.filter(|(_, x)| x.is_finite()).map(|(name, value)| over_tasks(name, value)));
+            rows.push(over_tasks(MetricName::MeanSampleAccuracy, mean((0..tasks).map(|t| self.sample_accuracy(t)))));
         }
         rows
     }
@@ -197,18 +374,17 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Class, OrderOptions, TaskOptions};
+    use crate::task::Class;
 
     /// 3 classes in tasks of 2 and 1, whose 4 + 2 images are counted by hand.
     #[test]
     fn scores_are_those_counted_by_hand() {
         let classes: Vec<Class> = (0..3).map(|i| Class { label: i, name: format!("c{i}") }).collect();
-        let tasks = TaskOptions { tasks: None, per_task: Some(1), first_task: Some(2) };
-        let curriculum = Curriculum::new(&classes, &tasks, &OrderOptions::default()).unwrap();
+        let stream = Stream::of_sizes(&classes, &[2, 1]).unwrap();
         let truth = [0, 0, 1, 1, 2, 2];
         let say = |class: [usize; 6], in_task: [usize; 6], raw: [Option<usize>; 6]| {
             let of = |i| Some(Prediction { class: class[i], score: 0.0, in_task: in_task[i], raw: raw[i] });
-            Accuracies::new(&(0..6).map(of).collect::<Vec<_>>(), &truth, &curriculum)
+            Accuracies::new(&(0..6).map(of).collect::<Vec<_>>(), &truth, &stream)
         };
         let none = [None; 6];
         let mut history = History { images: vec![4, 2], ..Default::default() };
@@ -219,7 +395,7 @@ mod tests {
         // after task 2: 2 of 4 (within the task 3 of 4), 2 of 2
         history.push(2, say([0, 2, 1, 0, 2, 2], [0, 0, 1, 0, 2, 2], none));
         let metrics = history.metrics();
-        let value = |name| metrics.iter().find(|m| m.name == name && m.on_task.is_none()).map(|m| m.value);
+        let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);
         assert_eq!(value("faa"), Some(75.0)); // (50 + 100) / 2
         assert_eq!(value("caa"), Some(75.0)); // (75 + 75) / 2
         assert_eq!(value("average_task_accuracy"), Some(87.5)); // (75 + 100) / 2
@@ -237,7 +413,42 @@ mod tests {
         let steps = steps.into_iter().map(|s| Accuracies { task_il: s.class_il.clone(), ..s }).collect();
         let history = History { steps, images: vec![30, 10], ..Default::default() };
         let metrics = history.metrics();
-        assert!(metrics.iter().all(|m| m.value.is_finite() && !m.name.contains("transfer") && m.name != "fwt"));
-        assert!(metrics.iter().any(|m| m.name == "sample_accuracy" && m.value == 60.0));
+        assert!(
+            metrics
+                .iter()
+                .all(|m| m.value.is_finite() && !m.name.name().contains("transfer") && m.name != MetricName::Fwt)
+        );
+        assert!(metrics.iter().any(|m| m.name == MetricName::SampleAccuracy && m.value == 60.0));
+    }
+
+    #[test]
+    fn forgetting_is_from_the_best_step_before_the_last() {
+        let forgetting = |matrix: &[[f64; 3]; 3]| Scores::new(&matrix.map(Vec::from)).forgetting;
+        // task 1: best 70 after task 2, 60 in the end; task 2: 50, then 80, its highest, in the
+        // last step
+        assert_eq!(forgetting(&[[40.0, 0.0, 0.0], [70.0, 50.0, 0.0], [60.0, 80.0, 90.0]]), Some((10.0 - 30.0) / 2.0));
+        // what was right before the task was learned does not count
+        assert_eq!(forgetting(&[[40.0, 99.0, 0.0], [40.0, 50.0, 0.0], [40.0, 50.0, 90.0]]), Some(0.0));
+        assert_eq!(Scores::new(&[vec![30.0, 0.0], vec![45.0, 90.0]]).forgetting, Some(-15.0));
+        assert_eq!(Scores::new(&[vec![30.0]]).forgetting, None);
+    }
+
+    #[test]
+    fn transfers_are_those_counted_by_hand() {
+        let matrix = [vec![90.0, 40.0, 10.0], vec![80.0, 70.0, 30.0], vec![50.0, 75.0, 60.0]];
+        let scores = Scores::new(&matrix);
+        assert_eq!(scores.bwt, Some((50.0 - 90.0 + 75.0 - 70.0) / 2.0));
+        assert_eq!(scores.caa, (90.0 + 75.0 + (50.0 + 75.0 + 60.0) / 3.0) / 3.0);
+        assert_eq!(transfer(&matrix), Some((25.0 + 30.0) / 2.0)); // (40 + 10) / 2, then 30
+        assert_eq!(forward_transfer(&matrix, &[1.0, 45.0, 20.0]), Some((40.0 - 45.0 + 30.0 - 20.0) / 2.0));
+    }
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own() {
+        for (i, metric) in MetricName::ALL.into_iter().enumerate() {
+            assert_eq!(MetricName::of(metric.name()), Some(metric));
+            assert!(MetricName::ALL[..i].iter().all(|other| other.title() != metric.title()));
+        }
+        assert_eq!(MetricName::of("FAA"), None);
     }
 }

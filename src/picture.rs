@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
 
 /// Largest picture that is decoded or resized, in bytes: a header may claim anything.
-pub const MAX_BYTES: u64 = 512 << 20;
+pub(crate) const MAX_BYTES: u64 = 512 << 20;
 
 /// As many of a file's first bytes as [`format_of`] looks at.
-pub const FIRST_BYTES: usize = 512;
+pub(crate) const FIRST_BYTES: usize = 512;
 
 /// Extensions of pictures, of formats that are read and of others.
 const EXTENSIONS: [&str; 41] = [
@@ -19,13 +19,13 @@ const EXTENSIONS: [&str; 41] = [
 ];
 
 /// Whether a file's name says that it is a picture.
-pub fn has_extension(path: &Path) -> bool {
+pub(crate) fn has_extension(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     EXTENSIONS.contains(&extension.as_str())
 }
 
 /// The format of a picture by its first bytes, in words; none where they are no picture's.
-pub fn format_of(first: &[u8]) -> Option<&'static str> {
+pub(crate) fn format_of(first: &[u8]) -> Option<&'static str> {
     readable(first).map(|(name, _)| name).or_else(|| other(first))
 }
 

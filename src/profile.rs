@@ -10,16 +10,27 @@ use std::{
 /// A kind of work.
 #[derive(Clone, Copy)]
 pub enum Phase {
+    /// Opening a checkpoint.
     Load,
+    /// Reading images or artefacts.
     Read,
+    /// Decoding images.
     Decode,
+    /// Resizing images.
     Resize,
+    /// The image encoder.
     Encode,
+    /// Drawing from generators.
     Sample,
+    /// Forward passes of training.
     Forward,
+    /// Backward passes.
     Backward,
+    /// Steps of an optimiser.
     Optimise,
+    /// Scoring test images.
     Evaluate,
+    /// Writing files.
     Write,
 }
 

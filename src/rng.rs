@@ -6,39 +6,39 @@
 
 use crate::dense::vector::{ln, sin_cos, vectorised};
 
-/// What a stream is drawn for: the first part of its key.
+/// What a stream is drawn for: the first part of its key. Where that has a class, it is `Class::key`.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Draw {
-    /// Initial weights of a class's VAE; key: label.
+    /// Initial weights of a class's VAE; key: class.
     VaeWeights = 1,
-    /// Batches and posterior noise of a class's VAE; key: label.
+    /// Batches and posterior noise of a class's VAE; key: class.
     VaeBatches = 2,
     /// Initial context vectors; key: class.
     Context = 3,
     /// Initial weights of the context generator.
     ContextGenerator = 4,
-    /// Rows of the embedding stream; key: task, epoch, label.
+    /// Rows of the embedding stream; key: task, epoch, class.
     Embeddings = 5,
     /// Order of an epoch's rows; key: task, epoch.
     Batches = 6,
     /// The random projection of a ridge regression.
     Projection = 12,
-    /// Rows that are held out to choose a ridge; key: label.
+    /// Rows that are held out to choose a ridge; key: class.
     HeldOut = 13,
-    /// Rows that a linear head is trained on; key: classes known, epoch, label.
+    /// Rows that a linear head is trained on; key: number of classes known, epoch, class.
     ReplayRows = 14,
-    /// Order of a linear head's rows; key: classes known, epoch.
+    /// Order of a linear head's rows; key: number of classes known, epoch.
     ReplayBatches = 15,
-    /// Generated rows whose quality is measured; key: label.
+    /// Generated rows whose quality is measured; key: class.
     QualityGenerated = 20,
-    /// Training rows that are measured beside them; key: label.
+    /// Training rows that are measured beside them; key: class.
     QualityReal = 21,
-    /// Rows that a class's mixture begins with; key: label.
+    /// Rows that a class's mixture begins with; key: class.
     MixtureSeeds = 7,
-    /// Initial weights of a class's diffusion model; key: label.
+    /// Initial weights of a class's diffusion model; key: class.
     DiffusionWeights = 8,
-    /// Batches, times and noise of a class's diffusion model; key: label.
+    /// Batches, times and noise of a class's diffusion model; key: class.
     DiffusionBatches = 9,
     /// Initial context vectors that all classes share.
     SharedContext = 25,

@@ -1,21 +1,25 @@
 //! Tables for people: as text, Markdown, CSV or LaTeX.
 
-use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 
-/// How a table is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    Text,
-    Markdown,
-    Csv,
-    Latex,
+use crate::choice::choices;
+
+choices! {
+    /// How a table is written.
+    pub enum Format {
+        Text = "text": "Columns",
+        Markdown = "markdown": "Markdown",
+        Csv = "csv": "CSV",
+        Latex = "latex": "LaTeX",
+    }
 }
 
 /// A table for people: the first column names what a row is of, the others hold figures.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sheet {
+    /// Titles of the columns.
     pub header: Vec<String>,
+    /// Cells of each row, as many as there are titles.
     pub rows: Vec<Vec<String>>,
 }
 

@@ -6,31 +6,32 @@ use anyhow::{Result, bail};
 use cgil::{
     baseline::{
         Classifier, Covariance, Discriminant, Features, NearestMean, RandomProjection, ReplayHead, Ridge, Shrinkage,
-        TextAndMean, cosines,
-        ensemble::{self, Ensemble},
-        learn_task, text,
+        TextAndMean, ensemble,
     },
     clip::Checkpoint,
-    device::Choice,
-    evaluate::{TestSet, ZeroShot, evaluate},
+    device::{Choice, class_of},
+    embeddings::{Embeddings, FIRST_SOURCE},
+    evaluate::TestSet,
+    generator::LatentStore,
+    method::{Learned, Learner, Prompted, Recipe, States, Statistics, ZeroShotTexts, score},
     metrics::History,
     prompt::{
-        PromptConfig, learner,
-        store::{PromptManifest, TextModel, manifest_of, text_features_of},
-        tune::{Replay, Tuning, tune},
+        PromptConfig, backend,
+        training::{Replay, Training, described},
     },
-    results::{Results, method_name, stored_bytes},
-    table::embeddings::Embeddings,
-    task::{Class, Curriculum, OrderOptions, TaskOptions},
+    results::{Results, method_name, sorted_name, stored_bytes},
+    run::Run,
+    stream::Stream,
+    texts::{self, TextModel},
 };
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{checkpoint, terminal};
-
-/// What the text features of a class are of, unless templates are given.
-const TEMPLATE: &str = "a photo of a {}";
+use crate::{
+    checkpoint::{self, ClipOptions},
+    options::{OrderOptions, PromptOptions, TaskOptions, choice, share, template},
+    terminal,
+};
 
 const TEXT_WEIGHT: f64 = 0.5;
 
@@ -48,7 +49,7 @@ pub enum Baseline {
     /// CLIP as it is: text features of the class names
     ZeroShot(ZeroShotOptions),
     /// Nearest class mean
-    Ncm(Run),
+    Ncm(RunOptions),
     /// Linear discriminant analysis with a covariance that the classes share
     Lda(LdaOptions),
     /// Random projection and ridge regression (RanPAC)
@@ -56,18 +57,18 @@ pub enum Baseline {
     /// The mean of a class's text feature and its mean embedding
     Hybrid(HybridOptions),
     /// A linear head, trained on draws from a Gaussian per past class
-    Linear(Run),
+    Linear(RunOptions),
     /// Prompts that are tuned already and class statistics together, as in prompt-tune --statistics
     Ensemble(EnsembleOptions),
     /// Prompts without replay: only on the current task's real embeddings (the floor)
-    Finetune(PromptOptions),
+    Finetune(TuneOptions),
     /// Prompts on the real embeddings of all classes seen, as if they had been kept (the ceiling)
-    Joint(PromptOptions),
+    Joint(TuneOptions),
 }
 
 /// What every baseline needs.
 #[derive(Args, Clone)]
-pub struct Run {
+pub struct RunOptions {
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
@@ -80,27 +81,27 @@ pub struct Run {
 #[derive(Args, Clone)]
 pub struct ZeroShotOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     #[command(flatten)]
-    clip: Clip,
+    clip: ClipOptions,
     /// Text of a class, with {} for its name; given more than once, the features are averaged
-    #[arg(long = "template", value_name = "TEXT", value_parser = cgil::prompt::template)]
+    #[arg(long = "template", value_name = "TEXT", value_parser = template)]
     templates: Vec<String>,
 }
 
 #[derive(Args, Clone)]
 pub struct LdaOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     /// What is done about a covariance of few rows
-    #[arg(long, value_enum, default_value_t = Shrinkage::Oas)]
+    #[arg(long, value_parser = choice::<Shrinkage>(), default_value_t = Shrinkage::Oas)]
     shrinkage: Shrinkage,
 }
 
 #[derive(Args, Clone)]
 pub struct RanpacOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     /// Random features per embedding [default: 500, 1000 or 2000, as rows held out of the first task say]
     #[arg(long, value_parser = features)]
     features: Option<usize>,
@@ -109,76 +110,73 @@ pub struct RanpacOptions {
 #[derive(Args, Clone)]
 pub struct HybridOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     #[command(flatten)]
-    clip: Clip,
+    clip: ClipOptions,
     /// What the text counts, 0 to 1; the mean counts the rest
-    #[arg(long, default_value_t = TEXT_WEIGHT, value_parser = cgil::share)]
+    #[arg(long, default_value_t = TEXT_WEIGHT, value_parser = share)]
     weight: f64,
 }
 
 #[derive(Args, Clone)]
 pub struct EnsembleOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     #[command(flatten)]
-    clip: Clip,
-    /// The prompts, as tables name them
+    clip: ClipOptions,
+    /// The prompts, as the table prompt_losses names them
     #[arg(long, default_value = "cgil")]
     method: String,
     /// What the statistics count, 0 to 1; the prompts count the rest
-    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = cgil::share)]
+    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = share)]
     weight: f64,
 }
 
 #[derive(Args, Clone)]
-pub struct PromptOptions {
+pub struct TuneOptions {
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
     #[command(flatten)]
-    clip: Clip,
+    clip: ClipOptions,
     #[command(flatten)]
-    config: PromptConfig,
+    config: PromptOptions,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: Choice,
 }
 
-/// Where the checkpoint is.
-#[derive(Args, Clone)]
-pub struct Clip {
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
-    #[arg(long)]
-    model: Option<PathBuf>,
-}
-
 pub fn run(options: &Options) -> Result<()> {
     let baseline = &options.baseline;
+    let setting = Setting::open(baseline.run_options())?;
     match baseline {
-        Baseline::ZeroShot(options) => zero_shot(baseline, options),
-        Baseline::Ncm(run) => classify(baseline, &Setting::open(run)?, None, |dim, _| Ok(NearestMean::new(dim))),
+        Baseline::ZeroShot(options) => {
+            let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
+            let templates = options.templates();
+            setting.score(baseline, &mut ZeroShotTexts::new(&setting.stream, &checkpoint, clip, templates))
+        }
+        Baseline::Ncm(_) => setting.learn(baseline, "class-means", Value::Null, NearestMean::new(setting.test.dim())),
         Baseline::Lda(options) => {
-            let new = |dim, _| Ok(Discriminant::new(dim, options.shrinkage));
-            classify(baseline, &Setting::open(&options.run)?, None, new)
+            let discriminant = Discriminant::new(setting.test.dim(), options.shrinkage);
+            setting.learn(baseline, CLASS_STATISTICS, Value::Null, discriminant)
         }
         Baseline::Ranpac(options) => {
             let features = options.features.map_or(Features::HeldOut, Features::Fixed);
-            let new = |dim, seed| Ok(RandomProjection::new(dim, features, Ridge::HeldOut, seed));
-            classify(baseline, &Setting::open(&options.run)?, None, new)
+            let (dim, seed) = (setting.test.dim(), setting.stream.draws());
+            let classifier = RandomProjection::new(dim, features, Ridge::HeldOut, seed);
+            let kept = options.features.map_or(Value::Null, |features| json!({"features": features}));
+            setting.learn(baseline, "ranpac", kept, classifier)
         }
         Baseline::Hybrid(options) => {
-            let setting = Setting::open(&options.run)?;
-            let (checkpoint, clip) = setting.clip(&options.clip)?;
-            let text = setting.text(&checkpoint, &[TEMPLATE.into()])?; // (C, P)
-            classify(baseline, &setting, Some(clip), |dim, _| TextAndMean::new(&text, dim, options.weight))
+            let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
+            setting.hybrid(baseline, &checkpoint, clip, options.weight)
         }
-        Baseline::Linear(run) => {
-            let new = |dim, seed| Ok(ReplayHead::new(dim, Covariance::Full, seed));
-            classify(baseline, &Setting::open(run)?, None, new)
+        Baseline::Linear(_) => {
+            let head = ReplayHead::new(setting.test.dim(), Covariance::Full, setting.stream.draws());
+            setting.learn(baseline, "linear", Value::Null, head)
         }
-        Baseline::Ensemble(options) => together(baseline, options),
-        Baseline::Finetune(options) => prompts(baseline, Replay::Nothing, options),
-        Baseline::Joint(options) => prompts(baseline, Replay::Real, options),
+        Baseline::Ensemble(options) => setting.together(baseline, options),
+        Baseline::Finetune(options) => setting.prompts(baseline, Replay::Nothing, options),
+        Baseline::Joint(options) => setting.prompts(baseline, Replay::Real, options),
     }
 }
 
@@ -191,9 +189,12 @@ impl Baseline {
 
     /// Its name, its options, and their defaults.
     fn options(&self) -> Result<(&'static str, Value, Value)> {
-        let config = |config: &PromptConfig| serde_json::to_value(config);
+        let config = |options: &TuneOptions| serde_json::to_value(options.config.config());
+        let default = || serde_json::to_value(PromptConfig::default());
         Ok(match self {
-            Baseline::ZeroShot(o) => ("zero-shot", json!({"template": o.template()}), json!({"template": TEMPLATE})),
+            Baseline::ZeroShot(o) => {
+                ("zero-shot", json!({"template": o.templates().join("+")}), json!({"template": texts::TEMPLATE}))
+            }
             Baseline::Ncm(_) => ("ncm", json!({}), json!({})),
             Baseline::Lda(o) => ("lda", json!({"shrinkage": o.shrinkage}), json!({"shrinkage": Shrinkage::Oas})),
             Baseline::Ranpac(o) => ("ranpac", json!({"features": o.features}), json!({"features": null})),
@@ -201,188 +202,144 @@ impl Baseline {
             Baseline::Linear(_) => ("linear", json!({}), json!({})),
             Baseline::Ensemble(o) => {
                 let default = json!({"method": "cgil", "weight": ensemble::WEIGHT});
-                ("ensemble", json!({"method": o.method, "weight": o.weight}), default)
+                ("ensemble", json!({"method": o.prompts(), "weight": o.weight}), default)
             }
-            Baseline::Finetune(o) => ("finetune", config(&o.config)?, config(&PromptConfig::default())?),
-            Baseline::Joint(o) => ("joint", config(&o.config)?, config(&PromptConfig::default())?),
+            Baseline::Finetune(o) => ("finetune", config(o)?, default()?),
+            Baseline::Joint(o) => ("joint", config(o)?, default()?),
         })
+    }
+
+    fn run_options(&self) -> &RunOptions {
+        match self {
+            Baseline::ZeroShot(o) => &o.run,
+            Baseline::Ncm(run) | Baseline::Linear(run) => run,
+            Baseline::Lda(o) => &o.run,
+            Baseline::Ranpac(o) => &o.run,
+            Baseline::Hybrid(o) => &o.run,
+            Baseline::Ensemble(o) => &o.run,
+            Baseline::Finetune(o) | Baseline::Joint(o) => &o.run,
+        }
+    }
+}
+
+impl EnsembleOptions {
+    /// The name of the prompts.
+    fn prompts(&self) -> String {
+        sorted_name(&self.method, "statistics")
     }
 }
 
 impl ZeroShotOptions {
-    /// All templates as one text.
-    fn template(&self) -> String {
-        if self.templates.is_empty() { TEMPLATE.into() } else { self.templates.join("+") }
+    fn templates(&self) -> Vec<String> {
+        if self.templates.is_empty() { vec![texts::TEMPLATE.to_owned()] } else { self.templates.clone() }
     }
+}
+
+/// What is learned by linear discriminant analysis, whatever is made of it.
+const CLASS_STATISTICS: &str = "class-statistics";
+
+/// Class statistics that count `weight` beside prompts; none where they do not count.
+pub fn statistics<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f64) -> Option<Statistics<'a>> {
+    let learner = Learner { name: CLASS_STATISTICS, options: Value::Null };
+    let states = || States::new(run, stream, learner, Discriminant::new(dim, Shrinkage::Oas));
+    (weight > 0.0).then(|| Statistics { states: states(), weight })
 }
 
 /// What a baseline works on.
 struct Setting {
-    run: PathBuf,
-    embeddings: Embeddings,
-    curriculum: Curriculum,
+    run: Run,
+    stream: Stream,
     test: TestSet,
 }
 
 impl Setting {
-    fn open(options: &Run) -> Result<Self> {
-        let embeddings = Embeddings::open_complete(&options.run)?;
-        let curriculum = Curriculum::new(&embeddings.manifest.classes, &options.tasks, &options.order)?;
-        let test = TestSet::read(&embeddings, &curriculum)?;
-        Ok(Setting { run: options.run.clone(), embeddings, curriculum, test })
+    fn open(options: &RunOptions) -> Result<Self> {
+        let run = Run::open(&options.run, terminal::note)?;
+        let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
+        let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?)?.create(&run)?;
+        let test = TestSet::read(&run, &stream)?;
+        Ok(Setting { run, stream, test })
     }
 
-    /// The results of a baseline that reads the texts of `clip`, or uses `prompts`, if any.
-    fn results(
+    /// Scores a recipe after every task, and prints what came of it.
+    fn score(&self, baseline: &Baseline, recipe: &mut dyn Recipe) -> Result<()> {
+        let results = Results::new(&self.run, &self.stream, &baseline.method()?);
+        let history = score(recipe, &results, &self.test, &self.stream)?;
+        self.print(&history, &results)
+    }
+
+    fn print(&self, history: &History, results: &Results) -> Result<()> {
+        terminal::warn_near_chance(history, &self.stream);
+        terminal::print(terminal::scores(history, &self.stream))?;
+        let stored = stored_bytes(results, self.stream.tasks())?;
+        terminal::print(format!("keeps {stored:.0} bytes per class\n"))
+    }
+
+    /// A classifier that learns the tasks one after another; `options` decide what it keeps of them.
+    fn learn(
         &self,
         baseline: &Baseline,
-        clip: Option<TextModel>,
-        prompts: Option<PromptManifest>,
-    ) -> Result<Results<'_>> {
-        #[derive(Serialize)]
-        struct Manifest<'a> {
-            options: Value,
-            #[serde(flatten)]
-            clip: Option<TextModel>,
-            prompts: Option<PromptManifest>,
-            embeddings: String,
-            curriculum: &'a Curriculum,
-        }
-        let (_, options, _) = baseline.options()?;
-        let embeddings = self.embeddings.manifest.identity();
-        let manifest = Manifest { options, clip, prompts, embeddings, curriculum: &self.curriculum };
-        Results::create(&self.run, &self.curriculum, &baseline.method()?, &manifest)
+        name: &'static str,
+        options: Value,
+        classifier: impl Classifier,
+    ) -> Result<()> {
+        let states = States::new(&self.run, &self.stream, Learner { name, options }, classifier);
+        let scored = baseline.options()?.1;
+        self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
 
-    fn clip(&self, clip: &Clip) -> Result<(Checkpoint, TextModel)> {
-        let (checkpoint, model) = checkpoint::open(&self.run, clip.model.as_deref(), &self.embeddings)?;
-        let text = TextModel::new(&checkpoint, model)?;
-        Ok((checkpoint, text))
+    fn hybrid(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel, weight: f64) -> Result<()> {
+        let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
+        let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
+        let classifier = TextAndMean::new(&text, self.test.dim(), weight)?;
+        let learner = Learner { name: "class-means", options: Value::Null };
+        let states = States::new(&self.run, &self.stream, learner, classifier);
+        let scored = json!({"clip": clip, "template": texts::TEMPLATE, "weight": weight});
+        self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
 
-    /// Text features (T, C, P) of T templates, not normalised.
-    fn text(&self, checkpoint: &Checkpoint, templates: &[String]) -> Result<Vec<f32>> {
-        let tokenizer = checkpoint.tokenizer()?;
-        let encoder = checkpoint.text_encoder(&tokenizer)?;
-        let named = |template: &String| {
-            let text = |class: &Class| template.replace("{}", &class.name.replace('_', " "));
-            encoder.features(&tokenizer, &self.curriculum.classes.iter().map(text).collect::<Vec<_>>())
+    /// Prompts that are there, and class statistics, together.
+    fn together(&self, baseline: &Baseline, options: &EnsembleOptions) -> Result<()> {
+        let Setting { run, stream, test } = self;
+        let prompts = described(run, stream, &options.prompts())?;
+        let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
+        let latents = match prompts.generated {
+            Some((kind, _)) => Some(LatentStore::open(run, stream, kind)?),
+            None => None,
         };
-        Ok(templates.iter().map(named).collect::<Result<Vec<_>>>()?.concat())
-    }
-
-    fn finish(&self, history: &History, baseline: &Baseline) -> Result<()> {
-        let (tasks, classes) = (self.curriculum.tasks(), self.curriculum.classes.len());
-        let stored = stored_bytes(&self.run, &self.curriculum, &baseline.method()?, tasks)? / classes;
-        terminal::print(terminal::scores(history, &self.curriculum))?;
-        terminal::print(format!("keeps {stored} bytes per class\n"))
-    }
-}
-
-/// A classifier that learns the tasks one after another, and cannot tell unseen classes.
-fn classify<C: Classifier>(
-    baseline: &Baseline,
-    setting: &Setting,
-    clip: Option<TextModel>,
-    new: impl FnOnce(usize, u64) -> Result<C>,
-) -> Result<()> {
-    let Setting { embeddings, curriculum, test, .. } = setting;
-    let results = setting.results(baseline, clip, None)?;
-    let mut history = History::new(test, curriculum);
-    let next = results.resume(test, 1, &mut history)?;
-    if next <= curriculum.tasks() {
-        let mut classifier = new(embeddings.manifest.dim, curriculum.draws())?;
-        let progress = terminal::bar("baseline", curriculum.tasks());
-        for learned in 1..=curriculum.tasks() {
-            learn_task(&mut classifier, embeddings, curriculum, learned - 1)?;
-            if learned >= next {
-                let scores = |images: &[f32]| Ok(classifier.scores(images).into());
-                let predictions = evaluate(test, curriculum, learned, None, scores)?;
-                let stored = classifier.stored().total(curriculum.seen(learned - 1));
-                results.write(learned, test, &predictions, stored, &mut history, |_| Ok(()))?;
-            }
-            progress.inc(1);
+        let replay = match (&latents, prompts.generated) {
+            (Some(latents), Some((_, current))) => Replay::Generated(latents, current),
+            _ if prompts.is_joint => Replay::Real,
+            _ => Replay::Nothing,
+        };
+        let config = &prompts.config;
+        let device = Choice::Cpu.open_one()?;
+        let training = Training::new(run, stream, &options.prompts(), config, clip, replay, class_of(&device));
+        if !training.is_complete()? {
+            bail!("the prompts {:?} have not learned all tasks: run the command that makes them again", options.method);
         }
+        let load = || backend::new(&checkpoint, &stream.classes, config, stream.draws(), &device);
+        let statistics = statistics(run, stream, test.dim(), options.weight);
+        self.score(baseline, &mut Prompted::new(stream, training, statistics, load, |_, _| ()))
+    }
+
+    /// Prompts on real embeddings.
+    fn prompts(&self, baseline: &Baseline, replay: Replay, options: &TuneOptions) -> Result<()> {
+        let Setting { run, stream, .. } = self;
+        let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
+        let (config, device) = (options.config.config(), options.device.open_one()?);
+        config.check()?;
+        config.check_size(stream.classes.len(), self.test.dim())?;
+        let training = Training::new(run, stream, &baseline.method()?, &config, clip, replay, class_of(&device));
+        let progress = terminal::bar("baseline", stream.tasks() * config.epochs);
+        let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
+        let tick = |task, loss| terminal::tick(&progress, task, stream.tasks(), config.epochs, loss);
+        let mut recipe = Prompted::new(stream, training, None, load, tick);
+        let results = Results::new(run, stream, &baseline.method()?);
+        let history = score(&mut recipe, &results, &self.test, stream)?;
         progress.finish_and_clear();
+        self.print(&history, &results)
     }
-    setting.finish(&history, baseline)
-}
-
-fn zero_shot(baseline: &Baseline, options: &ZeroShotOptions) -> Result<()> {
-    let setting = Setting::open(&options.run)?;
-    let (checkpoint, clip) = setting.clip(&options.clip)?;
-    let default = vec![TEMPLATE.to_owned()];
-    let templates = if options.templates.is_empty() { &default } else { &options.templates };
-    let Setting { curriculum, test, .. } = &setting;
-    let results = setting.results(baseline, Some(clip), None)?;
-    let mut history = History::new(test, curriculum);
-    let next = results.resume(test, 0, &mut history)?;
-    if next <= curriculum.tasks() {
-        let text = setting.text(&checkpoint, templates)?; // (T, C, P)
-        let keys = text::zero_shot(&text, curriculum.classes.len(), test.dim)?; // (C, P)
-        // of one template the length is known, a mean of several has none
-        let is_raw = templates.len() == 1;
-        let zero_shot = ZeroShot { features: if is_raw { &text } else { &keys }, is_raw };
-        for learned in next..=curriculum.tasks() {
-            let seen = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
-            let scores = |images: &[f32]| Ok(cosines(images, &keys[..seen * test.dim], test.dim).into());
-            let predictions = evaluate(test, curriculum, learned, Some(zero_shot), scores)?;
-            results.write(learned, test, &predictions, 0, &mut history, |_| Ok(()))?;
-        }
-    }
-    setting.finish(&history, baseline)
-}
-
-/// Prompts that are there, and class statistics, together.
-fn together(baseline: &Baseline, options: &EnsembleOptions) -> Result<()> {
-    let setting = Setting::open(&options.run)?;
-    let (checkpoint, clip) = setting.clip(&options.clip)?;
-    let Setting { run, embeddings, curriculum, test } = &setting;
-    let prompts = manifest_of(run, curriculum, &options.method)?;
-    if prompts.clip != clip || prompts.embeddings != embeddings.manifest.identity() {
-        bail!(
-            "the prompts {:?} were learned with another CLIP, or from other embeddings, than the run has now",
-            options.method
-        );
-    }
-    let results = setting.results(baseline, None, Some(prompts))?;
-    let mut history = History::new(test, curriculum);
-    let next = results.resume(test, 0, &mut history)?;
-    let tokenizer = checkpoint.tokenizer()?;
-    let scale = checkpoint.text_encoder(&tokenizer)?.logit_scale;
-    let mut ensemble = Ensemble::new(test.dim, options.weight, scale);
-    for learned in next..=curriculum.tasks() {
-        ensemble.learn(learned, embeddings, curriculum)?;
-        let n = if learned > 0 { curriculum.seen(learned - 1) } else { 0 };
-        let keys = text_features_of(run, curriculum, &options.method, learned, test.dim)?; // (C, P)
-        let zero_shot = ZeroShot { features: &keys, is_raw: false };
-        let scores = |images: &[f32]| Ok(ensemble.scores(images, cosines(images, &keys[..n * test.dim], test.dim)));
-        let predictions = evaluate(test, curriculum, learned, Some(zero_shot), scores)?;
-        let stored = match learned {
-            0 => 0,
-            _ => ensemble.stored().total(n) + stored_bytes(run, curriculum, &options.method, learned)?,
-        };
-        results.write(learned, test, &predictions, stored, &mut history, |_| Ok(()))?;
-    }
-    setting.finish(&history, baseline)
-}
-
-/// Prompts on real embeddings.
-fn prompts(baseline: &Baseline, replay: Replay, options: &PromptOptions) -> Result<()> {
-    let setting = Setting::open(&options.run)?;
-    let Setting { embeddings, curriculum, test, .. } = &setting;
-    let (checkpoint, model) = checkpoint::open(&setting.run, options.clip.model.as_deref(), embeddings)?;
-    let (config, device) = (&options.config, options.device.open_one()?);
-    let mut learner = learner::new(&checkpoint, &curriculum.classes, config, curriculum.draws(), &device)?;
-    let tuning = Tuning { embeddings, test, curriculum, config, replay, statistics: 0.0 };
-    let manifest = PromptManifest::new(&tuning, &checkpoint, model)?;
-    let results = Results::create(&setting.run, curriculum, &baseline.method()?, &manifest)?;
-    let progress = terminal::bar("baseline", curriculum.tasks() * config.epochs);
-    let history = tune(&tuning, &results, learner.as_mut(), |task, loss| {
-        terminal::tick(&progress, task, curriculum.tasks(), loss);
-    })?;
-    progress.finish_and_clear();
-    setting.finish(&history, baseline)
 }
 
 /// Parses a number of random features.

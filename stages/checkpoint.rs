@@ -1,47 +1,83 @@
-//! The checkpoint that goes with a run's embeddings.
+//! The checkpoint that goes with a stream's embeddings.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use cgil::{
     clip::{Checkpoint, ModelId},
-    table::embeddings::Embeddings,
+    embeddings::Embeddings,
+    run::Run,
+    stream::Stream,
+    texts::TextModel,
 };
+use clap::Args;
 
-/// The CLIP that made the embeddings, and its identity.
-pub fn open(run: &Path, model: Option<&Path>, embeddings: &Embeddings) -> Result<(Checkpoint, ModelId)> {
-    let (run, recorded) = (run.display(), &embeddings.manifest.model);
+/// Where the checkpoint is.
+#[derive(Args, Clone)]
+pub struct ClipOptions {
+    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+}
+
+/// The CLIP that made the embeddings of a stream, and what artefacts record of its text encoder.
+pub fn open(run: &Run, stream: &Stream, options: &ClipOptions) -> Result<(Checkpoint, TextModel)> {
+    let embeddings = Embeddings::open(run, stream.source(0))?;
+    let (checkpoint, id) = of_embeddings(run, &embeddings, options.model.as_deref())?;
+    for t in 1..stream.tasks() {
+        if stream.source(t) != stream.source(t - 1) {
+            require(run, &Embeddings::open(run, stream.source(t))?, &checkpoint, &id)?;
+        }
+    }
+    let text = TextModel::new(&checkpoint, &id)?;
+    Ok((checkpoint, text))
+}
+
+fn of_embeddings(run: &Run, embeddings: &Embeddings, model: Option<&Path>) -> Result<(Checkpoint, ModelId)> {
+    let (run_shown, recorded) = (run.dir().display(), &embeddings.plan.model);
     let dir = match (model, recorded) {
         (Some(dir), _) => dir,
         (None, Some(model)) if model.path.is_dir() => &model.path,
         (None, Some(model)) => {
-            bail!("the checkpoint of {run}, {}, is not there any more: give --model DIR", model.path.display())
+            bail!("the checkpoint of {run_shown}, {}, is not there any more: give --model DIR", model.path.display())
         }
         (None, None) => {
-            bail!("the embeddings in {run} were imported, so it does not know their CLIP: give --model DIR")
+            bail!("the embeddings in {run_shown} were imported, so it does not know their CLIP: give --model DIR")
         }
     };
     let checkpoint = Checkpoint::open(dir)?;
-    let (dim, projection) = (embeddings.manifest.dim, checkpoint.config.projection_dim);
+    let id = checkpoint.id()?;
+    require(run, embeddings, &checkpoint, &id)?;
+    Ok((checkpoint, id))
+}
+
+/// An error unless a checkpoint made these embeddings, as far as is known.
+fn require(run: &Run, embeddings: &Embeddings, checkpoint: &Checkpoint, id: &ModelId) -> Result<()> {
+    let run_shown = run.dir().display();
+    let (dim, projection) = (embeddings.plan.dim, checkpoint.config.projection_dim);
     if dim != projection {
         bail!(
-            "the embeddings in {run} have {dim} values, but the CLIP in {} projects to {projection}: give the one that made them",
-            dir.display()
+            "the embeddings in {run_shown} have {dim} values, but the CLIP in {} projects to {projection}: give the \
+             checkpoint that made them",
+            id.path.display()
         );
     }
-    let id = checkpoint.id()?;
-    if let Some(model) = recorded.as_ref().filter(|model| model.sha256 != id.sha256) {
+    let Some(recorded) = &embeddings.plan.model else { return Ok(()) };
+    if recorded.sha256 != id.sha256 {
         bail!(
-            "the embeddings in {run} were made by {} (sha256 {:.12}…), but --model is {} (sha256 {:.12}…): \
+            "the embeddings in {run_shown} were made by {} (sha256 {:.12}…), but --model is {} (sha256 {:.12}…): \
              give the one that made them, or use another --run",
-            model.name,
-            model.sha256,
+            recorded.name,
+            recorded.sha256,
             id.name,
             id.sha256
         );
     }
-    if recorded.as_ref().is_some_and(|model| model.config != id.config) {
-        bail!("{}/config.json says otherwise than when the embeddings in {run} were made: restore it", dir.display());
+    if recorded.config != id.config {
+        bail!(
+            "{}/config.json says otherwise than when the embeddings in {run_shown} were made: restore it",
+            id.path.display()
+        );
     }
-    Ok((checkpoint, id))
+    Ok(())
 }

@@ -3,17 +3,23 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ImageEncoder, Preprocess},
-    device::{Choice, Precision},
+    device::{Choice, Precision, class_of},
     embed::embed,
+    embeddings::{Embeddings, FIRST_SOURCE, SourcePlan},
     profile::{Phase, time},
+    rows::{Split, Test, Train},
+    run::Run,
     source::{Source, SourceOptions},
-    table::embeddings::{Embeddings, Manifest},
 };
 use clap::Args;
 
-use crate::terminal;
+use crate::{
+    options::{at_least, choice},
+    terminal,
+};
 
 #[derive(Args)]
 pub struct Options {
@@ -38,7 +44,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
     /// Source rows per shard; an interrupted run loses one shard at most
-    #[arg(long, default_value_t = 4096, value_parser = cgil::at_least::<1>)]
+    #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long)]
@@ -47,7 +53,7 @@ pub struct Options {
     #[arg(long, default_value = "auto")]
     device: Choice,
     /// Number type of the encoder's products, on CUDA devices; the table records it
-    #[arg(long, value_enum, default_value_t = Precision::Float32)]
+    #[arg(long, value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
     dtype: Precision,
     /// Print where the time went
     #[arg(long)]
@@ -56,15 +62,19 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
+    let run = Run::open(&options.run, terminal::note)?;
     let checkpoint = Checkpoint::open(&options.model)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
     let source = open_source(options)?;
-    let encoders = time(Phase::Load, || open_encoders(options, &checkpoint))?; // first, so that nothing is written if one has an error
-    let embeddings = Embeddings::create(&options.run, manifest(options, &checkpoint, &preprocess, &source)?)?;
+    let devices = options.device.open(2)?;
+    let encoders = time(Phase::Load, || open_encoders(options, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
+    let plan = plan(options, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;
+    let mut embeddings = Embeddings::create(&run, FIRST_SOURCE, plan)?;
 
+    embeddings.remove_changed(&source)?;
     let missing = embeddings.missing();
-    let images: usize = missing.iter().map(|(_, _, rows)| rows.len()).sum();
+    let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
     let progress = terminal::bar("extract", images);
     embed(
         &source,
@@ -72,9 +82,10 @@ pub fn run(options: &Options) -> Result<()> {
         &preprocess,
         &at_work(&encoders),
         |images| progress.inc(images as u64),
-        |shard, rows| embeddings.write_shard(missing[shard].0, missing[shard].1, rows),
+        |shard, rows| embeddings.write_shard(&missing[shard], rows),
     )?;
     progress.finish_and_clear();
+    embeddings.seal()?;
     note_lost_classes(&source, &embeddings)?;
     summarise(options, &embeddings, images)?;
     terminal::profile(options.profile, start)
@@ -97,10 +108,9 @@ fn open_source(options: &Options) -> Result<Source> {
 }
 
 /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
-fn open_encoders(options: &Options, checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
-    let devices = options.device.open(2)?;
+fn open_encoders(options: &Options, devices: &[Device], checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
     terminal::note_device(&options.device, &devices[0]);
-    options.dtype.prepare(&devices)?;
+    options.dtype.prepare(devices)?;
     devices.iter().map(|device| checkpoint.image_encoder(device, options.dtype.dtype())).collect()
 }
 
@@ -112,12 +122,19 @@ fn at_work(encoders: &[ImageEncoder]) -> Vec<&ImageEncoder> {
     }
 }
 
-fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess, source: &Source) -> Result<Manifest> {
-    Ok(Manifest {
+fn plan(
+    options: &Options,
+    device: &str,
+    checkpoint: &Checkpoint,
+    preprocess: &Preprocess,
+    source: &Source,
+) -> Result<SourcePlan> {
+    Ok(SourcePlan {
         source: source.id.clone(),
         model: Some(checkpoint.id()?),
         preprocessing: Some(preprocess.id()),
-        compute_dtype: options.dtype.name().into(),
+        compute_dtype: options.dtype.to_string(),
+        device: Some(device.to_owned()),
         dim: checkpoint.config.projection_dim,
         classes: source.classes.clone(),
         rows: source.rows.clone(),
@@ -127,14 +144,16 @@ fn manifest(options: &Options, checkpoint: &Checkpoint, preprocess: &Preprocess,
 
 /// Names the classes all of whose images of a split are in the quarantine.
 fn note_lost_classes(source: &Source, embeddings: &Embeddings) -> Result<()> {
-    for (split, counts) in &source.counts {
-        let mut kept = vec![0; counts.len()];
-        for label in embeddings.labels(split)? {
-            usize::try_from(label).ok().and_then(|i| kept.get_mut(i)).into_iter().for_each(|n| *n += 1);
+    for (split, count) in [
+        (Train::NAME, Embeddings::count::<Train> as fn(&Embeddings, i64) -> Result<usize>),
+        (Test::NAME, Embeddings::count::<Test>),
+    ] {
+        let mut lost = Vec::new();
+        for (class, &had) in source.classes.iter().zip(&source.counts[split]) {
+            if had > 0 && count(embeddings, class.label)? == 0 {
+                lost.push(format!("{:?} ({had})", class.name));
+            }
         }
-        let lost =
-            source.classes.iter().zip(counts.iter().zip(&kept)).filter(|(_, (had, kept))| **had > 0 && **kept == 0);
-        let lost: Vec<String> = lost.map(|(class, (had, _))| format!("{:?} ({had})", class.name)).collect();
         if !lost.is_empty() {
             let lost = lost.join(", ");
             terminal::note(&format!("note: all {split} images of these classes are in the quarantine: {lost}"));
@@ -144,7 +163,7 @@ fn note_lost_classes(source: &Source, embeddings: &Embeddings) -> Result<()> {
 }
 
 fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Result<()> {
-    let rows: usize = embeddings.manifest.rows.values().sum();
+    let rows: usize = embeddings.plan.rows.values().sum();
     let (quarantined, run) = (embeddings.quarantined()?, options.run.display());
     if quarantined == rows {
         bail!("none of the {rows} images could be used: cgil query --run {run} \"SELECT * FROM quarantine\" says why");
@@ -152,7 +171,7 @@ fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Resu
     let mut text = format!(
         "{rows} images in {run}, {encoded} encoded now: {} embeddings of {} values, {quarantined} quarantined\n",
         rows - quarantined,
-        embeddings.manifest.dim
+        embeddings.plan.dim
     );
     if quarantined > 0 {
         text += &format!("cgil query --run {run} \"SELECT * FROM quarantine\" says why\n");

@@ -1,23 +1,31 @@
 //! Stage 2: a generator of embeddings for every class, task by task, into the latent store.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
-    device::Choice,
-    generator::{ClassRows, GeneratorOptions, LatentStore, fit_all, store::StoreManifest},
+    device::{Choice, class_of},
+    embeddings::{Embeddings, FIRST_SOURCE},
+    generator::{ClassRows, LatentStore, fit_all},
     profile::{Phase, time},
-    table::embeddings::Embeddings,
-    task::{Class, Curriculum, OrderOptions, TaskOptions},
+    rows::Train,
+    run::Run,
+    stream::{Stream, too_few_rows},
 };
 use clap::Args;
 use indicatif::ProgressBar;
 
-use crate::terminal;
+use crate::{
+    options::{GeneratorOptions, OrderOptions, TaskOptions},
+    terminal,
+};
 
 /// Classes that are fitted together, at least, per thread.
 const CLASSES_PER_THREAD: usize = 8;
+
+/// Training rows that a generator needs: one has no deviation.
+const LEAST_ROWS: usize = 2;
 
 #[derive(Args)]
 pub struct Options {
@@ -41,57 +49,62 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let config = options.generator.config()?;
-    let embeddings = Embeddings::open_complete(&options.run)?;
-    let curriculum = Curriculum::new(&embeddings.manifest.classes, &options.tasks, &options.order)?;
-    require_rows(&embeddings, &curriculum)?;
-    let manifest = StoreManifest::new(&embeddings.manifest, curriculum, config);
-    let store = LatentStore::create(&options.run, manifest)?;
-    let curriculum = &store.manifest.curriculum;
-
-    let missing: Vec<usize> = (0..curriculum.tasks()).filter(|&task| !store.has_task(task)).collect();
-    let classes: usize = missing.iter().map(|&task| curriculum.task(task).len()).sum();
+    let run = Run::open(&options.run, terminal::note)?;
+    let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
+    config.check_size(source.plan.dim)?;
+    let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?)?;
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
-    let progress = terminal::bar("fit-vae", classes * store.manifest.config.ticks());
-    for tasks in groups(&missing, curriculum) {
-        fit_tasks(&tasks, &embeddings, &store, &device, &progress)?;
+    // what cannot be fitted is refused before anything is written
+    missing_tasks(&run, &LatentStore::new(&run, &stream, config.clone(), class_of(&device)))?;
+
+    let stream = stream.create(&run)?;
+    let mut store = LatentStore::new(&run, &stream, config, class_of(&device));
+    if !missing_tasks(&run, &store)?.is_empty() {
+        store.lock()?;
+    }
+    let missing = missing_tasks(&run, &store)?; // another process may have been faster
+    let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
+    let progress = terminal::bar("fit-vae", classes * store.config.ticks());
+    for tasks in groups(&missing, &stream) {
+        fit_tasks(&run, &tasks, &store, &device, &progress)?;
     }
     progress.finish_and_clear();
     terminal::print(format!(
         "{} generators in {} tasks in {}, {classes} fitted now\n",
-        curriculum.classes.len(),
-        curriculum.tasks(),
+        stream.classes.len(),
+        stream.tasks(),
         options.run.display()
     ))?;
     terminal::profile(options.profile, start)
 }
 
-/// A class needs two training embeddings: one has no deviation.
-fn require_rows(embeddings: &Embeddings, curriculum: &Curriculum) -> Result<()> {
-    let mut rows: BTreeMap<i64, usize> = BTreeMap::new();
-    for label in embeddings.labels("train")? {
-        *rows.entry(label).or_default() += 1;
+/// The tasks that have no generators yet. An error where a class of them has too few rows for one.
+fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
+    let (stream, mut missing) = (store.stream(), Vec::new());
+    for task in 0..stream.tasks() {
+        if store.find(task)?.is_none() {
+            missing.push(task);
+        }
     }
-    let few = |class: &&Class| rows.get(&class.label).copied().unwrap_or(0) < 2;
-    if let Some(class) = curriculum.classes.iter().find(few) {
-        bail!(
-            "class {:?} (label {}) has {} training embeddings, and a generator needs at least 2: \
-             add images of it, or leave the class out of the source",
-            class.name,
-            class.label,
-            rows.get(&class.label).copied().unwrap_or(0)
-        );
+    for &task in &missing {
+        let embeddings = stream.embeddings(run, task)?;
+        for (class, label) in stream.classes_of(task).iter().zip(stream.source_labels(task)) {
+            if embeddings.count::<Train>(label)? < LEAST_ROWS {
+                return Err(too_few_rows(&embeddings, class, label, LEAST_ROWS)?.into());
+            }
+        }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Tasks that are fitted together: enough of them for every thread to have classes to choose from, and not all, so that
 /// their rows fit the memory.
-fn groups(tasks: &[usize], curriculum: &Curriculum) -> Vec<Vec<usize>> {
+fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     let enough = CLASSES_PER_THREAD * rayon::current_num_threads();
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     for &task in tasks {
-        let classes = curriculum.task(task).len();
+        let classes = stream.task(task).len();
         match groups.last_mut() {
             Some((sum, group)) if *sum < enough => (*sum += classes, group.push(task)).1,
             _ => groups.push((classes, vec![task])),
@@ -101,28 +114,25 @@ fn groups(tasks: &[usize], curriculum: &Curriculum) -> Vec<Vec<usize>> {
 }
 
 /// Fits the classes of some tasks that are missing.
-fn fit_tasks(
-    tasks: &[usize],
-    embeddings: &Embeddings,
-    store: &LatentStore,
-    device: &Device,
-    progress: &ProgressBar,
-) -> Result<()> {
-    let (config, curriculum) = (&store.manifest.config, &store.manifest.curriculum);
-    let all = tasks.iter().flat_map(|&task| curriculum.classes[curriculum.task(task)].iter().map(move |c| (task, c)));
-    let (there, missing): (Vec<_>, Vec<_>) = all.partition(|(task, class)| store.has_class(*task, class));
-    progress.inc((there.len() * config.ticks()) as u64);
-
-    let classes: Vec<&Class> = missing.iter().map(|(_, class)| *class).collect();
-    let mut rows = time(Phase::Read, || embeddings.by_class("train", &classes))?;
-    let data: Vec<ClassRows> = missing
-        .iter()
-        .map(|(_, class)| ClassRows { label: class.label, rows: rows.remove(&class.label).unwrap_or_default() })
-        .collect();
+fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &ProgressBar) -> Result<()> {
+    let (config, stream) = (&store.config, store.stream());
+    let (mut missing, mut data, mut dim) = (Vec::new(), Vec::new(), 1);
+    for &task in tasks {
+        store.begin(task)?;
+        let classes = stream.classes_of(task).iter().zip(stream.source_labels(task));
+        let (there, own): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| store.has_class(task, class));
+        progress.inc((there.len() * config.ticks()) as u64);
+        let embeddings = stream.embeddings(run, task)?;
+        dim = embeddings.plan.dim;
+        let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
+        let rows = time(Phase::Read, || embeddings.class_rows::<Train>(&labels))?;
+        data.extend(own.iter().zip(rows).map(|((class, _), rows)| ClassRows { key: class.key(), rows }));
+        missing.extend(own.into_iter().map(|(class, _)| (task, class)));
+    }
     fit_all(
         &data,
-        embeddings.manifest.dim,
-        curriculum.draws(),
+        dim,
+        stream.draws(),
         config,
         device,
         || progress.inc(1),
@@ -133,13 +143,10 @@ fn fit_tasks(
                     Some(lr) => format!("use a smaller --lr than {lr}"),
                     None => "its embeddings are not finite numbers".into(),
                 };
-                bail!("the generator of class {:?} diverged: {advice}", class.name);
+                bail!("the generator of {class} diverged: {advice}");
             }
             time(Phase::Write, || store.put_class(task, class, &fitted))
         },
     )?;
-    for &task in tasks {
-        time(Phase::Write, || store.finish_task(task, &curriculum.classes[curriculum.task(task)]))?;
-    }
-    Ok(())
+    tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))
 }

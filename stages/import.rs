@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::{Result, bail};
 use cgil::{
+    embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan, content_line},
+    hash::hash_bytes,
+    run::Run,
     source::foreign::{ForeignTable, Row},
-    table::embeddings::{Embeddings, Manifest, ShardRows},
     task::Class,
 };
 use clap::Args;
 
-use crate::terminal;
+use crate::{options::at_least, terminal};
 
 #[derive(Args)]
 pub struct Options {
@@ -24,15 +26,18 @@ pub struct Options {
     #[arg(long)]
     run: PathBuf,
     /// Rows per shard
-    #[arg(long, default_value_t = 4096, value_parser = cgil::at_least::<1>)]
+    #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     let table = ForeignTable::open(&options.table, Some(&options.run))?;
-    let embeddings = Embeddings::create(&options.run, examine(&table, options.shard_rows)?)?;
-    write_missing(&table, &embeddings)?;
-    let Manifest { dim, classes, rows, .. } = &embeddings.manifest;
+    let plan = examine(&table, options.shard_rows)?;
+    let run = Run::open(&options.run, terminal::note)?;
+    let mut embeddings = Embeddings::create(&run, FIRST_SOURCE, plan)?;
+    write_missing(&table, &mut embeddings)?;
+    embeddings.seal()?;
+    let SourcePlan { dim, classes, rows, .. } = &embeddings.plan;
     terminal::print(format!(
         "{} embeddings of {dim} values, {} classes, imported into {}\n",
         rows.values().sum::<usize>(),
@@ -42,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Reads the whole table once, so that nothing is written of one that has an error.
-fn examine(table: &ForeignTable, shard_rows: usize) -> Result<Manifest> {
+fn examine(table: &ForeignTable, shard_rows: usize) -> Result<SourcePlan> {
     let mut names: BTreeMap<i64, String> = BTreeMap::new();
     let mut rows: BTreeMap<String, usize> = BTreeMap::new();
     let mut dim = None;
@@ -73,11 +78,12 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<Manifest> {
             bail!("{} has no row whose split is {split:?}", table.path().display());
         }
     }
-    Ok(Manifest {
+    Ok(SourcePlan {
         source: table.id()?,
         model: None,
         preprocessing: None,
         compute_dtype: "float32".into(),
+        device: None,
         dim: dim.unwrap_or(0),
         classes: names.into_iter().map(|(label, name)| Class { label, name }).collect(),
         rows,
@@ -85,27 +91,36 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<Manifest> {
     })
 }
 
-fn write_missing(table: &ForeignTable, embeddings: &Embeddings) -> Result<()> {
-    let missing: Vec<(&str, usize)> = embeddings.missing().into_iter().map(|(split, k, _)| (split, k)).collect();
-    let mut open: BTreeMap<String, (usize, ShardRows)> = BTreeMap::new();
-    let write = |split: &str, k: usize, rows: ShardRows| match missing.contains(&(split, k)) {
-        true => embeddings.write_shard(split, k, rows),
-        false => Ok(()),
+fn write_missing(table: &ForeignTable, embeddings: &mut Embeddings) -> Result<()> {
+    let missing = embeddings.missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let find = |split: &str, k: usize| missing.iter().find(|shard| shard.split == split && shard.number == k);
+    let shard_rows = embeddings.plan.shard_rows;
+    let mut write = |shard: Option<&Shard>, rows: ShardRows| match shard {
+        Some(shard) => embeddings.write_shard(shard, rows),
+        None => Ok(()),
     };
+    let mut open: BTreeMap<String, (usize, ShardRows)> = BTreeMap::new();
+    let mut bytes = Vec::new();
     table.read(|row: Row| {
         let (k, shard) = open.entry(row.split.to_owned()).or_default();
+        bytes.clear();
+        row.embedding.iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
+        shard.contents.push(content_line(&row.sample_id, row.label, Some(&hash_bytes(&bytes))));
         shard.sample_ids.push(row.sample_id);
         shard.labels.push(row.label);
         shard.embeddings.extend_from_slice(row.embedding);
-        if shard.labels.len() == embeddings.manifest.shard_rows {
-            write(row.split, *k, std::mem::take(shard))?;
+        if shard.labels.len() == shard_rows {
+            write(find(row.split, *k), std::mem::take(shard))?;
             *k += 1;
         }
         Ok(())
     })?;
     for (split, (k, rows)) in open {
         if !rows.labels.is_empty() {
-            write(&split, k, rows)?;
+            write(find(&split, k), rows)?;
         }
     }
     Ok(())

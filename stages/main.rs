@@ -5,6 +5,7 @@ mod checkpoint;
 mod extract;
 mod fit_vae;
 mod import;
+mod options;
 mod order;
 mod prompt_tune;
 mod quality;

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use cgil::{
-    table::embeddings::Embeddings,
-    task::{Convention, Curriculum, OrderOptions, TaskOptions},
+    embeddings::{Embeddings, FIRST_SOURCE},
+    run::Run,
+    task::Convention,
 };
 use clap::Args;
 
-use crate::terminal;
+use crate::{
+    options::{OrderOptions, choice},
+    terminal,
+};
 
 #[derive(Args)]
 pub struct Options {
@@ -19,13 +23,12 @@ pub struct Options {
     #[command(flatten)]
     order: OrderOptions,
     /// What the printed numbers are to be
-    #[arg(long = "as", value_enum)]
+    #[arg(long = "as", value_parser = choice::<Convention>())]
     printed: Convention,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let dataset = Embeddings::open(&options.run)?.manifest.classes;
-    let one_task = TaskOptions { tasks: Some(1), per_task: None, first_task: None };
-    let curriculum = Curriculum::new(&dataset, &one_task, &options.order)?;
-    terminal::print(serde_json::to_string(&curriculum.list(&dataset, options.printed))? + "\n")
+    let run = Run::open(&options.run, terminal::note)?;
+    let classes = Embeddings::open(&run, FIRST_SOURCE)?.plan.classes.len();
+    terminal::print(serde_json::to_string(&options.order.order().list(classes, options.printed)?)? + "\n")
 }

@@ -2,48 +2,54 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use cgil::{
     baseline::ensemble,
-    device::Choice,
+    device::{Choice, class_of},
     evaluate::TestSet,
     generator::{Kind, LatentStore},
+    method::{Prompted, score},
     profile::{Phase, time},
     prompt::{
-        Current, PromptConfig, learner,
-        store::PromptManifest,
-        tune::{Replay, Tuning, tune},
+        Current, PromptConfig, backend,
+        training::{Replay, Training},
     },
     results::{Results, method_name},
-    table::embeddings::Embeddings,
-    task::OrderOptions,
+    run::Run,
+    stream::Stream,
 };
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{checkpoint, terminal};
+use crate::{
+    baseline::statistics,
+    checkpoint::{self, ClipOptions},
+    options::{OrderOptions, PromptOptions, TaskOptions, choice, share},
+    terminal,
+};
 
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
-    #[arg(long)]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    clip: ClipOptions,
     #[command(flatten)]
     order: OrderOptions,
+    #[command(flatten)]
+    tasks: TaskOptions,
     /// Kind of generator that past classes are drawn from, as fitted with the same --generator
-    #[arg(long, value_enum, default_value_t = Kind::Vae)]
+    #[arg(long, value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     generator: Kind,
     /// What the classes of the current task are trained on; past classes are always generated
-    #[arg(long, value_enum, default_value_t = Current::Generated)]
+    #[arg(long, value_parser = choice::<Current>(), default_value_t = Current::Generated)]
     current: Current,
     #[command(flatten)]
-    config: PromptConfig,
+    config: PromptOptions,
     /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the prompts when learned classes are
     /// told apart, 0 to 1; 0 is the paper's
-    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = cgil::share)]
+    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = share)]
     statistics: f64,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
@@ -55,47 +61,60 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    let embeddings = Embeddings::open_complete(&options.run)?;
-    let latents = LatentStore::open(&options.run, &options.order.name()?, options.generator)?;
-    latents.require_embeddings(&embeddings.manifest)?;
-    let curriculum = &latents.manifest.curriculum;
-    options.order.require(curriculum, &embeddings.manifest.classes)?;
-    let (checkpoint, model) =
-        time(Phase::Load, || checkpoint::open(&options.run, options.model.as_deref(), &embeddings))?;
-    let test = time(Phase::Read, || TestSet::read(&embeddings, curriculum))?;
-
+    let run = Run::open(&options.run, terminal::note)?;
+    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut())?;
+    let latents = LatentStore::open(&run, &stream, options.generator)?;
+    let (checkpoint, clip) = time(Phase::Load, || checkpoint::open(&run, &stream, &options.clip))?;
+    let test = time(Phase::Read, || TestSet::read(&run, &stream))?;
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
-    let config = &options.config;
-    let load = || learner::new(&checkpoint, &curriculum.classes, config, curriculum.draws(), &device);
-    let mut learner = time(Phase::Load, load)?;
-    let replay = Replay::Generated(&latents, options.current);
-    let tuning =
-        Tuning { embeddings: &embeddings, test: &test, curriculum, config, replay, statistics: options.statistics };
-    let manifest = PromptManifest::new(&tuning, &checkpoint, model)?;
-    let results = Results::create(&options.run, curriculum, &options.method()?, &manifest)?;
 
-    let progress = terminal::bar("prompt-tune", curriculum.tasks() * config.epochs);
-    let history = tune(&tuning, &results, learner.as_mut(), |task, loss| {
-        terminal::tick(&progress, task, curriculum.tasks(), loss);
-    })?;
+    let config = options.config.config();
+    config.check()?;
+    config.check_size(stream.classes.len(), test.dim())?;
+    let replay = Replay::Generated(&latents, options.current);
+    let training = Training::new(&run, &stream, &options.prompts()?, &config, clip, replay, class_of(&device));
+    let statistics = statistics(&run, &stream, test.dim(), options.statistics);
+    let progress = terminal::bar("prompt-tune", stream.tasks() * config.epochs);
+    let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
+    let tick = |task, loss| terminal::tick(&progress, task, stream.tasks(), config.epochs, loss);
+    let mut recipe = Prompted::new(&stream, training, statistics, load, tick);
+    let history = score(&mut recipe, &Results::new(&run, &stream, &options.method()?), &test, &stream)?;
     progress.finish_and_clear();
-    terminal::print(terminal::scores(&history, curriculum))?;
+    terminal::warn_near_chance(&history, &stream);
+    terminal::print(terminal::scores(&history, &stream))?;
     terminal::profile(options.profile, start)
 }
 
 impl Options {
     /// What tables call the method with these options.
     pub fn method(&self) -> Result<String> {
-        let options = |generator: Kind, current: Current, statistics: f64, config: &PromptConfig| -> Result<Value> {
-            let mut options = serde_json::to_value(config)?;
-            options["statistics"] = statistics.into();
-            options["generator"] = generator.to_string().into();
-            options["current"] = serde_json::to_value(current)?;
-            Ok(options)
-        };
-        let own = options(self.generator, self.current, self.statistics, &self.config)?;
-        let default = options(Kind::Vae, Current::Generated, ensemble::WEIGHT, &PromptConfig::default())?;
+        let mut own = self.training()?;
+        own["statistics"] = self.statistics.into();
+        let mut default = default_training()?;
+        default["statistics"] = ensemble::WEIGHT.into();
         Ok(method_name("cgil", &own, &default))
     }
+
+    /// What tables call the prompts, however they are scored.
+    pub fn prompts(&self) -> Result<String> {
+        Ok(method_name("cgil", &self.training()?, &default_training()?))
+    }
+
+    fn training(&self) -> Result<Value> {
+        training(&self.config.config(), self.generator, self.current)
+    }
+}
+
+fn default_training() -> Result<Value> {
+    training(&PromptConfig::default(), Kind::Vae, Current::Generated)
+}
+
+/// The options that decide how prompts are trained.
+fn training(config: &PromptConfig, generator: Kind, current: Current) -> Result<Value> {
+    let mut options = serde_json::to_value(config)?;
+    let Value::Object(map) = &mut options else { bail!("a configuration is an object") };
+    map.insert("generator".into(), json!(generator));
+    map.insert("current".into(), json!(current));
+    Ok(options)
 }

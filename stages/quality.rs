@@ -4,20 +4,24 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use cgil::{
-    atomic,
+    dense::cosine::normalise,
     generator::{Generator, Kind, LatentStore},
     metrics::mean,
-    prompt::cpu::normalise,
     quality::{self, Accuracy, Quality, Sets, accuracies},
     rng::{Draw, Rng},
-    table::embeddings::Embeddings,
-    task::{Class, Curriculum, OrderOptions},
+    rows::{Rows, Test, Train},
+    run::Run,
+    stream::Stream,
+    task::Class,
 };
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use rayon::prelude::*;
 
-use crate::terminal;
+use crate::{
+    options::{OrderOptions, TaskOptions, at_least, choice},
+    terminal,
+};
 
 /// Classes that are printed.
 const WORST: usize = 10;
@@ -75,56 +79,57 @@ pub struct Options {
     run: PathBuf,
     #[command(flatten)]
     order: OrderOptions,
+    #[command(flatten)]
+    tasks: TaskOptions,
     /// Kind of generator, as fitted with the same --generator
-    #[arg(long, value_enum, default_value_t = Kind::Vae)]
+    #[arg(long, value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     generator: Kind,
     /// Rows generated per class, at most as many as it has training rows, which are measured beside them
-    #[arg(long, default_value_t = 256, value_parser = cgil::at_least::<1>)]
+    #[arg(long, default_value_t = 256, value_parser = at_least::<1>)]
     samples: usize,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let embeddings = Embeddings::open_complete(&options.run)?;
-    let latents = LatentStore::open(&options.run, &options.order.name()?, options.generator)?;
-    latents.require_embeddings(&embeddings.manifest)?;
-    let _lock = atomic::lock(&options.run)?;
-    let curriculum = &latents.manifest.curriculum;
-    options.order.require(curriculum, &embeddings.manifest.classes)?;
+    let run = Run::open(&options.run, terminal::note)?;
+    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut())?;
+    let latents = LatentStore::open(&run, &stream, options.generator)?;
+    let plan = quality::plan(&latents, options.samples)?;
+    let _lock = run.lock(latents.dir())?;
 
-    let progress = terminal::bar("quality", 2 * curriculum.classes.len());
+    let progress = terminal::bar("quality", 2 * stream.classes.len());
     let (mut sets, mut qualities) = (Vec::new(), Vec::new());
-    for task in 0..curriculum.tasks() {
+    for task in 0..stream.tasks() {
         let generators = latents.read_task(task)?;
-        for (own, quality) in measure(options, &embeddings, curriculum, task, &generators)? {
+        for (own, quality) in measure(options, &run, &stream, task, &generators)? {
             sets.push(own);
             qualities.push(quality);
             progress.inc(1);
         }
     }
-    let accuracies = accuracies(&sets, embeddings.manifest.dim, || progress.inc(1));
+    let dim = stream.embeddings(&run, 0)?.plan.dim;
+    let accuracies = accuracies(&sets, dim, || progress.inc(1));
     progress.finish_and_clear();
-    quality::write(&latents, curriculum, &qualities, &accuracies)?;
-    terminal::print(report(curriculum, &qualities, &accuracies))
+    quality::write(&plan, &latents, &qualities, &accuracies)?;
+    terminal::print(report(&stream, &qualities, &accuracies))
 }
 
 /// Measures the classes of a task (from 0), each by itself.
 fn measure(
     options: &Options,
-    embeddings: &Embeddings,
-    curriculum: &Curriculum,
+    run: &Run,
+    stream: &Stream,
     task: usize,
     generators: &[Generator],
 ) -> Result<Vec<(Sets, Quality)>> {
-    let classes = &curriculum.classes[curriculum.task(task)];
-    let wanted: Vec<&Class> = classes.iter().collect();
-    let (mut train, mut test) = (embeddings.by_class("train", &wanted)?, embeddings.by_class("test", &wanted)?);
-    let rows: Vec<_> = classes.iter().map(|class| (train.remove(&class.label), test.remove(&class.label))).collect();
-    let dim = embeddings.manifest.dim;
-    let of_class = |((class, generator), (train, test)): ((&Class, &Generator), (Option<_>, Option<_>))| {
-        let train: Vec<f32> = unit(train.unwrap_or_default(), dim, class, "training embedding")?;
-        let test = unit(test.unwrap_or_default(), dim, class, "test embedding")?;
+    let (embeddings, labels) = (stream.embeddings(run, task)?, stream.source_labels(task));
+    let (train, test) = (embeddings.class_rows::<Train>(&labels)?, embeddings.class_rows::<Test>(&labels)?);
+    let dim = embeddings.plan.dim;
+    type Task<'a> = ((&'a Class, &'a Generator), (Rows<Train>, Rows<Test>));
+    let of_class = |((class, generator), (train, test)): Task| {
+        let train: Vec<f32> = unit(train.into_values(), dim, class, "training embedding")?;
+        let test = unit(test.into_values(), dim, class, "test embedding")?;
         let samples = options.samples.min(train.len() / dim);
-        let stream = |draw| Rng::new(curriculum.draws(), draw, &[class.label as u64]);
+        let stream = |draw| Rng::new(stream.draws(), draw, &[class.key()]);
         let generated = generator.sample(samples, &mut stream(Draw::QualityGenerated)); // (samples, D)
         let generated = unit(generated, dim, class, "generated embedding")?;
         let chosen = stream(Draw::QualityReal).permutation(train.len() / dim);
@@ -133,7 +138,8 @@ fn measure(
         let quality = Quality::new(&sets, &train, dim);
         Ok((sets, quality))
     };
-    classes.par_iter().zip(generators).zip(rows).map(of_class).collect()
+    let rows: Vec<_> = train.into_iter().zip(test).collect();
+    stream.classes_of(task).par_iter().zip(generators).zip(rows).map(of_class).collect()
 }
 
 /// Rows (N, D), each called `what`, brought to length 1, as the classifier sees them.
@@ -151,13 +157,13 @@ fn unit(mut rows: Vec<f32>, dim: usize, class: &Class, what: &str) -> Result<Vec
 }
 
 /// The classes whose generators are worst, and the means over all classes.
-fn report(curriculum: &Curriculum, qualities: &[Quality], accuracies: &[Accuracy]) -> String {
+fn report(stream: &Stream, qualities: &[Quality], accuracies: &[Accuracy]) -> String {
     let measured: Vec<Measured> = qualities.iter().zip(accuracies).collect();
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(std::iter::once("class").chain(COLUMNS.iter().map(|column| column.heading)));
     for &class in worst(qualities).iter().take(WORST) {
-        let name = terminal::shorten(&curriculum.classes[class].name, 40);
+        let name = terminal::shorten(&stream.classes[class].name, 40);
         table.add_row(std::iter::once(name).chain(cells(&measured[class..=class])));
     }
     let mean_of = format!("mean of {} classes", measured.len());

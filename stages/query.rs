@@ -3,9 +3,11 @@
 use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, Result};
-use cgil::query::Tables;
+use cgil::{query::Tables, run::Run};
 use clap::{Args, ValueEnum};
-use polars::prelude::{CsvWriter, DataFrame, JsonFormat, JsonWriter, SerWriter};
+use polars::prelude::{AnyValue, DataFrame, PolarsResult};
+use polars_io::{SerWriter, csv::write::CsvWriter};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::terminal;
 
@@ -29,7 +31,11 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let mut answer = Tables::open(&options.run)?.sql(&options.sql)?;
+    let tables = Tables::open(&Run::open(&options.run, terminal::note)?)?;
+    for reason in &tables.left_out {
+        terminal::note(&format!("note: left out: {reason}"));
+    }
+    let mut answer = tables.sql(&options.sql)?;
     terminal::print(render(&mut answer, options.format)?)
 }
 
@@ -51,9 +57,52 @@ fn render(answer: &mut DataFrame, format: Format) -> Result<Vec<u8>> {
             .finish(answer)
             .context("CSV has no vectors: leave the embedding column out, or use --format json")?,
         Format::Json => {
-            JsonWriter::new(&mut out).with_json_format(JsonFormat::Json).finish(answer)?;
+            let rows = (0..answer.height()).map(|row| Row::new(answer, row)).collect::<PolarsResult<Vec<_>>>()?;
+            serde_json::to_writer(&mut out, &rows)?;
             out.push(b'\n');
         }
     }
     Ok(out)
+}
+
+/// A row of an answer, as an object in JSON.
+struct Row<'a>(Vec<(&'a str, Cell<'a>)>);
+
+struct Cell<'a>(AnyValue<'a>);
+
+impl<'a> Row<'a> {
+    fn new(answer: &'a DataFrame, row: usize) -> PolarsResult<Self> {
+        let cells = answer.columns().iter().map(|column| Ok((column.name().as_str(), Cell(column.get(row)?))));
+        Ok(Row(cells.collect::<PolarsResult<_>>()?))
+    }
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, cell) in &self.0 {
+            object.serialize_entry(name, cell)?;
+        }
+        object.end()
+    }
+}
+
+impl Serialize for Cell<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            AnyValue::Null => serializer.serialize_none(),
+            AnyValue::Boolean(value) => serializer.serialize_bool(*value),
+            AnyValue::Float32(value) => serializer.serialize_f32(*value),
+            AnyValue::Float64(value) => serializer.serialize_f64(*value),
+            AnyValue::List(values) | AnyValue::Array(values, _) => serializer.collect_seq(values.iter().map(Cell)),
+            number if number.is_integer() => match number.extract::<i64>() {
+                Some(value) => serializer.serialize_i64(value),
+                None => serializer.collect_str(number),
+            },
+            text => match text.get_str() {
+                Some(text) => serializer.serialize_str(text),
+                None => serializer.collect_str(text),
+            },
+        }
+    }
 }

@@ -2,15 +2,18 @@
 
 use std::{io::Write, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cgil::{
     atomic,
     report::{Request, render},
-    summary::MetricOption,
+    run::Run,
 };
 use clap::Args;
 
-use crate::terminal;
+use crate::{
+    options::{MetricOption, TaskOptions},
+    terminal,
+};
 
 #[derive(Args)]
 pub struct Options {
@@ -20,9 +23,8 @@ pub struct Options {
     /// File that is written [default: report.html in the run's directory]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Number of tasks; needed where the run has results in several
-    #[arg(long)]
-    tasks: Option<usize>,
+    #[command(flatten)]
+    tasks: TaskOptions,
     /// Class orders by their seeds; without, all that the run has
     #[arg(long, value_delimiter = ',', conflicts_with = "orders")]
     seeds: Vec<u32>,
@@ -42,15 +44,17 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let seeds = options.seeds.iter().map(|seed| format!("seed-{seed}"));
     let orders: Vec<String> = seeds.chain(options.orders.iter().cloned()).collect();
+    let run = Run::open(&options.run, terminal::note)?;
     let page = render(&Request {
-        run: &options.run,
-        tasks: options.tasks,
+        run: &run,
+        cut: options.tasks.cut(),
         orders: &orders,
         methods: &options.methods,
-        metric: &options.metric.metric,
+        metric: options.metric.metric,
         classes: &options.classes,
     })?;
     let path = options.out.clone().unwrap_or_else(|| options.run.join("report.html"));
-    atomic::write_file(&path, |file| Ok(file.write_all(page.as_bytes())?))?;
+    atomic::write_file(&path, |file| Ok(file.write_all(page.as_bytes())?))
+        .with_context(|| format!("cannot write {}: --out says where else to", path.display()))?;
     terminal::print(format!("{}, {} KiB: open it in a browser\n", path.display(), page.len().div_ceil(1024)))
 }

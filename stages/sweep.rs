@@ -9,16 +9,23 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use cgil::{
+    choice::Choice,
+    embeddings::{Embeddings, FIRST_SOURCE},
     generator::Kind,
     query::Tables,
+    run::Run,
     sheet::Format,
-    summary::{MetricOption, Summary},
-    table::embeddings::Embeddings,
-    task::{Curriculum, OrderOptions, TaskOptions},
+    stream::stream_name,
+    summary::Summary,
+    task::Order,
 };
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
 
-use crate::{Cli, Stage, terminal};
+use crate::{
+    Cli, Stage,
+    options::{MetricOption, TaskOptions, choice, options_of},
+    terminal,
+};
 
 /// What is compared unless methods are given.
 const METHODS: [&str; 10] =
@@ -47,32 +54,34 @@ pub struct Options {
     #[command(flatten)]
     metric: MetricOption,
     /// How the table is printed
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_parser = choice::<Format>(), default_value_t = Format::Text)]
     format: Format,
 }
 
-/// Methods in class orders.
+/// Methods on streams.
 type Done = BTreeSet<(String, String)>;
 
 /// A method under a seed, and the commands that make what is missing of it, its own last.
 struct Member {
-    /// What tables call the method, and the class order.
+    /// What tables call the method, and the stream.
     method: String,
-    order: String,
+    stream: String,
     commands: Vec<Vec<String>>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let dataset = Embeddings::open_complete(&options.run)?.manifest.classes;
+    let run = Run::open(&options.run, terminal::note)?;
+    let classes = Embeddings::open_complete(&run, FIRST_SOURCE)?.plan.classes.len();
+    let cut = options.tasks.required()?;
+    let tasks = cut.sizes(classes)?.len();
     let default: Vec<String> = METHODS.map(str::to_owned).into();
     let asked = if options.methods.is_empty() { &default } else { &options.methods };
     let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();
-    let (mut members, mut tasks): (Vec<Member>, usize) = (Vec::new(), 0);
+    let mut members: Vec<Member> = Vec::new();
     for &seed in &options.seeds {
-        let order = OrderOptions { seed: Some(seed), ..Default::default() };
-        tasks = Curriculum::new(&dataset, &options.tasks, &order)?.tasks();
+        let stream = stream_name(&Order::of_seed(Some(seed)), cut, classes)?;
         for method in &methods {
-            members.push(Member::new(options, method, seed, order.name()?)?);
+            members.push(Member::new(options, method, seed, stream.clone())?);
         }
     }
     let (done, failed) = run_all(&members)?;
@@ -82,8 +91,11 @@ pub fn run(options: &Options) -> Result<()> {
             names.push(method);
         }
     }
-    let summary = Tables::open(&options.run).and_then(|mut tables| Summary::new(&mut tables, &names, &done, tasks));
-    let sheet = summary.map(|summary| summary.sheet(&options.metric.metric).render(options.format));
+    let summary = Tables::open(&run).and_then(|tables| {
+        tables.left_out.iter().for_each(|reason| terminal::note(&format!("note: left out: {reason}")));
+        Summary::new(&tables, &names, &done, tasks)
+    });
+    let sheet = summary.map(|summary| summary.sheet(options.metric.metric).render(options.format));
     match (sheet, failed.len()) {
         (Ok(sheet), 0) => terminal::print(sheet),
         (Err(error), 0) => Err(error),
@@ -110,7 +122,7 @@ fn expand(method: &str) -> Vec<String> {
 
 impl Member {
     /// An error where the program would not understand a command.
-    fn new(options: &Options, method: &str, seed: u32, order: String) -> Result<Self> {
+    fn new(options: &Options, method: &str, seed: u32, stream: String) -> Result<Self> {
         let commands = commands(options, method, seed)?;
         let mut name = method.to_owned();
         for command in &commands {
@@ -126,7 +138,7 @@ impl Member {
                 _ => {}
             }
         }
-        Ok(Member { method: name, order, commands })
+        Ok(Member { method: name, stream, commands })
     }
 }
 
@@ -153,17 +165,17 @@ fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String
     match name {
         "cgil" => {
             let generator = value("generator").unwrap_or("vae");
-            let kind = Kind::from_str(generator, false)
-                .map_err(|_| anyhow!("method {method:?}: there is no generator {generator:?}"))?;
+            let kind = Kind::of(generator)
+                .with_context(|| format!("method {method:?}: there is no generator {generator:?}"))?;
             let mut fit = pairs(&options.fit_vae).context("--fit-vae")?;
             let is_of_others = |key: &str| {
                 let flag = format!("--{key}");
-                Kind::Vae.options().contains(&flag.as_str()) && !kind.options().contains(&flag.as_str())
+                options_of(Kind::Vae).contains(&flag.as_str()) && !options_of(kind).contains(&flag.as_str())
             };
             fit.retain(|(key, _)| !is_of_others(key));
             fit.push(("generator".into(), generator.into()));
             let fit = [&["fit-vae".to_owned()], &common[..], &tasks, &flags(&fit)].concat();
-            let tune = [&["prompt-tune".to_owned()], &common[..], &model, &flags(&own)].concat();
+            let tune = [&["prompt-tune".to_owned()], &common[..], &tasks, &model, &flags(&own)].concat();
             Ok(vec![fit, tune])
         }
         "ensemble" => {
@@ -218,7 +230,7 @@ fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
     let progress = terminal::bar("sweep", members.len());
     let mut outcomes: BTreeMap<&[String], bool> = BTreeMap::new();
     let (mut done, mut failed) = (BTreeSet::new(), Vec::new());
-    for Member { method, order, commands } in members {
+    for Member { method, stream, commands } in members {
         let mut is_done = true;
         for command in commands {
             is_done = match outcomes.get(&command[..]) {
@@ -241,7 +253,7 @@ fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
             }
         }
         if is_done {
-            done.insert((method.clone(), order.clone()));
+            done.insert((method.clone(), stream.clone()));
         }
         progress.inc(1);
     }

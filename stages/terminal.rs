@@ -9,11 +9,14 @@ use anyhow::Result;
 use candle_core::Device;
 use cgil::{
     device::Choice,
-    metrics::{History, Metric, mean},
-    task::Curriculum,
+    metrics::{History, Metric, MetricName, mean},
+    stream::Stream,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Zero-shot accuracy below so many times that of a guess is told.
+const NEAR_CHANCE: f64 = 1.5;
 
 /// A bar over `length` units, called `what`. Draws nothing where standard error is not a terminal.
 pub fn bar(what: &'static str, length: usize) -> ProgressBar {
@@ -22,10 +25,12 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
 }
 
-/// An epoch of a task (from 0) is done.
-pub fn tick(bar: &ProgressBar, task: usize, tasks: usize, loss: Option<f64>) {
-    if let Some(loss) = loss {
-        bar.set_message(format!("task {} of {tasks}, loss {loss:.3}", task + 1));
+/// An epoch of a task (from 0) of `epochs` is done. Tasks before it that were there already count as done.
+pub fn tick(bar: &ProgressBar, task: usize, tasks: usize, epochs: usize, loss: f64) {
+    bar.set_message(format!("task {} of {tasks}, loss {loss:.3}", task + 1));
+    let start = (task * epochs) as u64;
+    if bar.position() < start {
+        bar.set_position(start);
     }
     bar.inc(1);
 }
@@ -55,9 +60,24 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     }
 }
 
+/// Tells where zero-shot accuracy is hardly better than a guess, which is often a fault of the class names.
+pub fn warn_near_chance(history: &History, stream: &Stream) {
+    let Some(zero_shot) = &history.zero_shot else { return };
+    let known = zero_shot.iter().copied().filter(|accuracy| accuracy.is_finite());
+    let (accuracy, chance) = (mean(known), 100.0 / stream.classes.len() as f64);
+    if stream.classes.len() > 2 && accuracy < NEAR_CHANCE * chance {
+        let names: Vec<&str> = stream.classes.iter().take(3).map(|class| class.name.as_str()).collect();
+        note(&format!(
+            "note: zero-shot accuracy is {accuracy:.1} %, near the {chance:.1} % of a guess: are the class names words that the \
+             CLIP knows ({}, …)? `extract --class-names FILE` gives others",
+            names.join(", ")
+        ));
+    }
+}
+
 /// The table that a run of a method ends with.
-pub fn scores(history: &History, curriculum: &Curriculum) -> String {
-    let (matrix, tasks) = (history.matrix(), curriculum.tasks());
+pub fn scores(history: &History, stream: &Stream) -> String {
+    let (matrix, tasks) = (history.matrix(), stream.tasks());
     let columns = [
         ("zero-shot", history.zero_shot.clone()),
         ("once learned", Some((0..tasks).map(|k| matrix[k][k]).collect())),
@@ -66,30 +86,35 @@ pub fn scores(history: &History, curriculum: &Curriculum) -> String {
     let columns: Vec<(&str, Vec<f64>)> = columns.into_iter().filter_map(|(title, of)| Some((title, of?))).collect();
     let header = ["task", "classes", "images"].into_iter().chain(columns.iter().map(|(title, _)| *title));
     let row = |head: [String; 3], accuracy: &dyn Fn(&[f64]) -> f64| {
-        head.into_iter().chain(columns.iter().map(|(_, of)| format!("{:.1}", accuracy(of)))).collect::<Vec<_>>()
+        head.into_iter().chain(columns.iter().map(|(_, of)| shown(accuracy(of)))).collect::<Vec<_>>()
     };
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for k in 0..tasks {
-        let names: Vec<&str> = curriculum.classes[curriculum.task(k)].iter().map(|class| class.name.as_str()).collect();
+        let names: Vec<&str> = stream.classes_of(k).iter().map(|class| class.name.as_str()).collect();
         let head = [(k + 1).to_string(), shorten(&names.join(", "), 60), history.images[k].to_string()];
         table.add_row(row(head, &|of| of[k]));
     }
     let head = [String::new(), "mean over tasks".into(), String::new()];
-    table.add_row(row(head, &|of| mean(of.iter().copied())));
+    table.add_row(row(head, &|of| mean(of.iter().copied().filter(|x| x.is_finite()))));
     for column in 2..6 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let metrics = history.metrics();
-    let value = |(title, name): (&str, &str)| {
+    let value = |name: MetricName| {
         let metric = |m: &&Metric| m.on_task.is_none() && m.name == name;
-        metrics.iter().find(metric).map(|m| format!("{title} {:.1}", m.value))
+        metrics.iter().find(metric).map(|m| format!("{} {:.1}", name.title(), m.value))
     };
-    let shown = [("FAA", "faa"), ("CAA", "caa"), ("forgetting", "forgetting"), ("CI-Transfer", "ci_transfer")];
-    let shown: Vec<String> = shown.into_iter().filter_map(value).collect();
-    format!("accuracy in %\n{}\n\n{}\n", table.trim_fmt(), shown.join("   "))
+    let told = [MetricName::Faa, MetricName::Caa, MetricName::Forgetting, MetricName::CiTransfer];
+    let told: Vec<String> = told.into_iter().filter_map(value).collect();
+    format!("accuracy in %\n{}\n\n{}\n", table.trim_fmt(), told.join("   "))
+}
+
+/// A percentage; a dash where there is none.
+fn shown(accuracy: f64) -> String {
+    if accuracy.is_finite() { format!("{accuracy:.1}") } else { "–".into() }
 }
 
 /// The first `width` characters of a text.

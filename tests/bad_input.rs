@@ -4,6 +4,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use arrow::{
+    array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, StringArray},
+    datatypes::{DataType, Field},
 };
 
 use crate::support::{
@@ -314,7 +323,7 @@ fn learning_rates_that_diverge() {
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--epochs", "3", "--lr", "1e30"],
         &["smaller --lr"],
     );
-    assert!(!run_dir.join("results/dataset-order/cgil,epochs=3,lr=1e30/task-01").exists());
+    assert!(!run_dir.join("prompts/dataset-order-tasks-1/cgil-epochs-3-lr-1e30").exists());
 }
 
 #[test]
@@ -370,7 +379,7 @@ fn a_run_of_another_model_source_or_preprocessing() {
     );
     refused(
         ["prompt-tune", "--run", path(&run_dir), "--seed", "3"].map(str::to_owned).to_vec(),
-        &["seed-3", "fit-vae", "dataset-order"],
+        &["seed-3", "fit-vae", "dataset-order-tasks-2"],
     );
     let weights = model.join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
@@ -391,9 +400,9 @@ fn embeddings_removed_to_be_made_anew_leave_no_quarantine_behind() {
     fs::write(data.join("train/river/broken.jpg"), "text").unwrap();
     let args = ["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)];
     run(&args);
-    fs::remove_file(run_dir.join("embeddings/manifest.json")).unwrap();
-    fails(&args, &["lost its manifest.json", "part-00000.parquet", "remove"]);
-    fs::remove_dir_all(run_dir.join("embeddings")).unwrap();
+    fs::remove_file(run_dir.join("sources/base/plan.json")).unwrap();
+    fails(&args, &["lost its plan.json", "part-00000.parquet", "remove"]);
+    fs::remove_dir_all(run_dir.join("sources")).unwrap();
     fs::remove_file(data.join("train/river/broken.jpg")).unwrap();
     run(&args);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine"), 0.0);
@@ -447,13 +456,37 @@ fn a_checkpoint_whose_configuration_changed() {
 }
 
 #[test]
-fn results_that_lost_their_manifest() {
+fn generators_that_lost_their_manifest_are_made_again_and_damaged_ones_are_named() {
     let dir = tempdir().unwrap();
     let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
-    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs"];
-    run(&[&fit[..], &["1"]].concat());
-    fs::remove_file(run_dir.join("latents/dataset-order/vae/manifest.json")).unwrap();
-    fails(&[&fit[..], &["2"]].concat(), &["lost its manifest.json", "dataset-order"]);
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "1"];
+    run(&fit);
+    let task = run_dir.join("latents/dataset-order-tasks-2/vae/task-01");
+    let (manifest, whole) = (task.join("manifest.json"), files(&run_dir));
+    fs::remove_file(&manifest).unwrap();
+    // nobody knows what it is: no query shows it
+    assert_eq!(query(&run_dir, "SELECT COUNT(*) FROM latents"), ["1"]);
+    assert!(run(&fit).contains("1 fitted now"));
+    let tensors = task.strip_prefix(&run_dir).unwrap().join("generators.safetensors");
+    assert!(files(&run_dir)[&tensors] == whole[&tensors]);
+
+    let text = fs::read_to_string(&manifest).unwrap();
+    let model = golden("checkpoint");
+    let tune = ["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--epochs", "1"];
+    for (damaged, part) in [
+        (text.replacen("\"epochs\": 1", "\"epochs\": 2", 1), "another identity"),
+        (text.replacen('{', "", 1), "no manifest"),
+        (text.replacen("\"format\": 1", "\"format\": 9", 1), "format 9.1"),
+    ] {
+        fs::write(&manifest, damaged).unwrap();
+        fails(&tune, &[path(&task), part, "make it again"]);
+    }
+    fs::write(&manifest, &text).unwrap();
+    let file = run_dir.join(&tensors);
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&file, bytes).unwrap();
+    fails(&tune, &[path(&task), "generators.safetensors", "SHA-256"]);
 }
 
 #[test]
@@ -461,7 +494,8 @@ fn a_shard_made_again_takes_its_quarantine_along() {
     let dir = tempdir().unwrap();
     let (data, run_dir, model) = (dir.path().join("images"), dir.path().join("run"), golden("checkpoint"));
     image_folder(&data, 2, 1);
-    let (image, shard) = (data.join("train/river/001.png"), run_dir.join("embeddings/train/part-00000.parquet"));
+    let (image, shard) =
+        (data.join("train/river/001.png"), run_dir.join("sources/base/embeddings/train/part-00000.parquet"));
     let good = fs::read(&image).unwrap();
     fs::write(&image, vec![0; good.len()]).unwrap();
     let args = ["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)];
@@ -501,10 +535,15 @@ fn stages_out_of_order() {
     let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
     fails(
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&golden("checkpoint"))],
-        &["no generators", "cgil fit-vae"],
+        &["no tasks in the order dataset-order", "cgil fit-vae"],
     );
     fails(&["query", "--run", path(&run_dir), "SELECT nothing FROM nowhere"], &["query failed", "nowhere"]);
-    fs::remove_file(run_dir.join("embeddings/test/part-00000.parquet")).unwrap();
+    fs::remove_file(run_dir.join("sources/base/embeddings/test/part-00000.parquet")).unwrap();
+    fails(
+        &["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"],
+        &["test/part-00000.parquet", "not there any more"],
+    );
+    fs::remove_file(run_dir.join("sources/base/manifest.json")).unwrap();
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "2"], &["not complete", "1 of 2 shards"]);
 }
 
@@ -512,15 +551,16 @@ fn stages_out_of_order() {
 fn a_damaged_or_foreign_shard_is_named() {
     let dir = tempdir().unwrap();
     let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
-    let shard = run_dir.join("embeddings/train/part-00000.parquet");
+    let shard = run_dir.join("sources/base/embeddings/train/part-00000.parquet");
     let bytes = fs::read(&shard).unwrap();
     fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "2"], &["part-00000.parquet", "damaged"]);
     Rows::clouds(2, 3, 1).write(&shard);
-    fails(
-        &["fit-vae", "--run", path(&run_dir), "--tasks", "2"],
-        &["part-00000.parquet", "not written by this version"],
-    );
+    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "2"], &["part-00000.parquet", "damaged, or was changed"]);
+    // where nobody has looked at it yet, it is told by its footer
+    fs::remove_file(run_dir.join("sources/base/manifest.json")).unwrap();
+    let import = ["import", path(&dir.path().join("table.parquet")), "--run", path(&run_dir)].map(str::to_owned);
+    fails(&import.each_ref().map(String::as_str), &["part-00000.parquet", "cgil.contents"]);
 }
 
 #[test]
@@ -542,4 +582,259 @@ fn a_device_or_a_number_type_that_is_not_there() {
     assert!(!run_dir.exists());
     run(&with(&["--device", "cpu"]));
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--device", "cuda:0,1"], &["one device", "names 2"]);
+}
+
+#[test]
+fn a_class_without_rows_is_named_and_why_its_images_could_not_be_used() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir, model) = (dir.path().join("images"), dir.path().join("run"), golden("checkpoint"));
+    image_folder(&data, 2, 1);
+    for file in ["000.jpg", "001.png"] {
+        fs::write(data.join("train/river").join(file), "text").unwrap();
+    }
+    run(&["extract", "--model", path(&model), "--data", path(&data), "--run", path(&run_dir)]);
+    let tasks = ["--run", path(&run_dir), "--tasks", "2"];
+    let parts = [
+        "class \"river\" (label 2)",
+        "0 training embeddings",
+        "2 of its images could not be used (the first, train/river/000.jpg: ",
+    ];
+    for (needed, stage) in [
+        ("at least 2 are needed", &["fit-vae"][..]),
+        ("at least 1 is needed", &["baseline", "ncm"]),
+        ("at least 1 is needed", &["baseline", "lda"]),
+        ("at least 1 is needed", &["baseline", "linear"]),
+        ("at least 1 is needed", &["baseline", "joint", "--epochs", "1", "--samples", "4"]),
+        ("at least 1 is needed", &["baseline", "finetune", "--epochs", "1", "--samples", "4"]),
+    ] {
+        let (args, limit) = ([stage, &tasks].concat(), Duration::from_secs(60));
+        let mut child = command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() && start.elapsed() < limit {
+            thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().ok();
+        let output = child.wait_with_output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?} does not end:\n{message}");
+        for part in parts.iter().chain([&needed]) {
+            assert!(message.contains(part), "{args:?}: expected {part:?} in:\n{message}");
+        }
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_holds_are_refused_with_what_they_would_take() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(3, 4, 2));
+    let model = golden("checkpoint");
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "1"];
+    for more in [
+        &["--hidden", "1000000"][..],
+        &["--latent", "1000000", "--hidden", "100000"],
+        &["--generator", "diffusion", "--hidden", "1000000"],
+    ] {
+        fails(&[&fit[..], more].concat(), &["GB per class", "16 GB are the most", "smaller --hidden"]);
+    }
+    assert!(!run_dir.join("latents").exists());
+    run(&[&fit[..], &["--batch-size", "1000000", "--hidden", "16", "--latent", "4"]].concat());
+    for stage in
+        [&["prompt-tune"][..], &["baseline", "joint", "--tasks", "1"], &["baseline", "finetune", "--tasks", "1"]]
+    {
+        let stage = [stage, &["--run", path(&run_dir), "--model", path(&model), "--epochs", "1"]].concat();
+        fails(&[&stage[..], &["--n-ctx", "1000000"]].concat(), &["context vectors", "77"]);
+        run(&[&stage[..], &["--batch-size", "1000000", "--samples", "4"]].concat());
+    }
+    let ranpac = ["baseline", "ranpac", "--run", path(&run_dir), "--tasks", "1", "--features", "1000000"];
+    let output = command(&ranpac).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("from 1 to 20000"), "{}", text(&output.stderr));
+
+    let many = dir.path().join("many");
+    fs::create_dir(&many).unwrap();
+    let run_dir = imported(&many, &Rows::clouds(90, 2, 1));
+    let tasks = ["--run", path(&run_dir), "--tasks", "1"];
+    run(&[&["fit-vae", "--generator", "gaussian"][..], &tasks].concat());
+    for stage in [&["prompt-tune", "--generator", "gaussian"][..], &["baseline", "joint"], &["baseline", "finetune"]] {
+        let args = [stage, &tasks, &["--model", path(&model), "--samples", "1000000"]].concat();
+        fails(&args, &["1000000 embeddings of 90 classes", "17 GB per epoch", "16 GB are the most", "--samples"]);
+    }
+    assert!(!run_dir.join("prompts").exists());
+}
+
+/// Files of a run, one of each kind, by what they are called.
+fn kinds(run_dir: &Path) -> Vec<PathBuf> {
+    let mut seen = Vec::new();
+    let mut chosen = Vec::new();
+    for file in files(run_dir).into_keys() {
+        let parts: Vec<String> = file.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let kind = (parts[0].clone(), parts.last().unwrap().clone());
+        if !seen.contains(&kind) && !kind.1.starts_with('.') {
+            seen.push(kind);
+            chosen.push(file);
+        }
+    }
+    chosen
+}
+
+#[test]
+fn a_flipped_bit_is_no_panic_and_no_other_answer() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(2, 4, 2));
+    let model = golden("checkpoint");
+    let stage = |name: &'static str, more: &[&str]| -> Vec<String> {
+        [&[name, "--run", path(&run_dir)], more].concat().into_iter().map(str::to_owned).collect()
+    };
+    let (model, page) = (path(&model), dir.path().join("page.html"));
+    let tune = ["--model", model, "--epochs", "1", "--samples", "4"];
+    let commands = [
+        stage("fit-vae", &["--tasks", "2", "--epochs", "1", "--hidden", "8", "--latent", "4"]),
+        stage("prompt-tune", &tune),
+        [vec!["baseline".to_owned(), "ncm".into()], stage("--tasks=2", &[])].concat(),
+        stage("quality", &[]),
+        stage("query", &["--format", "csv", "SELECT * FROM metrics ORDER BY method, after_task, metric, on_task"]),
+        stage("query", &["--format", "csv", "SELECT COUNT(*), SUM(norm) FROM embeddings"]),
+        stage("report", &["--out", path(&page)]),
+    ];
+    let ask = |args: &Vec<String>| {
+        let output = command(&args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+        let message = text(&output.stderr);
+        assert!(!message.contains("panicked"), "{args:?}:\n{message}");
+        (output.status.code(), text(&output.stdout), message)
+    };
+    for args in &commands {
+        assert_eq!(ask(args).0, Some(0), "{args:?}");
+    }
+    let whole: Vec<_> = commands.iter().map(ask).collect();
+    let whole_page = fs::read(&page).unwrap();
+    for file in kinds(&run_dir).iter().filter(|file| !file.ends_with("report.html")) {
+        let place = run_dir.join(file);
+        let bytes = fs::read(&place).unwrap();
+        // in the midst of what it holds, and where a Parquet file's footer is
+        let footer = bytes.len().checked_sub(40).filter(|_| file.extension().is_some_and(|end| end == "parquet"));
+        for at in [bytes.len() / 3].into_iter().chain(footer) {
+            let before = files(&run_dir);
+            let mut changed = bytes.clone();
+            changed[at] ^= 4;
+            fs::write(&place, &changed).unwrap();
+            for (args, whole) in commands.iter().zip(&whole).skip(1) {
+                let (code, printed, message) = ask(args);
+                let shown = format!("{} at {at}, {args:?}: {code:?}\n{printed}{message}", file.display());
+                match code {
+                    Some(1) => assert!(message.contains("error: ") && printed.is_empty(), "{shown}"),
+                    Some(0) if args[0] == "report" => {
+                        let same = fs::read(&page).unwrap() == whole_page;
+                        let page = text(&fs::read(&page).unwrap());
+                        assert!(same || page.contains("Left out") || page.contains("nothing to draw: "), "{shown}");
+                    }
+                    Some(0) => assert!(printed == whole.1 || message.contains("left out"), "{shown}"),
+                    _ => panic!("{shown}"),
+                }
+            }
+            // what was made again meanwhile goes, and what was there comes back
+            for (name, bytes) in &before {
+                fs::write(run_dir.join(name), bytes).unwrap();
+            }
+        }
+        fs::write(&place, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_plan_of_nonsense_is_refused() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(2, 4, 2));
+    let plan = run_dir.join("sources/base/plan.json");
+    let whole = fs::read_to_string(&plan).unwrap();
+    for (from, to) in [
+        ("\"dim\": 48", "\"dim\": 0"),
+        ("\"dim\": 48", "\"dim\": 4800000000"),
+        ("\"dim\": 48", "\"dim\": 49"),
+        ("\"dim\": 48", "\"dim\": -1"),
+        ("\"shard_rows\": 4096", "\"shard_rows\": 0"),
+        ("\"shard_rows\": 4096", "\"shard_rows\": 1"),
+        ("\"train\": 8", "\"train\": 18446744073709551615"),
+        ("\"train\": 8", "\"train\": 9"),
+        ("\"train\"", "\"validation\""),
+        ("forest 0", "forest 1"),
+        ("\"label\": 0", "\"label\": 5"),
+        ("{", "["),
+    ] {
+        assert!(whole.contains(from), "{from} in {whole}");
+        fs::write(&plan, whole.replacen(from, to, 1)).unwrap();
+        for stage in [&["fit-vae", "--tasks", "2"][..], &["baseline", "ncm", "--tasks", "2"]] {
+            fails(&[stage, &["--run", path(&run_dir)]].concat(), &["plan.json", "damaged", "remove"]);
+        }
+        // where nobody has sealed it yet, neither
+        let manifest = run_dir.join("sources/base/manifest.json");
+        let sealed = fs::read(&manifest).unwrap();
+        fs::remove_file(&manifest).unwrap();
+        let import = ["import", path(&dir.path().join("table.parquet")), "--run", path(&run_dir)].map(str::to_owned);
+        let output = command(&import.each_ref().map(String::as_str)).output().unwrap();
+        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{from} as {to}");
+        fs::write(&manifest, sealed).unwrap();
+    }
+}
+
+#[test]
+fn embeddings_of_an_older_format_are_taken_over_as_they_are() {
+    let dir = tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let all = Rows::clouds(3, 5, 2);
+    let vector = |row: usize| all.embedding[row].iter().copied();
+    for split in ["train", "test"] {
+        // two shards of each split, as there were, the rows in an order of their own
+        let rows: Vec<usize> = (0..all.label.len()).rev().filter(|&i| all.split[i] == split).collect();
+        for (part, rows) in rows.chunks(4).enumerate() {
+            let texts = |f: &dyn Fn(usize) -> String| -> ArrayRef {
+                Arc::new(StringArray::from_iter_values(rows.iter().map(|&i| f(i))))
+            };
+            let values = Float32Array::from_iter_values(rows.iter().flat_map(|&i| vector(i)));
+            let item = Arc::new(Field::new("item", DataType::Float32, false));
+            let norm = |i: usize| vector(i).map(|x| x * x).sum::<f32>().sqrt();
+            write_parquet(
+                &old.join(format!("embeddings/{split}/part-{part:05}.parquet")),
+                vec![
+                    ("sample_id", texts(&|i| format!("{split}/{i}.jpg"))),
+                    ("label", Arc::new(Int64Array::from_iter_values(rows.iter().map(|&i| 10 * all.label[i])))),
+                    ("class_name", texts(&|i| all.class_name[i].clone())),
+                    ("split", texts(&|_| split.to_owned())),
+                    ("embedding", Arc::new(FixedSizeListArray::new(item, 48, Arc::new(values), None))),
+                    ("norm", Arc::new(Float32Array::from_iter_values(rows.iter().map(|&i| norm(i))))),
+                ],
+                &[("cgil.table", "embeddings 1")],
+            );
+        }
+    }
+    fs::write(old.join("embeddings/manifest.json"), "{\"table\": \"embeddings\", \"version\": 1}").unwrap();
+    let advice = [path(&old), "older format", &format!("`cgil import {}/embeddings --run NEW`", old.display())];
+    for stage in [
+        &["query", "SELECT 1"][..],
+        &["report"],
+        &["fit-vae", "--tasks", "1"],
+        &["baseline", "ncm", "--tasks", "1"],
+        &["import", path(&old.join("embeddings"))],
+    ] {
+        let message = fails(&[stage, &["--run", path(&old)]].concat(), &advice);
+        assert_eq!(message.trim().lines().count(), 1, "{message}");
+    }
+    assert!(!old.join("sources").exists());
+
+    run(&["import", path(&old.join("embeddings")), "--run", path(&new)]);
+    let rows = query(&new, "SELECT split, sample_id, label, class_name FROM embeddings");
+    let mut expected = Vec::new();
+    for split in ["test", "train"] {
+        for i in (0..all.label.len()).rev().filter(|&i| all.split[i] == split) {
+            expected.push(format!("{split},{split}/{i}.jpg,{},{}", 10 * all.label[i], all.class_name[i]));
+        }
+    }
+    assert_eq!(rows, expected);
+    let json = run(&["query", "--run", path(&new), "--format", "json", "SELECT sample_id, embedding FROM embeddings"]);
+    let values: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for row in values.as_array().unwrap() {
+        let id: usize = row["sample_id"].as_str().unwrap().split(['/', '.']).nth(1).unwrap().parse().unwrap();
+        let found: Vec<f32> = row["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+        assert_eq!(found, all.embedding[id]);
+    }
+    run(&["baseline", "ncm", "--run", path(&new), "--tasks", "3"]);
 }

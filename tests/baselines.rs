@@ -1,13 +1,19 @@
 //! The baselines against numpy and scikit-learn, and on data that are hard to learn from.
 
+use std::{fs, path::Path};
+
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, FEATURES, Features, LAMBDAS, NearestMean, RandomProjection,
-        ReplayHead, Ridge, Shrinkage, TextAndMean,
-        ensemble::{combine, log_probabilities},
+        ClassStatistics, Classifier, Covariance, Discriminant, Examples, FEATURES, Features, LAMBDAS, NearestMean,
+        RandomProjection, ReplayHead, Ridge, Rows, Shrinkage, State, TextAndMean,
+        ensemble::{Ensemble, combine},
     },
+    dense::{cosine, softmax::log_softmax},
+    rows::{Rows as TrainRows, Train},
     task::Class,
+    tensors,
 };
+use tempfile::tempdir;
 
 use crate::support::{golden_tensors, values};
 
@@ -19,8 +25,8 @@ struct Set {
     name: &'static str,
     dim: usize,
     classes: Vec<Class>,
-    /// Training embeddings of each class, flat.
-    train: Vec<Vec<f32>>,
+    /// Training embeddings of each class.
+    train: Vec<TrainRows<Train>>,
     test: Vec<f32>,
     truth: Vec<usize>,
 }
@@ -43,7 +49,7 @@ impl Set {
             name,
             dim,
             classes: classes_by_label,
-            train,
+            train: train.into_iter().map(|rows| TrainRows::new(dim, rows)).collect(),
             test: values(tensor("test")),
             truth: classes("test_classes"),
         }
@@ -67,7 +73,7 @@ impl Set {
         assert!(worst <= tolerance, "{} {method}: off by {worst:e}", self.name);
         assert_eq!(answers(scores, 10), answers(&expected, 10), "{} {method}", self.name);
         let accuracy = accuracy(scores, &self.truth);
-        assert!((55.0..95.0).contains(&accuracy), "{} {method}: {accuracy} % tell little", self.name);
+        assert!((50.0..95.0).contains(&accuracy), "{} {method}: {accuracy} % tell little", self.name);
     }
 }
 
@@ -115,7 +121,7 @@ fn discriminants_are_scikit_learns() {
     for set in SETS.map(Set::golden) {
         for (shrinkage, method) in [(Shrinkage::None, "discriminant"), (Shrinkage::Oas, "discriminant_shrunk")] {
             let mut scores = set.scores(&mut Discriminant::new(set.dim, shrinkage), 2);
-            log_probabilities(&mut scores, 10);
+            log_softmax(&mut scores, 10);
             set.assert_golden(method, &scores, 1e-4);
         }
     }
@@ -124,7 +130,7 @@ fn discriminants_are_scikit_learns() {
 #[test]
 fn random_projections_are_numpys() {
     for set in SETS.map(Set::golden) {
-        for (lambda, method) in [(100.0, "projection_100"), (10000.0, "projection_10000")] {
+        for (lambda, method) in [(10.0, "projection_10"), (100.0, "projection_100")] {
             let scores = set.scores(&mut projection(&set, Ridge::Fixed(lambda)), 2);
             set.assert_golden(method, &scores, 1e-4);
         }
@@ -135,13 +141,16 @@ fn random_projections_are_numpys() {
 fn the_ridge_is_chosen_as_numpy_would() {
     for set in SETS.map(Set::golden) {
         let expected = values(&golden_tensors("baselines.safetensors")[&format!("{}.held_out_errors", set.name)]);
-        let split = |rows: &Vec<f32>| {
-            let n = rows.len() / set.dim;
-            let (learned, held_out) = rows.split_at((n - (n / 5).max(1)) * set.dim);
-            (learned.to_vec(), held_out.to_vec())
-        };
-        let (learned, held_out): (Vec<_>, Vec<_>) = set.train.iter().map(split).unzip();
-        let found = projection(&set, Ridge::HeldOut).held_out_errors(&learned, &held_out);
+        let (mut learned, mut held_out) = (Rows::default(), Rows::default());
+        for (class, rows) in set.train.iter().enumerate() {
+            let n = rows.len();
+            let (first, last) = rows.values().split_at((n - (n / 5).max(1)) * set.dim);
+            for (part, rows) in [(&mut learned, first), (&mut held_out, last)] {
+                part.embeddings.extend_from_slice(rows);
+                part.classes.resize(part.embeddings.len() / set.dim, class);
+            }
+        }
+        let found = projection(&set, Ridge::HeldOut).held_out_errors(&learned, &held_out, 10);
         for ((lambda, found), expected) in LAMBDAS.into_iter().zip(found).zip(expected) {
             let off = (found.mean / f64::from(expected) - 1.0).abs();
             assert!(off < 1e-3, "{} lambda {lambda}: {}, not {expected}", set.name, found.mean);
@@ -209,6 +218,41 @@ fn a_head_on_draws_of_past_classes_is_nearly_as_good_as_on_their_embeddings() {
 }
 
 #[test]
+fn draws_are_keyed_by_the_names_of_classes_and_not_by_their_labels() {
+    let set = Set::golden("uneven");
+    let classifiers = || -> Vec<Box<dyn Classifier>> {
+        vec![
+            Box::new(ReplayHead::new(set.dim, Covariance::Diagonal, 1)),
+            Box::new(RandomProjection::new(set.dim, Features::Fixed(70), Ridge::HeldOut, 1)),
+        ]
+    };
+    let errors = |classes: &[Class]| {
+        let examples: Vec<Examples> =
+            classes.iter().zip(&set.train).map(|(class, rows)| Examples { class, rows }).collect();
+        let errors = RandomProjection::new(set.dim, Features::Fixed(70), Ridge::HeldOut, 1).errors(&examples);
+        errors.iter().map(|error| error.mean).collect::<Vec<f64>>()
+    };
+    let scores = |mut classifier: Box<dyn Classifier>, classes: &[Class]| {
+        let examples: Vec<Examples> =
+            classes.iter().zip(&set.train).map(|(class, rows)| Examples { class, rows }).collect();
+        examples.chunks(5).for_each(|task| classifier.learn(task).unwrap());
+        classifier.scores(&set.test)
+    };
+    let changed = |label: i64, name: &str| -> Vec<Class> {
+        let class = |class: &Class| Class { label: class.label + label, name: format!("{}{name}", class.name) };
+        set.classes.iter().map(class).collect()
+    };
+    let (relabelled, renamed) = (changed(1 << 40, ""), changed(0, "!"));
+    for (i, (a, b)) in classifiers().into_iter().zip(classifiers()).enumerate() {
+        assert!(scores(a, &set.classes) == scores(b, &relabelled), "classifier {i}");
+    }
+    let head = || classifiers().swap_remove(0);
+    assert!(scores(head(), &set.classes) != scores(head(), &renamed));
+    assert_eq!(errors(&set.classes), errors(&relabelled));
+    assert_ne!(errors(&set.classes), errors(&renamed));
+}
+
+#[test]
 fn one_thread_and_two_learn_the_same() {
     let set = Set::golden("uneven");
     let with = |threads: usize| {
@@ -236,7 +280,7 @@ fn few_and_strange_rows_are_learned_without_nan() {
             })
             .collect()
     };
-    let (one, two, four) = (rows(1, 0), rows(2, 1), rows(4, 2));
+    let [one, two, four] = [rows(1, 0), rows(2, 1), rows(4, 2)].map(|rows| TrainRows::new(dim, rows));
     let test = [rows(1, 0), rows(1, 1), rows(1, 2)].concat();
     for (i, mut classifier) in all(dim).into_iter().enumerate() {
         let [first, second, third] =
@@ -258,6 +302,7 @@ fn few_and_strange_rows_are_learned_without_nan() {
 fn what_cannot_be_learned_is_refused_by_name() {
     let [cat, dog] = [(7, "cat"), (8, "dog")].map(|(label, name)| Class { label, name: name.into() });
     let refused = |classifier: &mut dyn Classifier, class, rows: &[f32], part: &str| {
+        let rows = &TrainRows::new(2, rows.to_vec());
         let error = classifier.learn(&[Examples { class, rows }]).unwrap_err().to_string();
         for part in [format!("class {:?} (label {})", class.name, class.label).as_str(), part] {
             assert!(error.contains(part), "expected {part:?} in: {error}");
@@ -267,13 +312,16 @@ fn what_cannot_be_learned_is_refused_by_name() {
         refused(&mut *classifier, &cat, &[], "no training embeddings");
     }
     for mut classifier in all(2) {
-        refused(&mut *classifier, &cat, &[1.0, 2.0, 3.0], "no rows of 2");
+        let rows = &TrainRows::new(3, vec![1.0, 2.0, 3.0]);
+        let error = classifier.learn(&[Examples { class: &cat, rows }]).unwrap_err().to_string();
+        assert!(error.contains("class \"cat\" (label 7) has embeddings of 3 values, not 2"), "{error}");
     }
     for mut classifier in all(2) {
         refused(&mut *classifier, &cat, &[1.0, 2.0, f32::NAN, 1.0], "embedding 1");
     }
     for mut classifier in all(2) {
-        classifier.learn(&[Examples { class: &cat, rows: &[1.0, 2.0, 2.0, 1.0] }]).unwrap();
+        let rows = &TrainRows::new(2, vec![1.0, 2.0, 2.0, 1.0]);
+        classifier.learn(&[Examples { class: &cat, rows }]).unwrap();
         refused(&mut *classifier, &cat, &[1.0, 2.0, 2.0, 1.0], "learned before");
     }
     let pointless = [1.0, 2.0, 0.0, 0.0];
@@ -284,9 +332,8 @@ fn what_cannot_be_learned_is_refused_by_name() {
         refused(&mut Discriminant::new(2, shrinkage), &dog, &[1.0, 2.0, 1.0, 2.0], "two different");
     }
     let mut hybrid = TextAndMean::new(&[1.0, 0.0], 2, 0.5).unwrap();
-    hybrid.learn(&[Examples { class: &cat, rows: &[1.0, 2.0] }]).unwrap();
+    hybrid.learn(&[Examples { class: &cat, rows: &TrainRows::new(2, vec![1.0, 2.0]) }]).unwrap();
     refused(&mut hybrid, &dog, &[1.0, 2.0], "no text feature");
-    refused(&mut RandomProjection::new(2, Features::Fixed(8), Ridge::HeldOut, 1), &dog, &[3e38, 3e38], "too large");
     assert!(TextAndMean::new(&[0.0, 0.0], 2, 0.5).is_err());
     assert!(TextAndMean::new(&[1.0, 0.0], 2, 1.5).is_err());
 }
@@ -297,14 +344,310 @@ fn an_ensemble_lies_between_its_members() {
     let mean: Vec<f32> = set.scores(&mut NearestMean::new(set.dim), 2).iter().map(|x| 20.0 * x).collect();
     let discriminant = set.scores(&mut Discriminant::new(set.dim, Shrinkage::Oas), 2);
     for (weight, alone) in [(0.0, &mean), (1.0, &discriminant)] {
-        assert_eq!(answers(&combine(&mean, &discriminant, 10, weight), 10), answers(alone, 10));
+        assert_eq!(answers(&combine(mean.clone(), discriminant.clone(), 10, weight), 10), answers(alone, 10));
     }
-    let both = combine(&mean, &discriminant, 10, 0.25);
+    let both = combine(mean.clone(), discriminant.clone(), 10, 0.25);
     let [mut mean, mut discriminant] = [mean, discriminant];
     for scores in [&mut mean, &mut discriminant] {
-        log_probabilities(scores, 10);
+        log_softmax(scores, 10);
     }
     for ((both, mean), discriminant) in both.iter().zip(&mean).zip(&discriminant) {
         assert!((both - 0.75 * mean - 0.25 * discriminant).abs() < 1e-4);
+    }
+}
+
+/// The text features of a set's classes, (10, D).
+fn text_of(set: &Set) -> Vec<f32> {
+    values(&golden_tensors("baselines.safetensors")[&format!("{}.text", set.name)])
+}
+
+#[test]
+fn the_hybrid_is_numpys() {
+    for set in SETS.map(Set::golden) {
+        for (weight, method) in [(0.25, "hybrid_25"), (0.5, "hybrid_50"), (0.75, "hybrid_75")] {
+            let mut hybrid = TextAndMean::new(&text_of(&set), set.dim, weight).unwrap();
+            let scores = set.scores(&mut hybrid, 2);
+            set.assert_golden(method, &scores, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn prompts_and_statistics_together_are_numpys() {
+    const LOGIT_SCALE: f32 = 20.0;
+    for set in SETS.map(Set::golden) {
+        let mut keys = text_of(&set);
+        cosine::normalise(&mut keys, set.dim);
+        let mut statistics = Discriminant::new(set.dim, Shrinkage::Oas);
+        set.examples().chunks(2).for_each(|task| statistics.learn(task).unwrap());
+        for (weight, method) in [(0.25, "together_25"), (0.5, "together_50"), (0.75, "together_75")] {
+            let cosines = cosine::cosines(&set.test, &keys, set.dim);
+            let scores = Ensemble::new(&statistics, weight, LOGIT_SCALE).scores(&set.test, cosines.clone());
+            assert_eq!(scores.open, cosines);
+            set.assert_golden(method, &scores.seen.unwrap(), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn embeddings_at_any_scale_are_told_apart_alike() {
+    for set in SETS.map(Set::golden) {
+        let answers_at = |scale: f32| -> Vec<Vec<usize>> {
+            let scaled = |rows: &[f32]| -> Vec<f32> { rows.iter().map(|x| x * scale).collect() };
+            let scaled_rows = |rows: &TrainRows<Train>| TrainRows::new(set.dim, scaled(rows.values()));
+            let train: Vec<TrainRows<Train>> = set.train.iter().map(scaled_rows).collect();
+            let test = scaled(&set.test);
+            let mut classifiers = all(set.dim);
+            classifiers.push(Box::new(RandomProjection::new(set.dim, Features::Fixed(100), Ridge::HeldOut, 1)));
+            let learn = |mut classifier: Box<dyn Classifier>| {
+                let examples: Vec<Examples> =
+                    set.classes.iter().zip(&train).map(|(class, rows)| Examples { class, rows }).collect();
+                examples.chunks(5).for_each(|task| classifier.learn(task).unwrap());
+                answers(&classifier.scores(&test), 10)
+            };
+            classifiers.into_iter().map(learn).collect()
+        };
+        let expected = answers_at(1.0);
+        for scale in [1e-6, 1e-3, 1e3, 1e6] {
+            for (i, (found, expected)) in answers_at(scale).iter().zip(&expected).enumerate() {
+                let other = found.iter().zip(expected).filter(|(a, b)| a != b).count();
+                assert!(other <= 2, "{} classifier {i} at scale {scale:e}: {other} other answers", set.name);
+            }
+        }
+    }
+}
+
+/// A state from its file.
+fn through_a_file(state: State, dir: &Path) -> State {
+    let path = dir.join("state.safetensors");
+    tensors::write(&path, &state, &()).unwrap();
+    let (read, ()) = tensors::read(&path).unwrap();
+    assert_eq!(read, state);
+    read
+}
+
+/// Every classifier that chooses something as it learns, too.
+fn all_and_choosing(dim: usize) -> Vec<Box<dyn Classifier>> {
+    let mut classifiers = all(dim);
+    classifiers.push(Box::new(RandomProjection::new(dim, Features::Fixed(70), Ridge::HeldOut, 1)));
+    classifiers.push(Box::new(RandomProjection::new(dim, Features::HeldOut, Ridge::HeldOut, 3)));
+    classifiers
+}
+
+#[test]
+fn a_classifier_goes_on_from_its_state_as_if_it_had_never_stopped() {
+    let dir = tempdir().unwrap();
+    for set in ["plain", "uneven"].map(Set::golden) {
+        let set = Set {
+            // labels of any size
+            classes: (0..10)
+                .map(|i| Class {
+                    label: [i64::MIN, -1, 7, i64::MAX - 10][i as usize % 4] + i,
+                    name: format!("thing {i}"),
+                })
+                .collect(),
+            ..set
+        };
+        let examples = set.examples();
+        for stop in [0, 2, 4] {
+            for (i, (mut whole, mut first)) in
+                all_and_choosing(set.dim).into_iter().zip(all_and_choosing(set.dim)).enumerate()
+            {
+                if i + 1 == all_and_choosing(set.dim).len() && (stop, set.name) != (2, "plain") {
+                    continue; // with many features it takes its time
+                }
+                let mut second = all_and_choosing(set.dim).swap_remove(i);
+                for task in examples.chunks(2).take(stop) {
+                    whole.learn(task).unwrap();
+                    first.learn(task).unwrap();
+                }
+                second.restore(through_a_file(first.state(), dir.path())).unwrap();
+                if stop > 0 {
+                    assert_eq!(second.scores(&set.test), whole.scores(&set.test), "{} classifier {i}", set.name);
+                }
+                for task in examples.chunks(2).skip(stop) {
+                    whole.learn(task).unwrap();
+                    second.learn(task).unwrap();
+                    assert_eq!(second.scores(&set.test), whole.scores(&set.test), "{} classifier {i}", set.name);
+                }
+                assert_eq!(second.state(), whole.state(), "{} classifier {i}", set.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_that_does_not_fit_is_refused_and_changes_nothing() {
+    let set = Set::golden("plain");
+    let learned = |dim: usize| -> Vec<Box<dyn Classifier>> {
+        let mut classifiers = all(dim);
+        for classifier in &mut classifiers {
+            let first = |rows: &TrainRows<Train>| TrainRows::new(dim, rows.values()[..3 * dim].to_vec());
+            let rows: Vec<TrainRows<Train>> = set.train.iter().map(first).collect();
+            let examples: Vec<Examples> =
+                set.classes.iter().zip(&rows).map(|(class, rows)| Examples { class, rows }).collect();
+            classifier.learn(&examples[..4]).unwrap();
+        }
+        classifiers
+    };
+    let others = learned(set.dim - 1);
+    for (i, (mut classifier, other)) in learned(set.dim).into_iter().zip(others).enumerate() {
+        let (state, scores) = (classifier.state(), classifier.scores(&set.test));
+        let mut refused = |state: State, parts: &[&str]| {
+            let error = classifier.restore(state).expect_err(&format!("classifier {i} took it: {parts:?}")).to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "classifier {i}: expected {parts:?} in: {error}");
+            assert_eq!(classifier.scores(&set.test), scores, "classifier {i}");
+        };
+        // random projections keep features alone, whatever the dimensions
+        if !state.contains_key("gram") {
+            refused(other.state(), &["should have the shape", &set.dim.to_string()]);
+        }
+        for (name, (shape, values)) in &state {
+            let quoted = format!("{name:?}");
+            let with = |tensor: Option<(Vec<usize>, Vec<f64>)>| {
+                let mut state = state.clone();
+                match tensor {
+                    Some(tensor) => state.insert(name.clone(), tensor),
+                    None => state.remove(name),
+                };
+                state
+            };
+            refused(with(None), &[&quoted, "missing"]);
+            refused(with(Some(([&shape[..], &[1]].concat(), values.clone()))), &[&quoted, "shape"]);
+            refused(with(Some((shape.clone(), values[1..].to_vec()))), &[&quoted, "values"]);
+            let mut strange = values.clone();
+            strange[0] = f64::NAN;
+            refused(with(Some((shape.clone(), strange))), &[&quoted]);
+        }
+        let mut more = state.clone();
+        more.insert("more".into(), (vec![1], vec![1.0]));
+        refused(more, &["\"more\""]);
+        let mut twice = state.clone();
+        let labels = &mut twice.get_mut("labels").unwrap().1;
+        (labels[2], labels[3]) = (labels[0], labels[1]);
+        refused(twice, &["label 10 twice"]);
+        let mut none = state.clone();
+        none.get_mut("labels").unwrap().1[1] = 0.5;
+        refused(none, &["no halves"]);
+    }
+}
+
+#[test]
+fn statistics_whose_numbers_cannot_be_are_refused() {
+    let set = Set::golden("plain");
+    let mut statistics = ClassStatistics::new(set.dim);
+    statistics.learn(&set.examples()).unwrap();
+    let state = statistics.state();
+    for (name, place, value, part) in [
+        ("counts", 3, 0.0, "no number of rows"),
+        ("counts", 3, 2.5, "no number of rows"),
+        ("scatter", 0, -1.0, "diagonal"),
+        ("scatter", 1, 1e9, "diagonal"),
+    ] {
+        let mut state = state.clone();
+        state.get_mut(name).unwrap().1[place] = value;
+        let error = ClassStatistics::from_state(state, set.dim).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(part), "{error}");
+    }
+    // within its bounds, and yet no covariance
+    let mut none = state.clone();
+    let scatter = &mut none.get_mut("scatter").unwrap().1;
+    let diagonal = |i: usize| i * (i + 3) / 2;
+    let roots: Vec<f64> = (0..3).map(|i| scatter[diagonal(i)].sqrt()).collect();
+    (scatter[1], scatter[3], scatter[4]) = (roots[0] * roots[1], roots[0] * roots[2], -roots[1] * roots[2]);
+    let statistics = ClassStatistics::from_state(none, set.dim).unwrap();
+    let error = Discriminant::of(statistics, Shrinkage::Oas).err().unwrap().to_string();
+    assert!(error.contains("damaged"), "{error}");
+}
+
+#[test]
+fn one_set_of_statistics_serves_both_shrinkages_and_the_ensemble() {
+    let set = Set::golden("few");
+    let learn = |shrinkage| {
+        let mut discriminant = Discriminant::new(set.dim, shrinkage);
+        set.examples().chunks(5).for_each(|task| discriminant.learn(task).unwrap());
+        discriminant
+    };
+    let [none, oas] = [Shrinkage::None, Shrinkage::Oas].map(learn);
+    assert_eq!(none.state(), oas.state());
+    let statistics = || ClassStatistics::from_state(none.state(), set.dim).unwrap();
+    for (shrinkage, learned) in [(Shrinkage::None, &none), (Shrinkage::Oas, &oas)] {
+        let solved = Discriminant::of(statistics(), shrinkage).unwrap();
+        assert_eq!(solved.scores(&set.test), learned.scores(&set.test));
+    }
+    assert_ne!(none.scores(&set.test), oas.scores(&set.test));
+    // so do the two that keep means
+    let text = text_of(&set);
+    let (mut ncm, mut hybrid) = (NearestMean::new(set.dim), TextAndMean::new(&text, set.dim, 0.3).unwrap());
+    set.scores(&mut ncm, 2);
+    let scores = set.scores(&mut hybrid, 2);
+    let mut restored = TextAndMean::new(&text, set.dim, 0.3).unwrap();
+    restored.restore(ncm.state()).unwrap();
+    assert_eq!(restored.scores(&set.test), scores);
+    let mut few = TextAndMean::new(&text[..3 * set.dim], set.dim, 0.3).unwrap();
+    let error = few.restore(ncm.state()).unwrap_err().to_string();
+    assert!(error.contains("10 classes") && error.contains("3 text features"), "{error}");
+}
+
+#[test]
+fn stored_bytes_are_those_of_the_state() {
+    // values of single precision, which count half of what the float64 of the state take
+    const SINGLE: [&str; 6] = ["unit_means", "deviations", "factors", "weights", "offsets", "means"];
+    let dir = tempdir().unwrap();
+    let set = Set::golden("plain");
+    for tasks in [1, 3] {
+        for (i, mut classifier) in all_and_choosing(set.dim).into_iter().enumerate() {
+            set.examples().chunks(2).take(tasks).for_each(|task| classifier.learn(task).unwrap());
+            let state = classifier.state();
+            let is_replay = state.contains_key("offsets"); // "means" of statistics are float64
+            let bytes: usize = state
+                .iter()
+                .map(|(name, (_, values))| match name.as_str() {
+                    "labels" | "keys" => 0,
+                    "means" if !is_replay => 8 * values.len(),
+                    name if SINGLE.contains(&name) => 4 * values.len(),
+                    _ => 8 * values.len(),
+                })
+                .sum();
+            assert_eq!(classifier.stored().total(2 * tasks), bytes, "classifier {i}");
+            let path = dir.path().join("state.safetensors");
+            tensors::write(&path, &state, &()).unwrap();
+            let file = fs::read(&path).unwrap();
+            let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+            assert_eq!(file.len() - header, 8 * state.values().map(|(_, values)| values.len()).sum::<usize>());
+        }
+    }
+}
+
+#[test]
+fn rows_that_hardly_differ_are_learned_or_refused_with_advice_that_fits() {
+    let [cat, dog] = [(7, "cat"), (8, "dog")].map(|(label, name)| Class { label, name: name.into() });
+    // classes far apart; the rows of one differ by the smallest values that there are
+    let rows = |place: usize| -> Vec<f32> {
+        let value = |i: usize, j: usize| if j == place { 1.0 } else { 1e-42 * (i % 3) as f32 };
+        (0..6).flat_map(|i| (0..4).map(move |j| value(i, j))).collect()
+    };
+    let (first, second) = (rows(0), rows(1));
+    let [train_first, train_second] = [&first, &second].map(|rows| TrainRows::new(4, rows.clone()));
+    let examples = [Examples { class: &cat, rows: &train_first }, Examples { class: &dog, rows: &train_second }];
+    for mut classifier in all(4) {
+        match classifier.learn(&examples) {
+            Ok(()) => {
+                let scores = classifier.scores(&[first.clone(), second.clone()].concat());
+                let expected = [[0; 6], [1; 6]].concat();
+                assert_eq!(answers(&scores, 2), expected, "{scores:?}");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("differ by") && error.contains("baseline ncm"), "{error}");
+                assert!(classifier.state().contains_key("scatter"), "{error}");
+            }
+        }
+    }
+    // opposite rows, the second ones but for rounding
+    for opposite in [[1.0, 3.0, -1.0, -3.0], [1.0, 3.0, -1.0 - f32::EPSILON, -3.0]] {
+        let rows = &TrainRows::new(2, opposite.to_vec());
+        let error = NearestMean::new(2).learn(&[Examples { class: &cat, rows }]).unwrap_err().to_string();
+        assert!(error.contains("cancel out") && error.contains("lda or ranpac"), "{error}");
     }
 }

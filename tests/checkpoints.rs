@@ -176,7 +176,7 @@ fn configurations_as_early_copies_have_them_are_read() {
     });
     assert_eq!(place.extract("after"), before);
     let config = |name: &str| {
-        let manifest = fs::read_to_string(place.path(name).join("embeddings/manifest.json")).unwrap();
+        let manifest = fs::read_to_string(place.path(name).join("sources/base/plan.json")).unwrap();
         serde_json::from_str::<Value>(&manifest).unwrap()["model"]["config"].clone()
     };
     assert_eq!(config("before"), config("after"), "what is computed is the same");

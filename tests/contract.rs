@@ -34,7 +34,7 @@ fn a_file_that_breaks_its_contract_is_named_with_the_column() {
     assert_eq!((other.column.as_str(), other.file.as_path()), ("embedding", file));
     assert!(other.expected.contains("48") && other.found.contains("32"), "{other}");
 
-    let missing = Schema::new(vec![Field::new("sample_id", DataType::Utf8, false)]);
+    let missing = Schema::new(["source", "sample_id"].map(|name| Field::new(name, DataType::Utf8, false)).to_vec());
     let error = embeddings.check(file, &missing, 48).unwrap_err();
     assert_eq!((error.column.as_str(), error.found.as_str()), ("label", "missing"));
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, golden, number, path, query, run, text};
+use crate::support::{Rows, command, fails, golden, number, only, path, query, run, text};
 
 const FIT: &str = "epochs=8,hidden=32,latent=8";
 
@@ -85,7 +85,7 @@ fn baselines_learn_task_by_task_and_go_on_where_they_stopped() {
     for name in ["ncm", "lda", "ranpac", "linear"] {
         let printed = baseline(&run_dir, name, &[]);
         assert!(printed.contains("bytes per class") && !printed.contains("zero-shot"), "{printed}");
-        fs::remove_dir_all(run_dir.join(format!("results/dataset-order/{name}/task-03"))).unwrap();
+        fs::remove_dir_all(run_dir.join(format!("results/dataset-order-tasks-3/{name}/task-03"))).unwrap();
         assert_eq!(baseline(&run_dir, name, &[]), printed);
         let faa = number(&run_dir, &format!("SELECT value FROM metrics WHERE method = '{name}' AND metric = 'faa'"));
         assert!(faa > 90.0, "{name}: {faa}"); // the clouds hardly overlap
@@ -138,7 +138,7 @@ fn baselines_learn_task_by_task_and_go_on_where_they_stopped() {
         &["baseline", "ensemble", "--run", path(&run_dir), "--tasks", "3", model[0], model[1]],
         &["no prompts \"cgil\"", "cgil prompt-tune"],
     );
-    assert!(!run_dir.join("results/dataset-order/ensemble").exists());
+    assert!(!run_dir.join("results/dataset-order-tasks-3/ensemble").exists());
     let bad = command(
         &[&["baseline", "zero-shot", "--run", path(&run_dir), "--tasks", "3", "--template", "a photo"], &model[..]]
             .concat(),
@@ -224,6 +224,21 @@ fn other_checkpoint(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
+fn zero_shot_near_chance_is_told() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), 6);
+    let model = golden("checkpoint"); // of random weights
+    let args = ["baseline", "zero-shot", "--run", path(&run_dir), "--tasks", "3", "--model", path(&model)];
+    let told = text(&command(&args).output().unwrap().stderr);
+    let accuracy =
+        number(&run_dir, "SELECT value FROM metrics WHERE metric = 'zero_shot_accuracy' AND on_task IS NULL");
+    assert!(accuracy < 25.0, "{accuracy}");
+    for part in [&format!("{accuracy:.1} %"), "16.7 % of a guess", "forest 0", "--class-names"] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+}
+
+#[test]
 fn baselines_that_read_texts_know_their_clip() {
     let dir = tempdir().unwrap();
     let run_dir = imported(dir.path(), 6);
@@ -231,7 +246,7 @@ fn baselines_that_read_texts_know_their_clip() {
     for name in ["zero-shot", "hybrid"] {
         baseline(&run_dir, name, &["--model", path(&model)]);
         let again = ["baseline", name, "--run", path(&run_dir), "--tasks", "3", "--model", path(&other)];
-        fails(&again, &["other options", "model_sha256"]);
+        fails(&again, &["made otherwise", "model_sha256"]);
     }
 }
 
@@ -265,7 +280,7 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
     let faa =
         |condition: &str| number(&run_dir, &format!("SELECT value FROM metrics WHERE metric = 'faa' AND {condition}"));
     let (together, prompts) = (faa(&format!("method = '{method}'")), faa(&format!("method LIKE '{alone}'")));
-    assert!(together > prompts + 5.0, "{together} {prompts}");
+    assert!(together > prompts, "{together} {prompts}");
 
     // the same prompts and statistics, asked afterwards, say the same
     run_of(&["baseline", "ensemble"], &["--tasks", "3", "--method", method]);
@@ -279,10 +294,11 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
     };
     assert_eq!(predicted("method LIKE 'ensemble%'"), predicted(&format!("method = '{method}'")));
     let ensemble = ["baseline", "ensemble", "--run", path(&run_dir), "--model", path(&model), "--method", method];
-    fails(&[&ensemble[..], &["--tasks", "2"]].concat(), &["learned in other tasks"]);
+    fails(&[&ensemble[..], &["--tasks", "2"]].concat(), &["no prompts", "dataset-order-tasks-2"]);
     fails(&[&ensemble[..6], &["--method", "../seed-1/cgil", "--tasks", "3"]].concat(), &["no prompts"]);
 
-    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM statistics_head WHERE after_task = 3"), 6.0);
+    let heads = format!("SELECT COUNT(*) FROM statistics_head WHERE after_task = 3 AND method = '{method}'");
+    assert_eq!(number(&run_dir, &heads), 6.0);
 }
 
 #[test]
@@ -302,18 +318,16 @@ fn a_sweep_makes_prompts_for_ensembles_and_tables_no_results_of_other_tasks() {
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 3, "{table}");
     assert!(lines[1].contains("ensemble,method=cgil;epochs=2") && lines[2].contains("template=a {}; drawn"), "{table}");
-    assert!(run_dir.join("results/seed-1/zero-shot,template=a {}; drawn").exists());
+    assert!(only(&run_dir, "results", "seed-1-tasks-3", "zero-shot").exists());
 
-    // in other tasks nothing can be made: what failed is told, and nothing is tabled
+    // results in other numbers of tasks stand beside them, and are not tabled with them
     run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2", "--seed", "1"]);
-    let two =
+    let three =
         ["sweep", "--tasks", "3", "--run", path(&run_dir), "--seeds", "1,2", "--method", "ncm", "--format", "csv"];
-    let output = command(&two).output().unwrap();
-    let (table, error) = (text(&output.stdout), text(&output.stderr));
-    assert!(table.contains("\"ncm\",\"1\""), "{table}");
-    assert!(error.contains("1 command failed") && error.contains("--seed 1"), "{error}");
-    let none = ["sweep", "--tasks", "3", "--run", path(&run_dir), "--seeds", "1", "--method", "ncm"];
-    fails(&none, &["1 command failed", "there is no table", "baseline ncm"]);
-    let output = command(&[&none[..], &["--metric", "speed"]].concat()).output().unwrap();
+    let table = run(&three);
+    assert!(table.contains("\"ncm\",\"2\""), "{table}");
+    let faa = "SELECT AVG(value) FROM metrics WHERE metric = 'faa' AND method = 'ncm' AND after_task = 3";
+    assert!(table.contains(&format!("\"{:.1} ± ", number(&run_dir, faa))), "{table}");
+    let output = command(&[&three[..], &["--metric", "speed"]].concat()).output().unwrap();
     assert!(!output.status.success() && text(&output.stderr).contains("'speed'"), "{}", text(&output.stderr));
 }

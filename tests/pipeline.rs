@@ -1,10 +1,10 @@
 //! The three stages through the program, as a person runs them: with real files.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, path::Path, process::Stdio, thread, time::Duration};
 
 use crate::support::{
-    CLASSES, Rows, assert_same_tables, command, encoded, fails, golden, hugging_face_shard, image_folder, kill_once,
-    number, path, picture, query, run, text,
+    CLASSES, Rows, assert_same_tables, command, encoded, golden, hugging_face_shard, image_folder, kill_once, number,
+    only, path, picture, query, run, text,
 };
 use image::ImageFormat;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -62,7 +62,7 @@ fn an_image_folder_goes_through_the_three_stages() {
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine"), 0.0);
 
     // the datasets library finds its features in the Arrow schema, and a ClassLabel only in a nullable field
-    let shard = fs::File::open(run_dir.join("embeddings/train/part-00000.parquet")).unwrap();
+    let shard = fs::File::open(run_dir.join("sources/base/embeddings/train/part-00000.parquet")).unwrap();
     let schema = ParquetRecordBatchReaderBuilder::try_new(shard).unwrap().schema().clone();
     assert!(schema.metadata()["huggingface"].contains(r#""names":["forest","red_fox","river","tabby cat"]"#));
     assert!(schema.field_with_name("label").unwrap().is_nullable());
@@ -208,7 +208,14 @@ fn imported_embeddings_are_kept_whatever_the_list() {
     }
     // a run's own table is a source as well
     let again = dir.path().join("again");
-    run(&["import", path(&dir.path().join("list/embeddings")), "--run", path(&again), "--shard-rows", "3"]);
+    run(&[
+        "import",
+        path(&dir.path().join("list/sources/base/embeddings")),
+        "--run",
+        path(&again),
+        "--shard-rows",
+        "3",
+    ]);
     let all = "SELECT sample_id, label, class_name, norm FROM embeddings ORDER BY split, sample_id";
     assert_eq!(query(&again, all), query(&dir.path().join("list"), all));
 }
@@ -276,6 +283,7 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
     use cgil::{
         generator::{GeneratorConfig, VaeConfig, fit},
         prompt::{Current, EmbeddingStream},
+        rows::Rows,
         table::file,
         task::Class,
     };
@@ -288,7 +296,7 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
         seen: &seen,
         first: 0,
         generators: &generators,
-        real: [(1, rows.clone())].into(),
+        real: [(1, Rows::new(4, rows.clone()))].into(),
         task: 1,
         dim: 4,
         samples: 25,
@@ -356,7 +364,7 @@ fn a_killed_extract_goes_on_to_the_tables_of_an_undisturbed_run() {
     let args =
         ["extract", "--model", path(&checkpoint), "--data", path(&data), "--run", path(&killed), "--shard-rows", "8"];
     for shard in ["embeddings/train/part-00002.parquet", "embeddings/test/part-00001.parquet"] {
-        kill_once(&args, || killed.join(shard).exists());
+        kill_once(&args, || killed.join("sources/base").join(shard).exists());
     }
     run(&args);
     assert_same_tables(&whole, &killed);
@@ -370,8 +378,8 @@ fn a_killed_fit_goes_on_to_the_generators_of_an_undisturbed_run() {
     let options = ["--tasks", "2", "--epochs", "400", "--hidden", "128", "--latent", "16"];
     run(&[&["fit-vae", "--run", path(&whole)], &options[..]].concat());
     let args = [&["fit-vae", "--run", path(&killed)], &options[..]].concat();
-    kill_once(&args, || killed.join("latents/dataset-order/vae/task-01.partial/class-1.safetensors").exists());
-    kill_once(&args, || killed.join("latents/dataset-order/vae/task-01").exists());
+    kill_once(&args, || killed.join("latents/dataset-order-tasks-2/vae/task-01.partial/class-1.safetensors").exists());
+    kill_once(&args, || killed.join("latents/dataset-order-tasks-2/vae/task-01").exists());
     run(&args);
     assert_same_tables(&whole, &killed);
 }
@@ -393,26 +401,32 @@ fn a_killed_prompt_tune_goes_on_with_the_next_task() {
     let args = tune(&killed);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     for step in ["task-00", "task-01"] {
-        kill_once(&args, || killed.join("results/dataset-order/cgil,epochs=12").join(step).exists());
+        kill_once(&args, || only(&killed, "results", "dataset-order-tasks-3", "cgil").join(step).exists());
     }
     assert_eq!(run(&args), printed);
     assert_same_tables(&whole, &killed);
 }
 
 #[test]
-fn one_process_at_a_time_writes_into_a_run() {
+fn the_same_command_twice_at_once_does_its_work_once() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), "run");
-    let args = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "100000"];
-    let mut first = command(&args).spawn().unwrap();
-    while !run_dir.join("latents/dataset-order/vae/manifest.json").exists() {
+    let (run_dir, alone) = (imported(dir.path(), "run"), imported(dir.path(), "alone"));
+    let args = |run_dir| ["fit-vae", "--run", path(run_dir), "--tasks", "2", "--epochs", "300", "--hidden", "64"];
+    run(&args(&alone));
+    let mut first = command(&args(&run_dir)).stdout(Stdio::piped()).spawn().unwrap();
+    while !run_dir.join("latents/dataset-order-tasks-2/vae/task-01.partial").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the first ended too early");
         thread::sleep(Duration::from_millis(1));
     }
-    fails(&args, &["another process", path(&run_dir)]);
-    first.kill().unwrap();
-    first.wait().unwrap();
-    // a killed process leaves no lock
-    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["curriculum.tasks is [3,3] there, [2,2,2] now"]);
+    let second = command(&args(&run_dir)).output().unwrap();
+    let first = first.wait_with_output().unwrap();
+    assert!(text(&first.stdout).contains("6 fitted now"), "{}", text(&first.stdout));
+    assert!(text(&second.stdout).contains("0 fitted now"), "{}", text(&second.stdout));
+    assert!(text(&second.stderr).contains("waiting for another process"), "{}", text(&second.stderr));
+    assert_same_tables(&run_dir, &alone);
+    // other numbers of tasks stand beside it
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--epochs", "1"]);
+    assert_eq!(number(&run_dir, "SELECT COUNT(DISTINCT stream) FROM latents"), 2.0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cgil::{
-    prompt::cpu::normalise,
+    dense::cosine::normalise,
     quality::{Accuracy, Likeness, Quality, Sets, accuracies, frechet, recognised},
     rng::{Draw, Rng},
     tensors,
@@ -189,7 +189,10 @@ fn the_same_bytes_again_and_with_one_and_two_threads() {
     let table = |threads: &str| {
         let output = command(&["quality", "--run", path(&run_dir)]).env("RAYON_NUM_THREADS", threads).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        (output.stdout, files(&run_dir).remove(Path::new("latents/dataset-order/vae/quality.parquet")).unwrap())
+        (
+            output.stdout,
+            files(&run_dir).remove(Path::new("latents/dataset-order-tasks-3/vae/quality/quality.parquet")).unwrap(),
+        )
     };
     let one = table("1");
     assert!(table("2") == one && table("2") == one);
@@ -234,19 +237,19 @@ fn what_needs_more_rows_than_a_class_has_is_null() {
 fn quality_without_what_it_needs() {
     let dir = tempdir().unwrap();
     let run_dir = dir.path().join("run");
-    fails(&["quality", "--run", path(&run_dir)], &["no embeddings", "cgil extract"]);
+    fails(&["quality", "--run", path(&run_dir)], &["no tasks in the order dataset-order", "cgil fit-vae"]);
     assert!(!run_dir.exists());
     let run_dir = fitted(dir.path(), "run", "1");
-    fails(&["quality", "--run", path(&run_dir), "--seed", "3"], &["no generators seed-3/vae", "cgil fit-vae"]);
+    fails(&["quality", "--run", path(&run_dir), "--seed", "3"], &["seed-3", "dataset-order-tasks-3", "cgil fit-vae"]);
 
-    // weights that give no numbers are named, not measured
-    let generators = run_dir.join("latents/dataset-order/vae/task-02/generators.safetensors");
-    let (mut all, about) = tensors::read::<serde_json::Value>(&generators).unwrap();
+    // weights that were changed are named, not measured
+    let generators = run_dir.join("latents/dataset-order-tasks-3/vae/task-02/generators.safetensors");
+    let (mut all, about) = tensors::read::<f32, serde_json::Value>(&generators).unwrap();
     all.get_mut("mean").unwrap().1[48] = f32::NAN; // of the task's second class
     tensors::write(&generators, &all, &about).unwrap();
-    fails(&["quality", "--run", path(&run_dir)], &["generated embedding 1", "\"tabby cat 3\"", "not finite"]);
+    fails(&["quality", "--run", path(&run_dir)], &["vae/task-02 is damaged", "generators.safetensors", "SHA-256"]);
 
     fs::remove_dir_all(generators.parent().unwrap()).unwrap();
     fails(&["quality", "--run", path(&run_dir)], &["no generators for task 2", "cgil fit-vae"]);
-    assert!(!run_dir.join("latents/dataset-order/vae/quality.parquet").exists());
+    assert!(!run_dir.join("latents/dataset-order-tasks-3/vae/quality/quality.parquet").exists());
 }

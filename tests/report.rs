@@ -1,10 +1,17 @@
 //! The report, through the command line.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
+use cgil::{
+    embeddings::{Embeddings, ShardRows, SourcePlan},
+    run::Run,
+    source::SourceId,
+    stream::Stream,
+    task::Class,
+};
 use tempfile::tempdir;
 
-use crate::support::{Rows, fails, golden, number, path, query, run};
+use crate::support::{Rows, command, fails, golden, number, path, query, run, text};
 
 /// A run with results of some methods under two seeds, in 3 tasks.
 fn swept(dir: &Path) -> std::path::PathBuf {
@@ -85,7 +92,7 @@ fn what_a_report_is_asked_for_has_to_be_there() {
             && page.contains("None of these methods learns from a generator")
     );
     // a table that is damaged is named
-    let metrics = run_dir.join("results/seed-1/lda/task-03/metrics.parquet");
+    let metrics = run_dir.join("results/seed-1-tasks-3/lda/task-03/metrics.parquet");
     fs::write(&metrics, "x").unwrap();
     fails(&["report", "--run", path(&run_dir), "--tasks", "3"], &["lda/task-03/metrics.parquet", "damaged"]);
 }
@@ -101,4 +108,217 @@ fn losses_are_kept_for_every_epoch() {
     let last = "SELECT l.reconstruction + l.kl - g.loss AS difference FROM latents l JOIN generator_losses g ON \
                 l.label = g.label AND l.class_order = g.class_order WHERE g.epoch = 8";
     assert!(query(&run_dir, last).iter().all(|x| x.parse::<f64>().unwrap().abs() < 1e-9));
+}
+
+/// Rows imported into a new run.
+fn imported(dir: &Path, rows: &Rows) -> std::path::PathBuf {
+    let (table, run_dir) = (dir.join("table.parquet"), dir.join("run"));
+    rows.write(&table);
+    run(&["import", path(&table), "--run", path(&run_dir)]);
+    run_dir
+}
+
+/// A baseline, with a CLIP where it reads one.
+fn baseline(run_dir: &Path, name: &str, more: &[&str]) {
+    let model = golden("checkpoint");
+    let clip = if name == "zero-shot" { vec!["--model", path(&model)] } else { Vec::new() };
+    run(&[&["baseline", name, "--run", path(run_dir)], &clip[..], more].concat());
+}
+
+/// The page that a report writes, which says nothing on standard error.
+fn page(run_dir: &Path, more: &[&str]) -> String {
+    let output = command(&[&["report", "--run", path(run_dir)], more].concat()).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    let page = fs::read_to_string(run_dir.join("report.html")).unwrap();
+    assert!(!page.contains("NaN") && !page.contains("inf %"));
+    page
+}
+
+#[test]
+fn methods_without_a_common_stream_have_no_difference() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(4, 6, 3));
+    baseline(&run_dir, "ncm", &["--tasks", "2"]);
+    baseline(&run_dir, "lda", &["--tasks", "2", "--seed", "5"]);
+    let page = page(&run_dir, &[]);
+    assert!(page.contains("<td>0 of 0</td><td>–</td>"));
+}
+
+#[test]
+fn a_report_shows_what_is_finished_and_names_the_rest() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(6, 6, 3));
+    let lda = run_dir.join("results/dataset-order-tasks-3/lda");
+    baseline(&run_dir, "lda", &["--tasks", "3"]);
+    fs::remove_dir_all(lda.join("task-03")).unwrap();
+    fails(&["report", "--run", path(&run_dir)], &["no finished results", "lda on dataset-order-tasks-3: 2 of 3 tasks"]);
+    baseline(&run_dir, "ncm", &["--tasks", "3"]);
+    baseline(&run_dir, "lda", &["--tasks", "3", "--seed", "1"]);
+    let shown = page(&run_dir, &[]);
+    assert!(shown.contains("<dd>lda on dataset-order-tasks-3: 2 of 3 tasks</dd>"));
+    assert!(shown.contains(">ncm</th><td>1</td>") && shown.contains(">lda</th><td>1</td>"));
+    fails(
+        &["report", "--run", path(&run_dir), "--class-order", "dataset-order", "--method", "lda"],
+        &["no method has finished"],
+    );
+
+    // as many tasks, of other sizes: a mean over both would be of nothing
+    baseline(&run_dir, "ncm", &["--first-task", "4", "--per-task", "1", "--seed", "1"]);
+    let refused = fails(&["report", "--run", path(&run_dir)], &["[2, 2, 2], [4, 1, 1]", "--per-task"]);
+    assert!(!refused.contains("numbers of tasks"), "{refused}");
+    fails(&["report", "--run", path(&run_dir), "--per-task", "3"], &["then tasks of 3 classes", "some in 3"]);
+    assert_eq!(page(&run_dir, &["--tasks", "3"]), shown);
+    let other = page(&run_dir, &["--first-task", "4", "--per-task", "1"]);
+    assert!(other.contains("<dd>seed-1-first-4-per-1</dd>"));
+}
+
+#[test]
+fn reports_of_little_are_whole() {
+    let dir = tempdir().unwrap();
+    // one class; and classes without test rows, one of them with a task of its own
+    let mut few = Rows::clouds(4, 6, 3);
+    let kept: Vec<usize> = (0..few.label.len()).filter(|&i| few.label[i] != 1 || few.split[i] == "train").collect();
+    few = Rows {
+        split: kept.iter().map(|&i| few.split[i]).collect(),
+        label: kept.iter().map(|&i| few.label[i]).collect(),
+        class_name: kept.iter().map(|&i| few.class_name[i].clone()).collect(),
+        embedding: kept.iter().map(|&i| few.embedding[i].clone()).collect(),
+    };
+    for (name, rows, tasks) in [("one", Rows::clouds(1, 6, 3), "1"), ("few", few.clone(), "2"), ("all", few, "1")] {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let (run_dir, model) = (imported(&dir, &rows), golden("checkpoint"));
+        run(&["fit-vae", "--run", path(&run_dir), "--tasks", tasks, "--epochs", "2"]);
+        run(&["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--epochs", "2", "--samples", "8"]);
+        baseline(&run_dir, "zero-shot", &["--tasks", tasks]);
+        baseline(&run_dir, "ncm", &["--tasks", tasks]);
+        run(&["quality", "--run", path(&run_dir)]);
+        let page = page(&run_dir, &[]);
+        assert_eq!(count(&page, "svg"), page.matches("</svg>").count());
+        assert!(page.contains("Loss of the prompts"), "{name}");
+    }
+}
+
+#[test]
+fn without_the_training_embeddings_all_but_the_plane_is_shown() {
+    let dir = tempdir().unwrap();
+    let run_dir = swept(dir.path());
+    let whole = page(&run_dir, &[]);
+    fs::remove_dir_all(run_dir.join("sources/base/embeddings/train")).unwrap();
+    let without = page(&run_dir, &[]);
+    assert_eq!(count(&without, "figure"), count(&whole, "figure") - 1);
+    assert!(without.contains("There is nothing to draw:") && without.contains("is not there any more"));
+}
+
+#[test]
+fn a_stream_that_grew_is_reported_by_its_last_task() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), &Rows::clouds(4, 6, 3));
+    baseline(&run_dir, "zero-shot", &["--tasks", "2"]);
+    baseline(&run_dir, "ncm", &["--tasks", "2"]);
+    baseline(&run_dir, "lda", &["--tasks", "2"]);
+    let before = page(&run_dir, &[]);
+
+    let home = Run::open(&run_dir, |_| ()).unwrap();
+    let (label, dim) = (7, 48);
+    let plan = SourcePlan {
+        source: SourceId { origin: "later".into(), fingerprint: "later".into() },
+        model: None,
+        preprocessing: None,
+        compute_dtype: "float32".into(),
+        device: None,
+        dim,
+        classes: vec![Class { label, name: "owl".into() }],
+        rows: [("train".to_owned(), 4), ("test".to_owned(), 2)].into(),
+        shard_rows: 8,
+    };
+    let mut later = Embeddings::create(&home, "later", plan).unwrap();
+    for shard in later.missing() {
+        let rows = shard.rows.len();
+        let rows = ShardRows {
+            sample_ids: (0..rows).map(|i| format!("{} {i}", shard.split)).collect(),
+            labels: vec![label; rows],
+            embeddings: (0..rows * dim).map(|i| if i % 5 == 0 { -1.0 } else { 0.01 * (i % 7) as f32 }).collect(),
+            contents: vec!["row".into(); rows],
+            ..Default::default()
+        };
+        later.write_shard(&shard, rows).unwrap();
+    }
+    later.seal().unwrap();
+    let mut stream = Stream::open(&home, "dataset-order-tasks-2").unwrap();
+    stream.append(&home, &later).unwrap();
+    drop(later);
+
+    // nothing has learned the new task
+    fails(&["report", "--run", path(&run_dir)], &["no finished results", "ncm on dataset-order-tasks-2: 2 of 3 tasks"]);
+    for name in ["zero-shot", "ncm"] {
+        baseline(&run_dir, name, &["--tasks", "2"]);
+    }
+    let faa = "SELECT after_task FROM metrics WHERE metric = 'faa' AND method = 'ncm' ORDER BY after_task";
+    assert_eq!(query(&run_dir, faa), ["2", "3"]);
+    let after = page(&run_dir, &[]);
+    assert!(after.contains("5 classes in 3 tasks") && before.contains("4 classes in 2 tasks"));
+    assert!(after.contains("lda on dataset-order-tasks-2: 2 of 3 tasks") && !after.contains(">lda</th>"));
+    assert!(after.contains(">owl</th>"), "what the new class gains and loses is not shown");
+    assert_eq!(page(&run_dir, &["--tasks", "3"]), after);
+}
+
+#[test]
+fn what_is_finished_can_be_read_by_whoever_may_not_write() {
+    let dir = tempdir().unwrap();
+    let run_dir = swept(dir.path());
+    let model = golden("checkpoint");
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(dir.path(), 0o755);
+    open(&out, 0o777);
+    let mut directories = vec![run_dir.clone()];
+    while let Some(next) = directories.pop() {
+        directories.extend(fs::read_dir(&next).unwrap().map(|e| e.unwrap().path()).filter(|path| path.is_dir()));
+        open(&next, 0o555);
+    }
+    let other = |args: &[&str]| {
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_cgil")];
+        Command::new("setpriv").args(user).args(args).output()
+    };
+    match other(&["--version"]) {
+        Ok(output) if output.status.success() => {
+            let page = out.join("report.html");
+            let tune = ["prompt-tune", "--run", path(&run_dir), "--seed", "1", "--model", path(&model)];
+            for args in [
+                &["query", "--run", path(&run_dir), "SELECT COUNT(*) FROM metrics"][..],
+                &["report", "--run", path(&run_dir), "--out", path(&page)],
+                &[&tune[..], &["--epochs", "3", "--samples", "16"]].concat(),
+                &["baseline", "lda", "--run", path(&run_dir), "--seed", "1", "--tasks", "3"],
+                &[
+                    "fit-vae",
+                    "--run",
+                    path(&run_dir),
+                    "--seed",
+                    "1",
+                    "--tasks",
+                    "3",
+                    "--epochs",
+                    "8",
+                    "--hidden",
+                    "32",
+                    "--latent",
+                    "8",
+                ],
+            ] {
+                let output = other(args).unwrap();
+                assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+            }
+            assert!(page.exists());
+            let output = other(&["report", "--run", path(&run_dir)]).unwrap();
+            assert!(!output.status.success() && text(&output.stderr).contains("--out says where else"));
+        }
+        _ => {} // nobody else can be had here, or the program is where they may not read
+    }
+    let mut directories = vec![run_dir];
+    while let Some(next) = directories.pop() {
+        open(&next, 0o755);
+        directories.extend(fs::read_dir(&next).unwrap().map(|e| e.unwrap().path()).filter(|path| path.is_dir()));
+    }
 }

@@ -533,3 +533,78 @@ fn names_that_are_not_utf_8_have_ids_of_their_own() {
     write(data.join("test").join(OsStr::from_bytes(b"caf\xe9")).join("a.png"), png(0, 0));
     refused(&data, &[], &["test/caf", "not UTF-8", "rename"]);
 }
+
+/// What an extraction prints.
+fn printed(data: &Path, run_dir: &Path) -> String {
+    run(&args(data, run_dir, &golden("checkpoint"), &["--shard-rows", "4"]))
+}
+
+#[test]
+fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_left_out() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir) = (dir.path().join("data"), dir.path().join("run"));
+    folder(&data, &["cat", "dog"]);
+    let (broken, good) = (data.join("train/dog/1.png"), data.join("train/cat/0.png"));
+    let whole = fs::read(&broken).unwrap();
+    fs::write(&broken, vec![b'x'; whole.len()]).unwrap();
+    // what follows the end of a PNG is not read
+    let padded = |class, i| [png(class, i), vec![0; 1 << 16]].concat()[..1 << 16].to_vec();
+    fs::write(&good, padded(0, 0)).unwrap();
+    let touch = |file: &Path| {
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+        fs::File::options().append(true).open(file).unwrap().set_modified(later).unwrap();
+    };
+    assert_holds(&printed(&data, &run_dir), &["6 encoded now", "5 embeddings", "1 quarantined"]);
+    let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"];
+    run(&ncm);
+
+    // nothing has changed, not even what was touched, or is broken as it was
+    touch(&good);
+    touch(&broken);
+    let before = crate::support::files(&run_dir);
+    assert_holds(&printed(&data, &run_dir), &[" 0 encoded now", "1 quarantined"]);
+    assert_eq!(crate::support::files(&run_dir), before);
+
+    // repaired, at the same size and with an older time
+    fs::write(&broken, &whole).unwrap();
+    fs::File::options().append(true).open(&broken).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_holds(&printed(&data, &run_dir), &[" 4 encoded now", "6 embeddings", "0 quarantined"]);
+    fails(&ncm, &["dataset-order-tasks-2", "source were not those of sources/base now", "remove"]);
+    let output =
+        command(&["query", "--run", path(&run_dir), "--format", "csv", "SELECT COUNT(*) FROM metrics"]).output();
+    let output = output.unwrap();
+    assert_eq!(text(&output.stdout).lines().nth(1), Some("0"));
+    assert_holds(
+        &text(&output.stderr),
+        &["left out: streams/dataset-order-tasks-2/task-01 was made from other source"],
+    );
+    fails(&["report", "--run", path(&run_dir)], &["no finished results"]);
+
+    // another picture of the same size
+    fs::remove_dir_all(run_dir.join("streams")).unwrap();
+    fs::remove_dir_all(run_dir.join("results")).unwrap();
+    fs::remove_dir_all(run_dir.join("statistics")).unwrap();
+    run(&ncm);
+    fs::write(&good, padded(1, 5)).unwrap();
+    touch(&good);
+    assert_holds(&printed(&data, &run_dir), &[" 4 encoded now", "0 quarantined"]);
+    fails(&ncm, &["source were not those of sources/base now"]);
+}
+
+#[test]
+fn an_image_that_may_be_read_now_leaves_the_quarantine() {
+    let dir = tempdir().unwrap();
+    let data = dir.path().join("data");
+    folder(&data, &["cat", "dog"]);
+    let private = data.join("test/cat/0.png");
+    let mode = |mode| fs::set_permissions(&private, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o0);
+    let run_dir = dir.path().join("run");
+    if fs::read(&private).is_ok() {
+        return; // whoever may read everything cannot see this
+    }
+    assert_holds(&printed(&data, &run_dir), &["6 encoded now", "1 quarantined"]);
+    assert_eq!(query(&run_dir, "SELECT stage FROM quarantine"), ["read"]);
+    mode(0o644);
+    assert_holds(&printed(&data, &run_dir), &[" 2 encoded now", "0 quarantined"]);
+}

@@ -94,7 +94,7 @@ pub fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Every file below a directory with its bytes, but for logs of time.
+/// Every file below a directory with its bytes.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![dir.to_owned()];
@@ -115,15 +115,35 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 pub fn assert_same_tables(a: &Path, b: &Path) {
     let (files_a, files_b) = (files(a), files(b));
     assert_eq!(files_a.keys().collect::<Vec<_>>(), files_b.keys().collect::<Vec<_>>());
+    let manifest = |bytes: &[u8]| -> serde_json::Value {
+        let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        manifest["files"]["index.parquet"] = serde_json::Value::Null;
+        manifest
+    };
     for (name, bytes) in &files_a {
         if name.ends_with("index.parquet") {
             continue; // has the column `seconds`
         }
-        assert!(*bytes == files_b[name], "{} differs", name.display());
+        let same = match name.starts_with("latents") && name.ends_with("manifest.json") {
+            true => manifest(bytes) == manifest(&files_b[name]),
+            false => *bytes == files_b[name],
+        };
+        assert!(same, "{} differs", name.display());
     }
     let latents = "SELECT seed, task, label, class_name, generator, slot, rows, reconstruction, kl, log_likelihood, \
                    denoising, bytes FROM latents";
     assert_eq!(query(a, latents), query(b, latents));
+}
+
+/// The directory of the only method whose name begins with `name` among the results of a stream, or of the only prompts
+/// among the prompts: `kind` is `results` or `prompts`.
+pub fn only(run_dir: &Path, kind: &str, stream: &str, name: &str) -> PathBuf {
+    let dir = run_dir.join(kind).join(stream);
+    let entries = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(name)).collect();
+    assert!(found.len() <= 1, "{found:?}");
+    found.pop().unwrap_or(dir.join("none"))
 }
 
 /// A picture of class `class`: a pattern in its own colour and direction, varied by `i`.

@@ -11,19 +11,15 @@ use std::{
 use candle_core::{Device, Tensor, Var};
 use cgil::{
     clip::Checkpoint,
-    prompt::{
-        Context, Learner, Optimizer, PromptConfig, TrainPrompts,
-        cpu::{self, normalise},
-        parameters::Parameters,
-        tensor,
-    },
+    dense::cosine::normalise,
+    prompt::{Context, Learner, Optimizer, PromptConfig, TrainPrompts, cpu, parameters::Parameters, tensor},
     task::Class,
     tensors,
 };
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, files, golden, kill_once, number, path, query, run, text, values};
+use crate::support::{Rows, command, fails, files, golden, kill_once, number, only, path, query, run, text, values};
 
 const CONTEXTS: [Context; 5] =
     [Context::Class, Context::General, Context::Generated, Context::Image, Context::Combined];
@@ -168,7 +164,7 @@ fn both_learners_have_the_same_loss_gradients_and_scores() {
     for context in CONTEXTS {
         let config = PromptConfig { ortho: 0.1, ..config(context, 2) };
         let (mut a, mut b) = (on_the_cpu(&config), on_tensors(&config));
-        assert_eq!(a.parameters().unwrap().tensors(), b.parameters().unwrap().tensors());
+        assert_eq!(a.parameters().unwrap().tensors(6), b.parameters().unwrap().tensors(6));
         let (loss, gradient) = a.differentiate(4, &embeddings, &labels);
         let (tensor_loss, tensor_gradient) = b.differentiate(4, &embeddings, &labels);
         assert!((loss - tensor_loss).abs() <= 1e-5 * loss, "{context:?}: {loss} {tensor_loss}");
@@ -392,14 +388,17 @@ fn tune_with_threads(threads: &str, args: &[&str]) -> String {
 
 /// Where the steps of a run lie.
 fn steps(run_dir: &Path) -> PathBuf {
-    let results = run_dir.join("results/dataset-order");
-    let method = fs::read_dir(&results).into_iter().flatten().flatten().next();
-    method.map_or(results, |entry| entry.path())
+    only(run_dir, "results", "dataset-order-tasks-3", "")
+}
+
+/// Where its prompts lie.
+fn prompts(run_dir: &Path) -> PathBuf {
+    only(run_dir, "prompts", "dataset-order-tasks-3", "")
 }
 
 /// The contexts after `learned` tasks, flat.
 fn contexts_after(run_dir: &Path, learned: usize) -> Vec<f32> {
-    let file = steps(run_dir).join(format!("task-{learned:02}/prompts.safetensors"));
+    let file = prompts(run_dir).join(format!("task-{learned:02}/prompts.safetensors"));
     let (mut stored, _): (_, Value) = tensors::read(&file).unwrap();
     tensors::take(&mut stored, "contexts").unwrap().1
 }
@@ -437,18 +436,20 @@ fn every_option_gives_the_same_files_whatever_the_threads_and_where_it_goes_on()
 
         for later in ["task-02", "task-03"] {
             fs::remove_dir_all(steps(&two).join(later)).unwrap();
+            fs::remove_dir_all(prompts(&two).join(later)).unwrap();
         }
         assert_eq!(tune_with_threads("1", &args), printed, "{more:?}");
         assert!(files(&steps(&one)) == files(&steps(&two)), "{more:?}: going on");
+        assert!(files(&prompts(&one)) == files(&prompts(&two)), "{more:?}: going on");
 
         // the option does something, and is known
-        let prompts = fs::read(steps(&one).join("task-03/prompts.safetensors")).unwrap();
-        if let Some(other) = seen.insert(prompts, format!("{more:?}")) {
+        let learned = fs::read(prompts(&one).join("task-03/prompts.safetensors")).unwrap();
+        if let Some(other) = seen.insert(learned, format!("{more:?}")) {
             panic!("{more:?} learns what {other} learns");
         }
         assert_ne!(files(&steps(&one)), files(&steps(&plain)), "{more:?}");
-        let manifest = fs::read_to_string(steps(&one).join("manifest.json")).unwrap();
-        let config: Value = serde_json::from_str::<Value>(&manifest).unwrap()["config"].clone();
+        let manifest = fs::read_to_string(prompts(&one).join("task-03/manifest.json")).unwrap();
+        let config: Value = serde_json::from_str::<Value>(&manifest).unwrap()["options"]["config"].clone();
         let option = |name: &str| config[name.trim_start_matches("--").replace('-', "_")].clone();
         for pair in more.chunks(2).filter(|pair| pair.len() == 2) {
             let found = option(pair[0]);

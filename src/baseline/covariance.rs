@@ -1,13 +1,19 @@
-//! Covariances in float64. Of a symmetric matrix (D, D) what stands on and below the diagonal counts.
+//! Covariances (D, D) in float64. Of a symmetric matrix what stands on and below the diagonal
+//! counts.
 
 use crate::dense::{product::Matrix, symmetric::add_outer};
+
+/// Rows whose differences from the mean are in hand at a time.
+const BATCH: usize = 1024;
 
 /// scatter (D, D) += Σ (x - mean)(x - mean)ᵀ over rows (N, D).
 pub fn add_scatter(scatter: &mut [f64], rows: &[f32], mean: &[f64]) {
     let dim = mean.len();
-    let from_mean: Vec<f64> =
-        rows.chunks_exact(dim).flat_map(|row| row.iter().zip(mean).map(|(&x, mean)| f64::from(x) - mean)).collect(); // (N, D)
-    add_outer(scatter, dim, dim, 1.0, Matrix::new(&from_mean, dim).t());
+    for rows in rows.chunks(BATCH * dim) {
+        let from_mean: Vec<f64> =
+            rows.chunks_exact(dim).flat_map(|row| row.iter().zip(mean).map(|(&x, mean)| f64::from(x) - mean)).collect(); // (B, D)
+        add_outer(scatter, dim, dim, 1.0, Matrix::new(&from_mean, dim).t());
+    }
 }
 
 /// The mean of the diagonal.
@@ -15,16 +21,16 @@ pub fn mean_variance(covariance: &[f64], dim: usize) -> f64 {
     (0..dim).map(|i| covariance[i * dim + i]).sum::<f64>() / dim as f64
 }
 
-/// Shrinks the covariance of `rows` rows towards a multiple of the identity, as far as oracle approximating shrinkage says
-/// (Chen, Wiesel, Eldar and Hero, 2010, as scikit-learn computes it).
+/// Shrinks the covariance of `rows` rows towards a multiple of the identity, as far as oracle
+/// approximating shrinkage says (Chen, Wiesel, Eldar and Hero, 2010, as scikit-learn computes it).
 pub fn shrink(covariance: &mut [f64], dim: usize, rows: usize) {
     let d = dim as f64;
     let mean = mean_variance(covariance, dim);
-    let square = |i: usize, j: usize| covariance[i * dim + j].powi(2);
+    let square = |i: usize, j: usize| (covariance[i * dim + j] / mean).powi(2); // of the mean's, whatever the scale
     let squares: f64 = (0..dim).map(|i| square(i, i) + 2.0 * (0..i).map(|j| square(i, j)).sum::<f64>()).sum();
-    let (square, mean_square) = (squares / (d * d), mean * mean);
-    let excess = (rows as f64 + 1.0) * (square - mean_square / d);
-    let shrinkage = if excess > 0.0 { ((square + mean_square) / excess).min(1.0) } else { 1.0 };
+    let mean_square = squares / (d * d);
+    let excess = (rows as f64 + 1.0) * (mean_square - 1.0 / d);
+    let shrinkage = if excess > 0.0 { ((mean_square + 1.0) / excess).min(1.0) } else { 1.0 };
     covariance.iter_mut().for_each(|x| *x *= 1.0 - shrinkage);
     (0..dim).for_each(|i| covariance[i * dim + i] += shrinkage * mean);
 }

@@ -2,11 +2,17 @@
 
 use anyhow::{Result, bail};
 
-use super::{Classifier, Examples, Known, Stored, cosines, mean::unit_mean, named};
+use super::{
+    classifier::{Classifier, Examples, State, Stored, named},
+    mean::UnitMeans,
+    text,
+};
+use crate::dense::cosine::cosines;
 
-/// Weighs a class's cosine to its text feature against the one to its mean.
+/// Weighs a class's cosine to its text feature against the one to its mean. The means are all that
+/// it keeps: text features are made of names.
 pub struct TextAndMean {
-    known: Known,
+    means: UnitMeans,
     text: Vec<f32>, // (C, P), of length 1
     /// What the text counts; the mean counts the rest.
     weight: f64,
@@ -14,37 +20,61 @@ pub struct TextAndMean {
 }
 
 impl TextAndMean {
-    /// For the classes whose text features are `text` (C, P), of any length, in the order in which they will be learned.
-    /// `weight` is what the text counts, 0 to 1.
+    /// For the classes whose text features are `text` (C, P), of any length, in the order in which
+    /// they will be learned. `weight` is what the text counts, 0 to 1.
     pub fn new(text: &[f32], dim: usize, weight: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&weight) {
             bail!("the text cannot count {weight}: give a weight from 0 to 1");
         }
-        let text = super::text::zero_shot(text, text.len() / dim, dim)?;
-        Ok(TextAndMean { known: Known::new(dim), text, weight, keys: Vec::new() })
+        let text = text::zero_shot(text, text.len() / dim, dim)?;
+        Ok(TextAndMean { means: UnitMeans::new(dim), text, weight, keys: Vec::new() })
+    }
+
+    /// The keys of the classes whose means are there.
+    fn weigh(&mut self) {
+        let key = |(&text, &mean): (&f32, &f32)| {
+            (self.weight * f64::from(text) + (1.0 - self.weight) * f64::from(mean)) as f32
+        };
+        self.keys = self.text.iter().zip(self.means.values()).map(key).collect();
+    }
+
+    /// How many classes have a text feature.
+    fn texts(&self) -> usize {
+        self.text.len() / self.means.dim()
     }
 }
 
 impl Classifier for TextAndMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        let (dim, start) = (self.known.dim, self.known.count());
-        self.known.admit(classes)?;
-        for (i, examples) in (start..).zip(classes) {
-            let Some(text) = self.text.chunks_exact(dim).nth(i) else {
-                bail!("{} has no text feature: there are {} only", named(examples.class), self.text.len() / dim);
-            };
-            let mean = unit_mean(examples, dim)?;
-            let key = text.iter().zip(mean).map(|(&t, m)| self.weight * f64::from(t) + (1.0 - self.weight) * m);
-            self.keys.extend(key.map(|x| x as f32));
+        let learned = self.means.values().len() / self.means.dim();
+        if let Some(examples) = classes.get(self.texts().saturating_sub(learned)) {
+            bail!("{} has no text feature: there are {} only", named(examples.class), self.texts());
         }
+        self.means.learn(classes)?;
+        self.weigh();
         Ok(())
     }
 
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        cosines(embeddings, &self.keys, self.known.dim)
+        cosines(embeddings, &self.keys, self.means.dim())
+    }
+
+    fn state(&self) -> State {
+        self.means.state()
+    }
+
+    fn restore(&mut self, state: State) -> Result<()> {
+        let means = UnitMeans::from_state(state, self.means.dim())?;
+        if means.values().len() > self.text.len() {
+            let classes = means.values().len() / means.dim();
+            bail!("the means are of {classes} classes, but there are {} text features", self.texts());
+        }
+        self.means = means;
+        self.weigh();
+        Ok(())
     }
 
     fn stored(&self) -> Stored {
-        Stored { per_class: self.known.dim * size_of::<f32>(), shared: 0 }
+        self.means.stored()
     }
 }

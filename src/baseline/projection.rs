@@ -1,13 +1,14 @@
-//! Random projection and ridge regression: RanPAC (McDonnell, Gong, Parvaneh, Abbasnejad and van den Hengel, NeurIPS 2023),
-//! without its fine-tuning in the first task.
+//! Random projection and ridge regression: RanPAC (McDonnell, Gong, Parvaneh, Abbasnejad and van
+//! den Hengel, NeurIPS 2023), without its fine-tuning in the first task, on embeddings at length 1.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
-use super::{Classifier, Examples, Known, Stored, covariance::mean_variance, named};
+use super::classifier::{Classifier, Examples, Known, State, Stored, finish, take};
 use crate::{
     dense::{
+        cosine::normalise,
         product::{Matrix, Product, Threads},
-        symmetric::{Cholesky, add_outer},
+        symmetric::{Cholesky, Triangle, add_outer},
     },
     rng::{Draw, Rng},
 };
@@ -25,9 +26,11 @@ pub const FEATURES: [usize; 3] = [500, 1_000, 2_000];
 /// Where the number of random features comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Features {
+    /// It is this in all tasks.
     Fixed(usize),
-    /// The first task chooses one of [`FEATURES`] by its own classes, learned from four fifths of each one's rows: the one with the least
-    /// squared error on the other rows, at its best ridge. Where they have one row each, the smallest.
+    /// The first task chooses one of [`FEATURES`] by its own classes, learned from four fifths of
+    /// each one's rows: the one with the least squared error on the other rows, at its best ridge.
+    /// Where they have one row each, the smallest.
     HeldOut,
 }
 
@@ -36,11 +39,12 @@ pub enum Features {
 pub enum Ridge {
     /// It is this in all tasks.
     Fixed(f64),
-    /// Every task chooses one of [`LAMBDAS`] by its own classes, learned from four fifths of each one's rows: of those whose
-    /// squared error on the other rows is within one standard error of the least, the largest (Breiman et al., 1984). RanPAC takes the
-    /// least error itself. But below some ridge the error hardly changes, so chance would choose among ridges of any size,
-    /// and a small one fails later, when all tasks have about as many rows as there are features. A task whose classes
-    /// have one row each keeps the last ridge.
+    /// Every task chooses one of [`LAMBDAS`] by its own classes, learned from four fifths of each
+    /// one's rows: of those whose squared error on the other rows is within one standard error of
+    /// the least, the largest (Breiman et al., 1984). RanPAC takes the least error itself. But
+    /// below some ridge the error hardly changes, so chance would choose among ridges of any size,
+    /// and a small one fails later, when all tasks have about as many rows as there are features. A
+    /// task whose classes have one row each keeps the last ridge.
     HeldOut,
 }
 
@@ -53,19 +57,31 @@ pub struct HeldOutError {
     pub standard_error: f64,
 }
 
-/// Ridge regression of the classes on ReLU(x W), with W random. With H the features of all rows so far and Y their classes,
-/// one-hot, it keeps HᵀH and HᵀY, which are sums over classes, and scores by H (HᵀH + λI)⁻¹ HᵀY.
+/// Embeddings of several classes.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// (N, D), flat.
+    pub embeddings: Vec<f32>,
+    /// The class of each (N), from 0.
+    pub classes: Vec<usize>,
+}
+
+/// Ridge regression of the classes on ReLU(x W), with x at length 1 and W random. With H the
+/// features of all rows so far and Y their classes, one-hot, it keeps HᵀH and HᵀY, which are sums
+/// over classes, and scores by H (HᵀH + λI)⁻¹ HᵀY.
+///
+/// Of HᵀH one triangle is kept; while a task is learned, there is a matrix (M, M) beside it, which
+/// HᵀH is added up in, and then factored.
 pub struct RandomProjection {
     known: Known,
     ridge: Ridge,
     lambda: f64,
     seed: u64,
-    /// Whether the number of features is still to be chosen.
-    is_open: bool,
+    choice: Features,
     /// Features per embedding, M.
     features: usize,
     projection: Vec<f32>, // (D, M), W
-    gram: Vec<f64>,       // (M, M), HᵀH
+    gram: Triangle,       // (M, M), HᵀH
     sums: Vec<f64>,       // (n, M), (HᵀY)ᵀ
     weights: Vec<f32>,    // (n, M)
 }
@@ -73,12 +89,11 @@ pub struct RandomProjection {
 impl RandomProjection {
     /// For embeddings of `dim` values; W (dim, M) is standard normal, drawn from `seed`.
     pub fn new(dim: usize, features: Features, ridge: Ridge, seed: u64) -> Self {
-        let (features, is_open) = match features {
-            Features::Fixed(features) => (features, false),
-            Features::HeldOut => (FEATURES[0], true),
+        let first = match features {
+            Features::Fixed(features) => features,
+            Features::HeldOut => FEATURES[0],
         };
-        let projection = Rng::new(seed, Draw::Projection, &[]).normals(dim * features);
-        RandomProjection { is_open, ..Self::with_projection(projection, dim, ridge, seed) }
+        RandomProjection { choice: features, ..Self::with_projection(draw(dim, first, seed), dim, ridge, seed) }
     }
 
     /// With a W (dim, M) of one's own. The seed is that of the rows held out.
@@ -88,9 +103,9 @@ impl RandomProjection {
             Ridge::Fixed(lambda) => lambda,
             Ridge::HeldOut => 1.0,
         };
-        let gram = vec![0.0; features * features];
-        let (known, sums, weights) = (Known::new(dim), Vec::new(), Vec::new());
-        RandomProjection { known, ridge, lambda, seed, is_open: false, features, projection, gram, sums, weights }
+        let (known, gram, sums, weights) = (Known::new(dim), Triangle::zeros(features), Vec::new(), Vec::new());
+        let choice = Features::Fixed(features);
+        RandomProjection { known, ridge, lambda, seed, choice, features, projection, gram, sums, weights }
     }
 
     /// The number of random features.
@@ -103,37 +118,36 @@ impl RandomProjection {
         self.lambda
     }
 
-    /// ReLU(x W), (N, M), of embeddings (N, D).
+    /// ReLU(x W), (B, M), of embeddings (B, D), which are brought to length 1.
     fn features(&self, embeddings: &[f32]) -> Vec<f32> {
-        let rows = Matrix::new(embeddings, self.known.dim);
-        let mut features = vec![0.0; embeddings.len() / self.known.dim * self.features];
-        Product::on(Threads::All).into(
-            &mut features,
-            self.features,
-            rows,
-            Matrix::new(&self.projection, self.features),
-        );
+        let (dim, m) = (self.known.dim, self.features);
+        let mut rows = embeddings.to_vec(); // (B, D)
+        normalise(&mut rows, dim);
+        let mut features = vec![0.0; embeddings.len() / dim * m];
+        Product::on(Threads::All).into(&mut features, m, Matrix::new(&rows, dim), Matrix::new(&self.projection, m));
         features.iter_mut().for_each(|x| *x = x.max(0.0));
         features
     }
 
-    /// The weights that the sums so far make.
-    fn solve(&mut self) {
+    /// As [`RandomProjection::features`], of any number of embeddings, in float64.
+    fn wide_features(&self, embeddings: &[f32]) -> Vec<f64> {
+        let mut features = Vec::with_capacity(embeddings.len() / self.known.dim * self.features); // (N, M)
+        for rows in embeddings.chunks(BATCH * self.known.dim) {
+            features.extend(self.features(rows).into_iter().map(f64::from));
+        }
+        features
+    }
+
+    /// The weights that the sums so far make. `system` is room for a matrix (M, M).
+    fn solve(&mut self, system: &mut [f64]) {
         let (m, n) = (self.features, self.known.count());
-        let mut lambda = self.lambda;
-        let cholesky = loop {
-            let mut system = self.gram.clone();
-            (0..m).for_each(|i| system[i * (m + 1)] += lambda);
-            match Cholesky::new(system, m, 0.0) {
-                Some(cholesky) => break cholesky,
-                // it was lost in the rounding of the sums
-                None => {
-                    lambda = (10.0 * lambda).max(f64::EPSILON * mean_variance(&self.gram, m)).max(f64::MIN_POSITIVE)
-                }
-            }
-        };
+        let mean = self.gram.diagonal().sum::<f64>() / m as f64;
         let mut weights: Vec<f64> = (0..m * n).map(|i| self.sums[i % n * m + i / n]).collect(); // (M, n)
-        cholesky.solve(&mut weights, n);
+        let mut lambda = self.lambda;
+        // a ridge that is lost in the rounding of the sums grows
+        while !solve_ridge(&self.gram, lambda, system, m, &mut weights, n) {
+            lambda = (10.0 * lambda).max(f64::EPSILON * mean).max(f64::MIN_POSITIVE);
+        }
         self.weights = (0..n * m).map(|i| weights[i % m * n + i / m] as f32).collect();
     }
 
@@ -145,80 +159,97 @@ impl RandomProjection {
     /// Takes the number of features that rows held out speak for.
     fn choose_features(&mut self, classes: &[Examples]) {
         let (dim, ridge, seed) = (self.known.dim, self.ridge, self.seed);
-        let candidates = FEATURES.map(|features| Self::new(dim, Features::Fixed(features), ridge, seed));
-        let error = |candidate: &Self| least(&candidate.errors(classes)).map_or(f64::INFINITY, |error| error.mean);
-        let errors: Vec<f64> = candidates.iter().map(error).collect();
-        let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])); // the first of equal ones
-        if let Some(chosen) = candidates.into_iter().nth(best.unwrap_or(0)) {
-            let known = std::mem::replace(&mut self.known, Known::new(dim));
-            *self = RandomProjection { known, ..chosen };
+        let mut best = f64::INFINITY;
+        for features in FEATURES {
+            let candidate = Self::new(dim, Features::Fixed(features), ridge, seed);
+            let error = least(&candidate.errors(classes)).map_or(f64::INFINITY, |error| error.mean);
+            if error < best {
+                best = error;
+                self.take_features(features, candidate.projection);
+            }
         }
+    }
+
+    /// Another number of features, with their projection (D, M); for a classifier without classes.
+    fn take_features(&mut self, features: usize, projection: Vec<f32>) {
+        (self.features, self.projection, self.gram) = (features, projection, Triangle::zeros(features));
     }
 
     /// The errors on a fifth of the classes' rows, held out, of ridges learned from the others.
     pub fn errors(&self, classes: &[Examples]) -> Vec<HeldOutError> {
-        let dim = self.known.dim;
-        let (mut learned, mut held_out) = (Vec::new(), Vec::new()); // rows of each class
-        for Examples { class, rows } in classes {
-            let n = rows.len() / dim;
-            let order = Rng::new(self.seed, Draw::HeldOut, &[class.label as u64]).permutation(n);
+        let (mut learned, mut held_out) = (Rows::default(), Rows::default());
+        for (class, Examples { class: of, rows }) in classes.iter().enumerate() {
+            let n = rows.len();
+            let order = Rng::new(self.seed, Draw::HeldOut, &[of.key()]).permutation(n);
             let (tested, kept) = order.split_at((n / 5).max(1).min(n - 1));
-            let gather = |places: &[usize]| places.iter().flat_map(|&i| &rows[i * dim..][..dim]).copied().collect();
-            learned.push(gather(kept));
-            held_out.push(gather(tested));
+            for (part, places) in [(&mut learned, kept), (&mut held_out, tested)] {
+                places.iter().for_each(|&i| part.embeddings.extend_from_slice(rows.row(i)));
+                part.classes.resize(part.classes.len() + places.len(), class);
+            }
         }
-        self.held_out_errors(&learned, &held_out)
+        self.held_out_errors(&learned, &held_out, classes.len())
     }
 
-    /// The squared error of every one of [`LAMBDAS`] on embeddings held out, given per class (N, D), as are those that it
-    /// is learned from. Infinite where rounding has made the system insoluble, NaN where nothing is held out.
-    pub fn held_out_errors(&self, learned: &[Vec<f32>], held_out: &[Vec<f32>]) -> Vec<HeldOutError> {
-        let (m, k) = (self.features, learned.len());
-        let to_f64 = |x: Vec<f32>| -> Vec<f64> { x.into_iter().map(f64::from).collect() };
-        let (x, y) = (to_f64(self.features(&learned.concat())), self.one_hot(learned)); // (N, M), (N, k)
-        let (test, truth) = (to_f64(self.features(&held_out.concat())), self.one_hot(held_out)); // (V, M), (V, k)
-        let (n, v) = (y.len() / k, truth.len() / k);
+    /// The squared error of every one of [`LAMBDAS`] on embeddings of `k` classes held out, learned
+    /// from others. Infinite where rounding has made the system insoluble, NaN where nothing is
+    /// held out.
+    pub fn held_out_errors(&self, learned: &Rows, held_out: &Rows, k: usize) -> Vec<HeldOutError> {
+        let m = self.features;
+        let (x, test) = (self.wide_features(&learned.embeddings), self.wide_features(&held_out.embeddings)); // (N, M), (V, M)
+        let (n, v) = (learned.classes.len(), held_out.classes.len());
         let product = Product::on(Threads::All);
-        // With H of fewer rows than columns, H (HᵀH + λI)⁻¹ HᵀY is better computed as H Hᵀ (H Hᵀ + λI)⁻¹ Y.
-        let (size, left, right, test) = if n < m {
+        // With H of fewer rows than columns, H (HᵀH + λI)⁻¹ HᵀY is better computed as H Hᵀ (H Hᵀ +
+        // λI)⁻¹ Y.
+        let mut right = vec![0.0; n.min(m) * k]; // (size, k)
+        let (size, left, test) = if n < m {
             let mut against = vec![0.0; v * n]; // (V, N)
             product.into(&mut against, n, Matrix::new(&test, m), Matrix::new(&x, m).t());
-            (n, Matrix::new(&x, m), y, against)
+            drop(test);
+            learned.classes.iter().enumerate().for_each(|(row, class)| right[row * k + class] = 1.0);
+            (n, Matrix::new(&x, m), against)
         } else {
-            let mut sums = vec![0.0; m * k]; // (M, k)
-            product.into(&mut sums, k, Matrix::new(&x, m).t(), Matrix::new(&y, k));
-            (m, Matrix::new(&x, m).t(), sums, test)
+            for (row, class) in x.chunks_exact(m).zip(&learned.classes) {
+                row.iter().enumerate().for_each(|(j, x)| right[j * k + class] += x);
+            }
+            (m, Matrix::new(&x, m).t(), test)
         };
         let mut system = vec![0.0; size * size];
         add_outer(&mut system, size, size, 1.0, left);
-        let error = |lambda: f64| {
-            let mut system = system.clone();
-            (0..size).for_each(|i| system[i * (size + 1)] += lambda);
-            let Some(cholesky) = Cholesky::new(system, size, 0.0) else {
+        let gram = Triangle::of(&system, size);
+        drop(x);
+        let (mut weights, mut found) = (right.clone(), vec![0.0; v * k]); // (size, k), (V, k)
+        let mut error = |lambda: f64| {
+            weights.copy_from_slice(&right);
+            if !solve_ridge(&gram, lambda, &mut system, size, &mut weights, k) {
                 return HeldOutError { mean: f64::INFINITY, standard_error: 0.0 };
-            };
-            let mut weights = right.clone(); // (size, k)
-            cholesky.solve(&mut weights, k);
-            let mut found = vec![0.0; v * k]; // (V, k)
+            }
             product.into(&mut found, k, Matrix::new(&test, size), Matrix::new(&weights, k));
-            let of_row = |(found, truth): (&[f64], &[f64])| {
-                found.iter().zip(truth).map(|(found, truth)| (found - truth).powi(2)).sum::<f64>() / k as f64
+            let of_row = |(found, &truth): (&[f64], &usize)| {
+                let squares =
+                    found.iter().enumerate().map(|(class, x)| (x - f64::from(u8::from(class == truth))).powi(2));
+                squares.sum::<f64>() / k as f64
             };
-            let errors: Vec<f64> = found.chunks_exact(k).zip(truth.chunks_exact(k)).map(of_row).collect(); // (V)
+            let errors: Vec<f64> = found.chunks_exact(k).zip(&held_out.classes).map(of_row).collect(); // (V)
             let mean = errors.iter().sum::<f64>() / v as f64;
             let variance = errors.iter().map(|error| (error - mean).powi(2)).sum::<f64>() / v as f64;
             HeldOutError { mean, standard_error: (variance / v as f64).sqrt() }
         };
-        LAMBDAS.into_iter().map(error).collect()
+        LAMBDAS.into_iter().map(&mut error).collect()
     }
+}
 
-    /// Y (N, k) of k classes' embeddings.
-    fn one_hot(&self, classes: &[Vec<f32>]) -> Vec<f64> {
-        let k = classes.len();
-        let row = |class: usize| (0..k).map(move |i| f64::from(u8::from(i == class)));
-        let counts = classes.iter().map(|rows| rows.len() / self.known.dim).enumerate();
-        counts.flat_map(|(class, n)| (0..n).flat_map(move |_| row(class))).collect()
-    }
+/// W (dim, features), standard normal.
+fn draw(dim: usize, features: usize, seed: u64) -> Vec<f32> {
+    Rng::new(seed, Draw::Projection, &[]).normals(dim * features)
+}
+
+/// Solves (A + λI) x = b for right sides b (n, k), in place, with A (n, n) symmetric; `room` for as
+/// much is written over. Whether rounding has left a solution: without one, b stays.
+fn solve_ridge(a: &Triangle, lambda: f64, room: &mut [f64], n: usize, b: &mut [f64], k: usize) -> bool {
+    a.write(room);
+    (0..n).for_each(|i| room[i * (n + 1)] += lambda);
+    let cholesky = Cholesky::factor(room, n, 0.0);
+    cholesky.as_ref().inspect(|cholesky| cholesky.solve(b, k)).is_some()
 }
 
 /// The least of the errors of [`LAMBDAS`].
@@ -244,8 +275,9 @@ pub fn choose_ridge(errors: &[HeldOutError]) -> Option<f64> {
 
 impl Classifier for RandomProjection {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        let is_first = self.known.count() == 0;
         self.known.admit(classes)?;
-        if self.is_open {
+        if is_first && self.choice == Features::HeldOut {
             self.choose_features(classes);
         }
         if self.ridge == Ridge::HeldOut
@@ -254,21 +286,20 @@ impl Classifier for RandomProjection {
             self.lambda = lambda;
         }
         let m = self.features;
-        for Examples { class, rows } in classes {
+        let mut gram = self.gram.whole(); // (M, M)
+        for Examples { rows, .. } in classes {
             let start = self.sums.len();
             self.sums.resize(start + m, 0.0);
-            for rows in rows.chunks(BATCH * self.known.dim) {
-                let features: Vec<f64> = self.features(rows).into_iter().map(f64::from).collect(); // (B, M)
-                add_outer(&mut self.gram, m, m, 1.0, Matrix::new(&features, m).t());
+            for rows in rows.values().chunks(BATCH * self.known.dim) {
+                let features = self.wide_features(rows); // (B, M)
+                add_outer(&mut gram, m, m, 1.0, Matrix::new(&features, m).t());
                 for row in features.chunks_exact(m) {
                     self.sums[start..].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                 }
             }
-            if !mean_variance(&self.gram, m).is_finite() {
-                bail!("the training embeddings of {} are too large to be projected", named(class));
-            }
         }
-        self.solve();
+        self.gram.set(&gram);
+        self.solve(&mut gram);
         Ok(())
     }
 
@@ -283,8 +314,49 @@ impl Classifier for RandomProjection {
         scores
     }
 
+    fn state(&self) -> State {
+        let (m, n) = (self.features, self.known.count());
+        let mut state = State::from([
+            ("gram".into(), (vec![Triangle::len(m)], self.gram.values().to_vec())),
+            ("sums".into(), (vec![n, m], self.sums.clone())),
+            ("lambda".into(), (vec![1], vec![self.lambda])),
+        ]);
+        self.known.put(&mut state);
+        state
+    }
+
+    fn restore(&mut self, mut state: State) -> Result<()> {
+        let dim = self.known.dim;
+        let known = Known::take(&mut state, dim)?;
+        let n = known.count();
+        let features = match (self.choice, state.get("sums")) {
+            (Features::HeldOut, Some((shape, _))) if n > 0 => shape.last().copied().unwrap_or(0),
+            (Features::HeldOut, _) => FEATURES[0],
+            (Features::Fixed(features), _) => features,
+        };
+        ensure!(
+            self.choice != Features::HeldOut || FEATURES.contains(&features),
+            "tensor \"sums\" is of {features} random features, but should be of one of {FEATURES:?}"
+        );
+        let sums = take(&mut state, "sums", &[n, features])?;
+        let gram = Triangle::from_values(take(&mut state, "gram", &[Triangle::len(features)])?, features);
+        ensure!(gram.may_be_gram(), "tensor \"gram\" holds a value above what its diagonal allows");
+        let lambda = take(&mut state, "lambda", &[1])?[0];
+        ensure!(lambda >= 0.0, "tensor \"lambda\" holds {lambda}, which is no ridge");
+        finish(state)?;
+        if self.features != features {
+            self.take_features(features, draw(dim, features, self.seed));
+        }
+        (self.known, self.sums, self.gram, self.lambda) = (known, sums, gram, lambda);
+        self.weights.clear();
+        if n > 0 {
+            self.solve(&mut vec![0.0; features * features]);
+        }
+        Ok(())
+    }
+
     fn stored(&self) -> Stored {
         let m = self.features;
-        Stored { per_class: m * size_of::<f64>(), shared: m * (m + 1) / 2 * size_of::<f64>() }
+        Stored { per_class: m * size_of::<f64>(), shared: (Triangle::len(m) + 1) * size_of::<f64>() }
     }
 }

@@ -1,5 +1,5 @@
-//! A linear head with Gaussian replay: past classes are drawn from a Gaussian each, beside the real embeddings of the new
-//! ones.
+//! A linear head with Gaussian replay: past classes are drawn from a Gaussian each, beside the real
+//! embeddings of the new ones.
 
 use std::f64::consts::PI;
 
@@ -7,16 +7,17 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::{
-    Classifier, Examples, Known, Stored,
+    classifier::{Classifier, Examples, Known, State, Stored, finish, take_f32, tensor},
     covariance::{add_scatter, mean_variance, shrink},
-    mean_row,
 };
 use crate::{
     dense::{
         adam::Adam,
         layers,
+        moments::mean_row,
         product::{Matrix, Product, Threads},
-        symmetric::Cholesky,
+        softmax::cross_entropy,
+        symmetric::{Cholesky, Triangle},
         vector::{self, vectorised},
     },
     rng::{Draw, Rng},
@@ -45,14 +46,20 @@ pub enum Covariance {
 
 /// A class's embeddings, as a Gaussian.
 struct Gaussian {
-    mean: Vec<f32>,     // (D)
-    variance: Vec<f32>, // (D)
-    /// The factor's rows, each up to the diagonal; without it dimensions are independent.
-    factor: Option<Vec<f32>>, // (D (D + 1) / 2)
+    mean: Vec<f32>, // (D)
+    spread: Spread,
 }
 
-/// Softmax regression, trained anew after every task on as many rows of each class: real ones of the new classes, draws from their Gaussians of
-/// the past ones.
+/// How a class's embeddings vary; 0 where its rows are equal.
+enum Spread {
+    /// The standard deviations (D) of dimensions that are independent.
+    Diagonal(Vec<f32>),
+    /// The factor L (D (D + 1) / 2) of the covariance L Lᵀ, row after row, each up to the diagonal.
+    Full(Vec<f32>),
+}
+
+/// Softmax regression, trained anew after every task on as many rows of each class: real ones of
+/// the new classes, draws from their Gaussians of the past ones.
 pub struct ReplayHead {
     known: Known,
     covariance: Covariance,
@@ -62,6 +69,37 @@ pub struct ReplayHead {
     offsets: Vec<f32>,        // (n)
 }
 
+impl Covariance {
+    /// The name of a class's spread in a state, and how many values it has with `dim` dimensions.
+    fn field(self, dim: usize) -> (&'static str, usize) {
+        match self {
+            Covariance::Diagonal => ("deviations", dim),
+            Covariance::Full => ("factors", Triangle::len(dim)),
+        }
+    }
+}
+
+impl Spread {
+    fn values(&self) -> &[f32] {
+        match self {
+            Spread::Diagonal(values) | Spread::Full(values) => values,
+        }
+    }
+
+    /// The variance of dimension `j`.
+    fn variance(&self, j: usize) -> f64 {
+        match self {
+            Spread::Diagonal(deviations) => f64::from(deviations[j]).powi(2),
+            Spread::Full(factor) => row_of(factor, j).iter().map(|&x| f64::from(x).powi(2)).sum(),
+        }
+    }
+}
+
+/// Row `j` of a factor, up to the diagonal.
+fn row_of(factor: &[f32], j: usize) -> &[f32] {
+    &factor[Triangle::len(j)..Triangle::len(j + 1)]
+}
+
 impl Gaussian {
     fn fit(rows: &[f32], dim: usize, covariance: Covariance) -> Self {
         let mean = mean_row(rows, dim);
@@ -69,15 +107,17 @@ impl Gaussian {
         let mut matrix = vec![0.0; dim * dim];
         add_scatter(&mut matrix, rows, &mean);
         matrix.iter_mut().for_each(|x| *x /= (n - 1).max(1) as f64);
-        let variance = (0..dim).map(|i| matrix[i * dim + i] as f32).collect();
-        let varies = mean_variance(&matrix, dim) > 0.0;
-        let factor = (covariance == Covariance::Full && varies).then(|| {
-            shrink(&mut matrix, dim, n);
-            let cholesky = Cholesky::new(matrix, dim, 0.0);
-            let cholesky = cholesky.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"));
-            (0..dim).flat_map(|i| cholesky.row(i)).map(|&x| x as f32).collect()
-        });
-        Gaussian { mean: mean.into_iter().map(|x| x as f32).collect(), variance, factor }
+        let spread = match covariance {
+            Covariance::Diagonal => Spread::Diagonal((0..dim).map(|i| matrix[i * dim + i].sqrt() as f32).collect()),
+            Covariance::Full if mean_variance(&matrix, dim) == 0.0 => Spread::Full(vec![0.0; Triangle::len(dim)]),
+            Covariance::Full => {
+                shrink(&mut matrix, dim, n);
+                let cholesky = Cholesky::factor(&mut matrix, dim, 0.0);
+                let cholesky = cholesky.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"));
+                Spread::Full(cholesky.triangle().values().iter().map(|&x| x as f32).collect())
+            }
+        };
+        Gaussian { mean: mean.into_iter().map(|x| x as f32).collect(), spread }
     }
 
     /// `n` draws (n, D).
@@ -85,11 +125,13 @@ impl Gaussian {
         let dim = self.mean.len();
         let mut rows = rng.normals(n * dim);
         for row in rows.chunks_exact_mut(dim) {
-            match &self.factor {
-                None => row.iter_mut().zip(&self.variance).for_each(|(x, variance)| *x *= variance.sqrt()),
-                Some(factor) => vectorised(|| {
+            match &self.spread {
+                Spread::Diagonal(deviations) => {
+                    row.iter_mut().zip(deviations).for_each(|(x, deviation)| *x *= deviation)
+                }
+                Spread::Full(factor) => vectorised(|| {
                     for i in (0..dim).rev() {
-                        row[i] = vector::dot(&row[..=i], &factor[i * (i + 1) / 2..][..=i]); // those before i are noise yet
+                        row[i] = vector::dot(&row[..=i], row_of(factor, i)); // those before i are noise yet
                     }
                 }),
             }
@@ -106,15 +148,17 @@ impl ReplayHead {
         ReplayHead { known: Known::new(dim), covariance, seed, gaussians, weights, offsets }
     }
 
-    /// Mean and deviation (D) of all classes together, each weighing the same; a dimension that does not vary has
-    /// deviation 1.
+    /// Mean and deviation (D) of all classes together, as rows are drawn of them, each weighing the
+    /// same; a dimension that does not vary, or by less than float32 can divide by, has deviation
+    /// 1.
     fn standard(&self) -> (Vec<f32>, Vec<f32>) {
         let n = self.gaussians.len() as f64;
         let over_classes = |f: &dyn Fn(&Gaussian) -> f64| self.gaussians.iter().map(f).sum::<f64>() / n;
         let both = |j: usize| {
             let mean = over_classes(&|g| f64::from(g.mean[j]));
-            let variance = over_classes(&|g| f64::from(g.variance[j]) + (f64::from(g.mean[j]) - mean).powi(2));
-            (mean as f32, if variance > 0.0 { variance.sqrt() as f32 } else { 1.0 })
+            let variance = over_classes(&|g| g.spread.variance(j) + (f64::from(g.mean[j]) - mean).powi(2));
+            let deviation = variance.sqrt() as f32;
+            (mean as f32, if deviation.is_normal() { deviation } else { 1.0 })
         };
         (0..self.known.dim).map(both).unzip()
     }
@@ -125,16 +169,16 @@ impl ReplayHead {
         let past = n - current.len();
         let mut rows = vec![0.0; n * SAMPLES * dim];
         rows.par_chunks_exact_mut(SAMPLES * dim).enumerate().for_each(|(class, out)| {
-            let label = self.known.labels[class];
-            let mut rng = Rng::new(self.seed, Draw::ReplayRows, &[n as u64, epoch as u64, label as u64]);
+            let key = self.known.keys[class];
+            let mut rng = Rng::new(self.seed, Draw::ReplayRows, &[n as u64, epoch as u64, key]);
             if class < past {
                 return out.copy_from_slice(&self.gaussians[class].sample(SAMPLES, &mut rng));
             }
             // each row as often as the others, give or take one
             let real = current[class - past].rows;
-            let order = rng.permutation(real.len() / dim);
+            let order = rng.permutation(real.len());
             for (out, &row) in out.chunks_exact_mut(dim).zip(order.iter().cycle()) {
-                out.copy_from_slice(&real[row * dim..][..dim]);
+                out.copy_from_slice(real.row(row));
             }
         });
         rows
@@ -161,16 +205,13 @@ impl ReplayHead {
                 let (weights, offsets) = parameters.split_at(n * dim);
                 let mut scores = vec![0.0; batch.len() * n]; // (B, n), then their gradient
                 layers::affine(&x, Matrix::new(weights, self.known.dim).t(), offsets, &mut scores, Threads::All);
-                cross_entropy_gradient(&mut scores, n, batch.iter().map(|row| row / SAMPLES));
+                cross_entropy(&mut scores, n, batch.iter().map(|row| row / SAMPLES), batch.len());
                 let (dweights, doffsets) = gradients.split_at_mut(n * dim);
                 layers::affine_backward_weight(&x, &scores, dweights, n, Threads::All);
                 layers::sum_rows(&scores, doffsets);
                 let rate = adam.begin(lr);
                 adam.update_shared(rate, 0, &mut parameters, &gradients);
             }
-        }
-        if parameters.iter().any(|x| !x.is_finite()) {
-            bail!("the linear head diverged with {n} classes: are the embeddings of very different lengths?");
         }
         // the standardisation goes into the head
         self.offsets = parameters.split_off(n * dim);
@@ -179,6 +220,12 @@ impl ReplayHead {
             *offset -= vectorised(|| vector::dot(weights, &mean));
         }
         self.weights = parameters;
+        if self.weights.iter().chain(&self.offsets).any(|x| !x.is_finite()) {
+            bail!(
+                "the linear head of {n} classes has values beyond float32: the embeddings are too large, or a dimension \
+                 varies too little; scale them, or use another baseline"
+            );
+        }
         Ok(())
     }
 }
@@ -187,7 +234,8 @@ impl Classifier for ReplayHead {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)?;
         let dim = self.known.dim;
-        self.gaussians.par_extend(classes.par_iter().map(|class| Gaussian::fit(class.rows, dim, self.covariance)));
+        self.gaussians
+            .par_extend(classes.par_iter().map(|class| Gaussian::fit(class.rows.values(), dim, self.covariance)));
         self.train(classes)
     }
 
@@ -199,26 +247,46 @@ impl Classifier for ReplayHead {
         scores
     }
 
+    fn state(&self) -> State {
+        let (n, dim) = (self.known.count(), self.known.dim);
+        let (spread, size) = self.covariance.field(dim);
+        let means: Vec<f32> = self.gaussians.iter().flat_map(|gaussian| &gaussian.mean).copied().collect();
+        let spreads: Vec<f32> = self.gaussians.iter().flat_map(|gaussian| gaussian.spread.values()).copied().collect();
+        let mut state = State::from([
+            ("means".into(), tensor(vec![n, dim], &means)),
+            (spread.into(), tensor(vec![n, size], &spreads)),
+            ("weights".into(), tensor(vec![n, dim], &self.weights)),
+            ("offsets".into(), tensor(vec![n], &self.offsets)),
+        ]);
+        self.known.put(&mut state);
+        state
+    }
+
+    fn restore(&mut self, mut state: State) -> Result<()> {
+        let dim = self.known.dim;
+        let known = Known::take(&mut state, dim)?;
+        let n = known.count();
+        let (spread, size) = self.covariance.field(dim);
+        let means = take_f32(&mut state, "means", &[n, dim])?;
+        let spreads = take_f32(&mut state, spread, &[n, size])?;
+        let weights = take_f32(&mut state, "weights", &[n, dim])?;
+        let offsets = take_f32(&mut state, "offsets", &[n])?;
+        finish(state)?;
+        let gaussian = |(mean, spread): (&[f32], &[f32])| Gaussian {
+            mean: mean.to_vec(),
+            spread: match self.covariance {
+                Covariance::Diagonal => Spread::Diagonal(spread.to_vec()),
+                Covariance::Full => Spread::Full(spread.to_vec()),
+            },
+        };
+        self.gaussians = means.chunks_exact(dim).zip(spreads.chunks_exact(size)).map(gaussian).collect();
+        (self.known, self.weights, self.offsets) = (known, weights, offsets);
+        Ok(())
+    }
+
     fn stored(&self) -> Stored {
         let dim = self.known.dim;
-        let values = match self.covariance {
-            Covariance::Diagonal => 2 * dim,
-            Covariance::Full => 2 * dim + dim * (dim + 1) / 2,
-        };
-        Stored { per_class: values * size_of::<f32>(), shared: 0 }
+        let gaussian = dim + self.covariance.field(dim).1;
+        Stored { per_class: (gaussian + dim + 1) * size_of::<f32>(), shared: 0 }
     }
-}
-
-/// Scores (B, n) become the gradient of their mean cross-entropy with the classes of the rows.
-fn cross_entropy_gradient(scores: &mut [f32], n: usize, classes: impl ExactSizeIterator<Item = usize>) {
-    let b = classes.len() as f32;
-    vectorised(|| {
-        for (row, class) in scores.chunks_exact_mut(n).zip(classes) {
-            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            row.iter_mut().for_each(|x| *x = vector::exp(*x - highest));
-            let sum = vector::sum(row);
-            row.iter_mut().for_each(|x| *x /= sum * b);
-            row[class] -= 1.0 / b;
-        }
-    });
 }

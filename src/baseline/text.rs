@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail};
 
-use super::unit;
+use super::classifier::unit;
 
-/// The keys (C, P), of length 1, of the classifier that ensembles templates: per class the mean of its text features at
-/// length 1, from features `text` (T, C, P) of T templates, as Radford et al. (2021) do. Classify by
-/// [`cosines`](super::cosines).
+/// The keys (C, P), of length 1, of the classifier that ensembles templates: per class the mean of
+/// its text features at length 1, from features `text` (T, C, P) of T templates, as Radford et al.
+/// (2021) do. Classify by [`cosines`](crate::dense::cosine::cosines).
 ///
 /// ```
 /// let text = [3.0, 0.0, 0.0, 1.0, /* the second template */ 0.0, 5.0, 0.0, 2.0]; // (2, 2, 2)

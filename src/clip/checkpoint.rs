@@ -1,5 +1,5 @@
-//! A checkpoint directory in the Hugging Face layout: config.json, model.safetensors (or its sharded
-//! index), tokenizer.json, preprocessor_config.json (or processor_config.json).
+//! A checkpoint directory in the Hugging Face layout: config.json, model.safetensors (or its
+//! sharded index), tokenizer.json, preprocessor_config.json (or processor_config.json).
 
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,11 @@ use super::{
     tensor,
     weights::{WeightFiles, Weights},
 };
+use crate::Error;
 
-/// What says how images are prepared: a file, and where in it; the first that does. So transformers 5 reads them, whose
-/// CLIPProcessor writes the first file alone, and whose CLIPImageProcessor writes the second.
+/// What says how images are prepared: a file, and where in it; the first that does. So transformers
+/// 5 reads them, whose CLIPProcessor writes the first file alone, and whose CLIPImageProcessor
+/// writes the second.
 const PREPROCESSING: [(&str, &str); 2] =
     [("processor_config.json", "/image_processor"), ("preprocessor_config.json", "")];
 
@@ -33,13 +35,19 @@ const EVERY_CLIP: [&str; 5] = [
 /// A checkpoint on disk, its configuration read and its weights mapped.
 pub struct Checkpoint {
     dir: PathBuf,
+    /// The sizes of the encoders.
     pub config: Config,
     weights: WeightFiles,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory. Nothing is computed yet.
+    /// Opens a checkpoint directory. Nothing is computed yet. What cannot be used is an
+    /// [`Error::Checkpoint`].
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::read(dir).map_err(|error| Error::Checkpoint(error).into())
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
             bail!("{} is not a directory; --model takes the directory of a CLIP checkpoint", dir.display());
         }
@@ -97,7 +105,7 @@ impl Checkpoint {
 
     /// SHA-256 of tokenizer.json.
     pub fn tokenizer_sha256(&self) -> Result<String> {
-        crate::hash_files(&[require(&self.dir, "tokenizer.json")?])
+        crate::hash::hash_files(&[require(&self.dir, "tokenizer.json")?])
     }
 
     /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.

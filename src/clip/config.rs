@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::artefact::canonical;
+use crate::hash::{canonical, hash_lines};
 
 /// The model that is computed, by the names that config.json has for it and for its encoders.
 const MODEL_TYPE: &str = "clip";
@@ -14,7 +14,9 @@ const VISION_MODEL_TYPE: &str = "clip_vision_model";
 /// What config.json says of the two encoders. Defaults are those of transformers' CLIPConfig.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
+    /// The text encoder.
     pub text_config: TextConfig,
+    /// The image encoder.
     pub vision_config: VisionConfig,
     /// Dimension of the space that both encoders project into.
     #[serde(default = "default_512")]
@@ -24,22 +26,31 @@ pub struct Config {
 /// The text encoder's part of config.json.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextConfig {
+    /// Tokens that have an embedding, V.
     #[serde(default = "default_49408")]
     pub vocab_size: usize,
+    /// Width of the transformer, W.
     #[serde(default = "default_512")]
     pub hidden_size: usize,
+    /// Width of the feed-forward layers, F.
     #[serde(default = "default_2048")]
     pub intermediate_size: usize,
+    /// Number of blocks.
     #[serde(default = "default_12")]
     pub num_hidden_layers: usize,
+    /// Heads of the attention; they divide the width.
     #[serde(default = "default_8")]
     pub num_attention_heads: usize,
+    /// Most tokens of a text, start and end included.
     #[serde(default = "default_77")]
     pub max_position_embeddings: usize,
+    /// Activation of the feed-forward layers.
     #[serde(default)]
     pub hidden_act: Activation,
+    /// Added to the variance in every layer norm.
     #[serde(default = "default_eps")]
     pub layer_norm_eps: f64,
+    /// The end-of-text token, whose state is the text's.
     #[serde(default = "default_49407")]
     pub eos_token_id: u32,
 }
@@ -47,22 +58,31 @@ pub struct TextConfig {
 /// The image encoder's part of config.json.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct VisionConfig {
+    /// Width of the transformer, W.
     #[serde(default = "default_768")]
     pub hidden_size: usize,
+    /// Width of the feed-forward layers, F.
     #[serde(default = "default_3072")]
     pub intermediate_size: usize,
+    /// Number of blocks.
     #[serde(default = "default_12")]
     pub num_hidden_layers: usize,
+    /// Heads of the attention; they divide the width.
     #[serde(default = "default_12")]
     pub num_attention_heads: usize,
+    /// Colours of a pixel: 3.
     #[serde(default = "default_3")]
     pub num_channels: usize,
+    /// Side of an image in pixels, S.
     #[serde(default = "default_224")]
     pub image_size: usize,
+    /// Side of a patch in pixels; it divides the image's.
     #[serde(default = "default_32")]
     pub patch_size: usize,
+    /// Activation of the feed-forward layers.
     #[serde(default)]
     pub hidden_act: Activation,
+    /// Added to the variance in every layer norm.
     #[serde(default = "default_eps")]
     pub layer_norm_eps: f64,
 }
@@ -79,19 +99,26 @@ pub enum Activation {
 }
 
 /// Shape of a transformer.
-pub struct Size {
+pub(crate) struct Size {
+    /// W.
     pub width: usize,
+    /// Width of the feed-forward layers, F.
     pub intermediate: usize,
+    /// Number of blocks.
     pub layers: usize,
+    /// Heads of the attention; they divide the width.
     pub heads: usize,
+    /// Activation of the feed-forward layers.
     pub activation: Activation,
+    /// Added to the variance in every layer norm.
     pub eps: f64,
 }
 
 macro_rules! size {
     ($config:ident) => {
         impl $config {
-            pub fn size(&self) -> Size {
+            /// The shape of the transformer.
+            pub(crate) fn size(&self) -> Size {
                 Size {
                     width: self.hidden_size,
                     intermediate: self.intermediate_size,
@@ -122,7 +149,8 @@ fn default_eps() -> f64 {
 }
 
 impl Config {
-    /// Reads config.json. Refuses what is another model than CLIP, or a CLIP that would be computed wrongly.
+    /// Reads config.json. Refuses what is another model than CLIP, or a CLIP that would be computed
+    /// wrongly.
     pub fn from_json(json: &Value) -> Result<Self> {
         let whole = json.as_object().context("expected a JSON object")?;
         require_type(whole, "model_type", MODEL_TYPE, "a whole CLIP, text and image encoder, as CLIPModel has it")?;
@@ -167,16 +195,17 @@ impl Config {
 
     /// Hash of everything that config.json says and that the encoders follow.
     pub fn identity(&self) -> Result<String> {
-        Ok(crate::hash_lines([canonical(&serde_json::to_value(self)?)]))
+        Ok(hash_lines([canonical(&serde_json::to_value(self)?)]))
     }
 }
 
 /// Whether config.json says which model it is. Where it does not, the weights have to.
-pub fn names_its_model(json: &Value) -> bool {
+pub(crate) fn names_its_model(json: &Value) -> bool {
     json.get("model_type").is_some_and(|name| !name.is_null())
 }
 
-/// An encoder's part of config.json. Where early copies have it twice, `text_config_dict` is what transformers follows.
+/// An encoder's part of config.json. Where early copies have it twice, `text_config_dict` is what
+/// transformers follows.
 fn part<'a>(whole: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String, Value>> {
     let older = whole.get(&format!("{name}_dict")).filter(|value| !value.is_null());
     let value = older.or(whole.get(name)).with_context(|| format!("{name} is missing; is this a whole CLIP?"))?;

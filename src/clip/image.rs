@@ -6,7 +6,9 @@ use super::{cpu, tensor};
 
 /// A frozen image encoder.
 pub enum ImageEncoder {
+    /// On float32 slices, on the CPU.
     Cpu(cpu::vision::ImageEncoder),
+    /// On candle's tensors, on any device.
     Device(tensor::vision::ImageEncoder),
 }
 
@@ -30,8 +32,8 @@ impl ImageEncoder {
         }
     }
 
-    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the CPU the calling thread
-    /// computes alone.
+    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the CPU
+    /// the calling thread computes alone.
     pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Result<Vec<f32>> {
         match self {
             ImageEncoder::Cpu(encoder) => Ok(encoder.encode(pixels, workspace)),

@@ -1,5 +1,5 @@
 //! CLIP: a checkpoint in the Hugging Face layout becomes an image encoder and a text encoder.
-//! Knows tensors, never tables.
+//! Imports nothing of tables, runs or methods.
 
 pub mod checkpoint;
 pub mod config;

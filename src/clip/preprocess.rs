@@ -24,8 +24,9 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// Reads what preprocessor_config.json, or the image_processor of processor_config.json, says. What is missing or null
-    /// is as CLIPImageProcessor has it, unless the settings are of another kind of processor.
+    /// Reads what preprocessor_config.json, or the image_processor of processor_config.json, says.
+    /// What is missing or null is as CLIPImageProcessor has it, unless the settings are of another
+    /// kind of processor.
     pub fn from_config(settings: &Value) -> Result<Self> {
         let kind = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| settings[*key].as_str());
         let defaults = match kind {
@@ -104,7 +105,8 @@ impl Preprocess {
         if 3 * (width * height) as u64 > MAX_BYTES {
             bail!("{w}x{h} pixels would become {width}x{height}: too elongated");
         }
-        // One direction at a time, as Pillow goes: overshoots are clipped in between, so the order shows.
+        // One direction at a time, as Pillow goes: overshoots are clipped in between, so the order
+        // shows.
         let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
         let mut resized = Image::from_vec_u8(w as u32, h as u32, image.into_raw(), PixelType::U8x3)?;
         for (width, height) in [(width, h), (width, height)] {

@@ -68,8 +68,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The position whose state is the text's: the first end-of-text token, or, where the configuration
-    /// has the historical id 2, the highest id, as transformers reads it.
+    /// The position whose state is the text's: the first end-of-text token, or, where the
+    /// configuration has the historical id 2, the highest id, as transformers reads it.
     fn end_of_text(&self, ids: &[u32]) -> usize {
         if self.eos == HISTORICAL_EOS {
             let highest = ids.iter().max();

@@ -1,4 +1,5 @@
-//! The weights of a checkpoint: safetensors files, mapped, of which encoders take what lies below a prefix.
+//! The weights of a checkpoint: safetensors files, mapped, of which encoders take what lies below a
+//! prefix.
 
 use std::{
     cell::RefCell,
@@ -27,7 +28,8 @@ impl WeightFiles {
     /// Maps the weights of the checkpoint in `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
         let paths = paths(dir)?;
-        // Safety: the mapping is only read; a file changed under a running program is not defended against.
+        // Safety: the mapping is only read; a file changed under a running program is not defended
+        // against.
         let mapped = unsafe { MmapedSafetensors::multi(&paths) }.with_context(|| {
             format!("the weights in {} are not safetensors, or are cut short: fetch them again", dir.display())
         })?;
@@ -36,7 +38,7 @@ impl WeightFiles {
 
     /// SHA-256 of all files. Reads them once.
     pub fn sha256(&self) -> Result<String> {
-        crate::hash_files(&self.paths)
+        crate::hash::hash_files(&self.paths)
     }
 
     /// Whether there is a tensor of this name.
@@ -104,8 +106,8 @@ impl Weights<'_> {
         Ok(tensor.to_dtype(self.dtype)?)
     }
 
-    /// An error that names a tensor whose name begins with one of `prefixes` and that has not been read: a model that has
-    /// it is not computed as it should be.
+    /// An error that names a tensor whose name begins with one of `prefixes` and that has not been
+    /// read: a model that has it is not computed as it should be.
     pub fn require_all_read(&self, prefixes: &[&str]) -> Result<()> {
         let read = self.read.borrow();
         let tensors = self.files.mapped.tensors();

@@ -1,26 +1,29 @@
-//! Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8; with decoupled weight decay it is AdamW (Loshchilov
-//! and Hutter, 2019).
+//! Adam (Kingma and Ba, 2015), beta 0.9 and 0.999, eps 1e-8; with decoupled weight decay it is
+//! AdamW (Loshchilov and Hutter, 2019).
 
 use rayon::prelude::*;
 
 use super::vector::vectorised;
 
+/// Decay of the first moment, as published.
 pub const BETA1: f64 = 0.9;
+/// Decay of the second moment, as published.
 pub const BETA2: f64 = 0.999;
+/// Added to the root of the second moment.
 pub const EPS: f32 = 1e-8;
 
-/// Parameters that a thread takes at a time.
-const SHARE: usize = 1 << 16;
+/// Parameters that a thread takes at a time in a step that is shared.
+pub(super) const SHARE: usize = 1 << 16;
 
-/// The moments of the gradients of parameters that lie in one slice.
+/// The first and second moments of the gradients of parameters that lie in one slice.
 pub struct Adam {
-    first: Vec<f32>,
-    second: Vec<f32>,
+    first_moments: Vec<f32>,
+    second_moments: Vec<f32>,
     steps: i32,
     weight_decay: f64,
 }
 
-/// What the step in hand multiplies with.
+/// The factors of the step in hand, with the biases of its moments corrected.
 #[derive(Clone, Copy)]
 pub struct Rate {
     /// lr / (1 - beta1^t)
@@ -32,13 +35,15 @@ pub struct Rate {
 }
 
 impl Adam {
+    /// Of as many parameters, before the first step.
     pub fn new(parameters: usize) -> Self {
         Self::decaying(parameters, 0.0)
     }
 
     /// AdamW, whose every step takes lr·`weight_decay` of a parameter away first.
     pub fn decaying(parameters: usize, weight_decay: f64) -> Self {
-        Adam { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0, weight_decay }
+        let [first_moments, second_moments] = [vec![0.0; parameters], vec![0.0; parameters]];
+        Adam { first_moments, second_moments, steps: 0, weight_decay }
     }
 
     /// Counts a step with the learning rate `lr`.
@@ -54,13 +59,14 @@ impl Adam {
     /// The step in hand, for the parameters that begin at `start`, in one pass.
     pub fn update(&mut self, rate: Rate, start: usize, params: &mut [f32], grads: &[f32]) {
         let end = start + params.len();
-        rate.update(params, grads, &mut self.first[start..end], &mut self.second[start..end]);
+        rate.update(params, grads, &mut self.first_moments[start..end], &mut self.second_moments[start..end]);
     }
 
     /// As [`Adam::update`], shared among threads.
     pub fn update_shared(&mut self, rate: Rate, start: usize, params: &mut [f32], grads: &[f32]) {
         let end = start + params.len();
-        let moments = self.first[start..end].par_chunks_mut(SHARE).zip(self.second[start..end].par_chunks_mut(SHARE));
+        let first = self.first_moments[start..end].par_chunks_mut(SHARE);
+        let moments = first.zip(self.second_moments[start..end].par_chunks_mut(SHARE));
         let values = params.par_chunks_mut(SHARE).zip(grads.par_chunks(SHARE));
         values.zip(moments).for_each(|((params, grads), (first, second))| rate.update(params, grads, first, second));
     }
@@ -68,7 +74,7 @@ impl Adam {
     /// The running means of the gradients.
     #[cfg(test)]
     pub fn first_moments(&self) -> &[f32] {
-        &self.first
+        &self.first_moments
     }
 }
 

@@ -6,10 +6,10 @@ use super::{
 };
 
 /// Slope of the leaky ReLU below zero.
-const SLOPE: f32 = 0.2;
+pub const LEAKY_SLOPE: f32 = 0.2;
 
-/// Added to a batch's variance.
-const BATCH_NORM_EPS: f32 = 1e-5;
+/// Added to the variance in batch normalisation, PyTorch's default.
+pub const BATCH_NORM_EPS: f32 = 1e-5;
 
 /// y (N, O) = x (N, I) w + bias, with w (I, O).
 pub fn affine(x: &[f32], w: Matrix, bias: &[f32], y: &mut [f32], threads: Threads) {
@@ -68,7 +68,7 @@ pub fn sum_rows(x: &[f32], sums: &mut [f32]) {
 pub fn leaky_relu(x: &mut [f32]) {
     vectorised(|| {
         for x in x {
-            *x = if *x > 0.0 { *x } else { SLOPE * *x };
+            *x = if *x > 0.0 { *x } else { LEAKY_SLOPE * *x };
         }
     });
 }
@@ -77,13 +77,13 @@ pub fn leaky_relu(x: &mut [f32]) {
 pub fn leaky_relu_backward(y: &[f32], dy: &mut [f32]) {
     vectorised(|| {
         for (dy, &y) in dy.iter_mut().zip(y) {
-            *dy = if y > 0.0 { *dy } else { SLOPE * *dy };
+            *dy = if y > 0.0 { *dy } else { LEAKY_SLOPE * *dy };
         }
     });
 }
 
-/// Batch normalisation in place, with the batch's own statistics; x (B, F) becomes the output, `normal`
-/// (B, F) the normalised input and `scale` (F) 1 / deviation.
+/// Batch normalisation in place, with the batch's own statistics; x (B, F) becomes the output,
+/// `normal` (B, F) the normalised input and `scale` (F) 1 / deviation.
 pub fn batch_norm(x: &mut [f32], weight: &[f32], bias: &[f32], normal: &mut [f32], scale: &mut [f32]) {
     let f = weight.len();
     let b = (x.len() / f) as f32;
@@ -155,7 +155,8 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f3
     });
 }
 
-/// Backward pass of [`layer_norm`]: adds the gradient of its input x (N, W) to `dx`, given that of its output.
+/// Backward pass of [`layer_norm`]: adds the gradient of its input x (N, W) to `dx`, given that of
+/// its output.
 pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
     let w = weight.len();
     vectorised(|| {

@@ -36,6 +36,7 @@ pub struct Product {
     pub add: bool,
     /// It is multiplied with this.
     pub scale: f32,
+    /// Who computes it.
     pub threads: Threads,
 }
 
@@ -51,10 +52,12 @@ impl<'a, T> Matrix<'a, T> {
         Matrix { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -77,8 +80,9 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// A copy of `data` (rows, columns), transposed. Worth it for the right side of many products with few rows on the left,
-/// which are two to six times as fast where its rows, not its columns, are contiguous.
+/// A copy of `data` (rows, columns), transposed. Worth it for the right side of many products with
+/// few rows on the left, which are two to six times as fast where its rows, not its columns, are
+/// contiguous.
 pub fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
     const TILE: usize = 32; // a tile of both stays in the cache
     let rows = data.len() / columns;
@@ -96,14 +100,17 @@ pub fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
 }
 
 impl Product {
+    /// a b, which replaces what stands there.
     pub fn on(threads: Threads) -> Self {
         Product { add: false, scale: 1.0, threads }
     }
 
+    /// Multiplied with `scale`.
     pub fn scaled(self, scale: f32) -> Self {
         Product { scale, ..self }
     }
 
+    /// Added to what stands there.
     pub fn added(self) -> Self {
         Product { add: true, ..self }
     }

@@ -2,12 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::vector::vectorised;
+use super::{adam::SHARE, vector::vectorised};
 
+/// Decay of the velocity.
 pub const MOMENTUM: f64 = 0.9;
-
-/// Parameters that a thread takes at a time.
-const SHARE: usize = 1 << 16;
 
 /// The velocities of parameters that lie in one slice.
 pub struct Sgd {
@@ -15,6 +13,7 @@ pub struct Sgd {
 }
 
 impl Sgd {
+    /// Of as many parameters, before the first step.
     pub fn new(parameters: usize) -> Self {
         Sgd { velocity: vec![0.0; parameters] }
     }

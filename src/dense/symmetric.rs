@@ -1,4 +1,5 @@
-//! Symmetric positive definite matrices in float64. Only what stands on and below their diagonal counts.
+//! Symmetric positive definite matrices in float64. Only what stands on and below their diagonal
+//! counts.
 
 use rayon::prelude::*;
 
@@ -13,8 +14,8 @@ const BLOCK: usize = 64;
 /// Columns of a product that are computed at a time, down from the diagonal.
 const PANEL: usize = 256;
 
-/// out (n, n) += scale·a aᵀ, with a (n, k); rows of `out` are `stride` values apart. What stands above the diagonal is
-/// left undefined.
+/// out (n, n) += scale·a aᵀ, with a (n, k); rows of `out` are `stride` values apart. What stands
+/// above the diagonal is left undefined.
 pub fn add_outer(out: &mut [f64], stride: usize, n: usize, scale: f32, a: Matrix<f64>) {
     for start in (0..n).step_by(PANEL) {
         let columns = a.part(start..(start + PANEL).min(n)).t();
@@ -23,22 +24,102 @@ pub fn add_outer(out: &mut [f64], stride: usize, n: usize, scale: f32, a: Matrix
     }
 }
 
+/// A symmetric matrix (n, n) at half the size: its lower triangle, row after row, each up to the
+/// diagonal.
+///
+/// ```
+/// use cgil::dense::symmetric::Triangle;
+/// let triangle = Triangle::of(&[1.0, f64::NAN, 2.0, 3.0], 2);
+/// assert_eq!(triangle.values(), [1.0, 2.0, 3.0]);
+/// assert_eq!(triangle.whole(), [1.0, 0.0, 2.0, 3.0]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Triangle {
+    values: Vec<f64>, // (n (n + 1) / 2)
+    n: usize,
+}
+
+impl Triangle {
+    /// Of a matrix (n, n) of zeros.
+    pub fn zeros(n: usize) -> Self {
+        Triangle { values: vec![0.0; Self::len(n)], n }
+    }
+
+    /// Of its values, as [`Triangle::values`] gives them.
+    pub fn from_values(values: Vec<f64>, n: usize) -> Self {
+        assert_eq!(values.len(), Self::len(n));
+        Triangle { values, n }
+    }
+
+    /// Of a matrix (n, n).
+    pub fn of(a: &[f64], n: usize) -> Self {
+        let mut triangle = Self::zeros(n);
+        triangle.set(a);
+        triangle
+    }
+
+    /// How many values the lower triangle of a matrix (n, n) has.
+    pub const fn len(n: usize) -> usize {
+        n * (n + 1) / 2
+    }
+
+    /// The values (n (n + 1) / 2), row after row, each up to its diagonal.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The values on the diagonal.
+    pub fn diagonal(&self) -> impl Iterator<Item = f64> {
+        (0..self.n).map(|i| self.values[Self::len(i + 1) - 1])
+    }
+
+    /// Whether no value is above the root of the product of those on the diagonal of its row and
+    /// column: so it is in every product B Bᵀ.
+    pub fn may_be_gram(&self) -> bool {
+        let roots: Vec<f64> = self.diagonal().map(f64::sqrt).collect(); // NaN of what is below 0
+        let most = roots.iter().enumerate().flat_map(|(i, root)| roots[..=i].iter().map(move |other| root * other));
+        self.values.iter().zip(most).all(|(x, most)| x.abs() <= most * (1.0 + 1e-6))
+    }
+
+    /// Becomes that of `a` (n, n).
+    pub fn set(&mut self, a: &[f64]) {
+        for i in 0..self.n {
+            self.values[Self::len(i)..Self::len(i + 1)].copy_from_slice(&a[i * self.n..][..=i]);
+        }
+    }
+
+    /// Writes the lower triangle into `a` (n, n); what stands above the diagonal stays.
+    pub fn write(&self, a: &mut [f64]) {
+        for i in 0..self.n {
+            a[i * self.n..][..=i].copy_from_slice(&self.values[Self::len(i)..Self::len(i + 1)]);
+        }
+    }
+
+    /// The matrix (n, n), with zeros above the diagonal.
+    pub fn whole(&self) -> Vec<f64> {
+        let mut a = vec![0.0; self.n * self.n];
+        self.write(&mut a);
+        a
+    }
+}
+
 /// The factor L of A = L Lᵀ, with L (n, n) lower triangular.
 ///
 /// ```
 /// use cgil::dense::symmetric::Cholesky;
 /// let mut x = [2.0, 3.0]; // (2, 1)
-/// Cholesky::new(vec![4.0, 0.0, 2.0, 2.0], 2, 0.0).unwrap().solve(&mut x, 1);
+/// Cholesky::factor(&mut [4.0, 0.0, 2.0, 2.0], 2, 0.0).unwrap().solve(&mut x, 1);
 /// assert!((x[0] + 0.5).abs() < 1e-12 && (x[1] - 2.0).abs() < 1e-12, "{x:?}");
 /// ```
-pub struct Cholesky {
-    factor: Vec<f64>, // (n, n), the lower triangle
+pub struct Cholesky<'a> {
+    factor: &'a [f64], // (n, n), the lower triangle
     n: usize,
 }
 
-impl Cholesky {
-    /// Factors a (n, n). None where a pivot, what remains of a value on the diagonal, is not above `least`.
-    pub fn new(mut a: Vec<f64>, n: usize, least: f64) -> Option<Self> {
+impl<'a> Cholesky<'a> {
+    /// Factors a (n, n) in place. None where a pivot, what remains of a value on the diagonal, is
+    /// not above `least`; then `a` is spoilt.
+    pub fn factor(a: &'a mut [f64], n: usize, least: f64) -> Option<Self> {
         for start in (0..n).step_by(BLOCK) {
             let end = (start + BLOCK).min(n);
             let width = end - start;
@@ -97,9 +178,9 @@ impl Cholesky {
         }
     }
 
-    /// Row `i` of L, up to the diagonal.
-    pub fn row(&self, i: usize) -> &[f64] {
-        &self.factor[i * self.n..][..=i]
+    /// L, row after row.
+    pub fn triangle(&self) -> Triangle {
+        Triangle::of(self.factor, self.n)
     }
 }
 
@@ -158,7 +239,7 @@ mod tests {
             let at = |i: usize, j: usize| if i > j { a[i * n + j] } else { a[j * n + i] };
             let b: Vec<f64> = (0..n * 3).map(|i| (i % 7) as f64 - 3.0).collect(); // (n, 3)
             let mut found = b.clone();
-            Cholesky::new(a.clone(), n, 0.0).unwrap().solve(&mut found, 3);
+            Cholesky::factor(&mut a.clone(), n, 0.0).unwrap().solve(&mut found, 3);
             for i in 0..n {
                 for c in 0..3 {
                     let product: f64 = (0..n).map(|j| at(i, j) * found[j * 3 + c]).sum();
@@ -173,10 +254,10 @@ mod tests {
         let n = 70;
         let mut a = vec![0.0; n * n];
         (0..n).for_each(|i| a[i * n + i] = 1.0);
-        assert!(Cholesky::new(a.clone(), n, 0.0).is_some());
+        assert!(Cholesky::factor(&mut a.clone(), n, 0.0).is_some());
         a[66 * n + 65] = 1.0; // rows 65 and 66 are the same
-        assert!(Cholesky::new(a.clone(), n, 1e-12).is_none());
+        assert!(Cholesky::factor(&mut a.clone(), n, 1e-12).is_none());
         a[66 * n + 65] = f64::NAN;
-        assert!(Cholesky::new(a, n, 0.0).is_none());
+        assert!(Cholesky::factor(&mut a, n, 0.0).is_none());
     }
 }

@@ -1,10 +1,11 @@
-//! Elementwise functions and sums that the compiler can turn into vector instructions, and the means to run
-//! them with the widest ones of the machine.
+//! Elementwise functions and sums that the compiler can turn into vector instructions, and the
+//! means to run them with the widest ones of the machine.
 
 /// Values summed side by side.
 const LANES: usize = 16;
 
-/// Runs `work`, compiled for the vector instructions that this machine has. What it calls has to be inlined.
+/// Runs `work`, compiled for the vector instructions that this machine has. What it calls has to be
+/// inlined.
 #[inline(always)]
 pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)

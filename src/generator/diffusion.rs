@@ -1,13 +1,14 @@
-//! The class-conditional diffusion model (Ho et al., 2020): from noise to a row in 32 steps, each of which takes away some of the
-//! noise that an MLP sees. D + E → H → H → H → H → D, leaky ReLUs between; its backward pass; AdamW.
+//! The class-conditional diffusion model (Ho et al., 2020): from noise to a row in 32 steps, each
+//! of which takes away some of the noise that an MLP sees. D + E → H → H → H → H → D, leaky ReLUs
+//! between; its backward pass; AdamW.
 
 use std::{array, f64::consts::FRAC_PI_2};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Generator, Measures, Scaler,
     network::{self, Layer, Weights},
+    scaler::Scaler,
 };
 use crate::{
     dense::{
@@ -21,8 +22,9 @@ use crate::{
 /// Steps from a row to noise, T.
 const STEPS: usize = 32;
 
-/// Values that tell the time t (0 is a row, T is noise) to the MLP, E: sines and cosines of E / 2 frequencies.
-const TIME: usize = 32;
+/// Values of the embedding of a time t (0 is a row, T is noise), E: sines and cosines of E / 2
+/// frequencies.
+const TIME_EMBEDDING: usize = 32;
 
 /// Affine layers of the MLP.
 const LAYERS: usize = 5;
@@ -43,21 +45,23 @@ pub struct DiffusionConfig {
 }
 
 impl DiffusionConfig {
+    /// What is fitted where nothing else is asked for.
     pub const DEFAULT: Self = DiffusionConfig { epochs: 2000, lr: 1e-3, hidden: 256, batch_size: 64 };
 }
 
 /// The MLP that predicts a row from what noise has made of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Denoiser {
+    /// The affine maps, with leaky ReLUs between them.
     pub layers: [Layer; LAYERS],
 }
 
 impl Denoiser {
-    /// `n` rows (n, D), standardised, by ancestral sampling: from noise, each step draws x[t - 1] given x[t] and the row that the
-    /// MLP predicts.
+    /// `n` rows (n, D), standardised, by ancestral sampling: from noise, each step draws x[t - 1]
+    /// given x[t] and the row that the MLP predicts.
     pub fn sample(&self, n: usize, rng: &mut Rng) -> Vec<f32> {
         let dim = self.layers[LAYERS - 1].1.len();
-        let (schedule, mut input) = (Schedule::new(), Vec::new());
+        let (schedule, mut input) = (NoiseSchedule::new(), Vec::new());
         let mut x = rng.normals(n * dim); // (n, D)
         for t in (1..=STEPS).rev() {
             schedule.join(&x, dim, &vec![t; n], &mut input);
@@ -65,12 +69,14 @@ impl Denoiser {
             if t == 1 {
                 return clean;
             }
-            // the posterior's mean and deviation (Ho et al., equations 6 and 7)
-            let (now, before) = (schedule.kept[t], schedule.kept[t - 1]);
-            let beta = 1.0 - now / before;
-            let of_clean = (before.sqrt() * beta / (1.0 - now)) as f32;
-            let of_noisy = ((now / before).sqrt() * (1.0 - before) / (1.0 - now)) as f32;
-            let deviation = (beta * (1.0 - before) / (1.0 - now)).sqrt() as f32;
+            // the posterior's mean and variance (Ho et al., equations 6 and 7)
+            let [alpha_bar, previous] = [t, t - 1].map(|t| schedule.alpha_bar[t]);
+            let alpha = alpha_bar / previous;
+            let beta = 1.0 - alpha;
+            let of_clean = (previous.sqrt() * beta / (1.0 - alpha_bar)) as f32;
+            let of_noisy = (alpha.sqrt() * (1.0 - previous) / (1.0 - alpha_bar)) as f32;
+            let posterior_variance = beta * (1.0 - previous) / (1.0 - alpha_bar);
+            let deviation = posterior_variance.sqrt() as f32;
             let noise = rng.normals(n * dim); // (n, D)
             vectorised(|| {
                 for ((x, clean), noise) in x.iter_mut().zip(&clean).zip(&noise) {
@@ -82,20 +88,20 @@ impl Denoiser {
     }
 }
 
-/// Fits a diffusion model to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called
-/// with the loss of each epoch.
+/// Fits a diffusion model to the embeddings `rows` (N, dim), flat, of one class; N is at least 2.
+/// Returns the loss of the last epoch, too; `tick` is called with that of each.
 pub(super) fn fit(
     rows: &[f32],
     dim: usize,
-    label: i64,
+    key: u64,
     seed: u64,
     config: &DiffusionConfig,
     mut tick: impl FnMut(f64),
-) -> (Generator, Measures) {
+) -> (Denoiser, Scaler, f64) {
     let n = rows.len() / dim;
     let (scaler, standard) = Scaler::standardised(rows, dim);
-    let mut model = Diffusion::new(dim, config, seed, label);
-    let mut rng = Rng::new(seed, Draw::DiffusionBatches, &[label as u64]);
+    let mut model = Diffusion::new(dim, config, seed, key);
+    let mut rng = Rng::new(seed, Draw::DiffusionBatches, &[key]);
     let (mut x, mut loss) = (Vec::new(), 0.0);
     for _ in 0..config.epochs {
         loss = 0.0;
@@ -110,15 +116,14 @@ pub(super) fn fit(
         }
         tick(loss);
     }
-    let generator = Generator::Diffusion { denoiser: model.denoiser(), scaler };
-    (generator, Measures { denoising: Some(loss), ..Measures::default() })
+    (model.denoiser(), scaler, loss)
 }
 
 /// A diffusion model while it is fitted.
 struct Diffusion {
     weights: Weights, // weight and bias of each layer
     activations: Activations,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     hidden: usize,
 }
 
@@ -134,15 +139,15 @@ struct Activations {
 
 impl Diffusion {
     /// A model for rows of `dim` values, initialised as PyTorch's layers are.
-    fn new(dim: usize, config: &DiffusionConfig, seed: u64, label: i64) -> Self {
+    fn new(dim: usize, config: &DiffusionConfig, seed: u64, key: u64) -> Self {
         let h = config.hidden;
-        let mut sizes = vec![h * (dim + TIME), h];
+        let mut sizes = vec![h * (dim + TIME_EMBEDDING), h];
         (0..LAYERS - 2).for_each(|_| sizes.extend([h * h, h]));
         sizes.extend([dim * h, dim]);
         let mut weights = Weights::new(&sizes, WEIGHT_DECAY);
-        let mut rng = Rng::new(seed, Draw::DiffusionWeights, &[label as u64]);
+        let mut rng = Rng::new(seed, Draw::DiffusionWeights, &[key]);
         (0..LAYERS).for_each(|layer| weights.draw(2 * layer, &mut rng));
-        Diffusion { weights, activations: Activations::default(), schedule: Schedule::new(), hidden: h }
+        Diffusion { weights, activations: Activations::default(), schedule: NoiseSchedule::new(), hidden: h }
     }
 
     /// The generating half.
@@ -150,8 +155,8 @@ impl Diffusion {
         Denoiser { layers: array::from_fn(|layer| self.weights.layer(2 * layer)) }
     }
 
-    /// One step of AdamW on x (B, D), standardised, at `times` (B), from 1 to T, with noise (B, D). The loss is that before the step:
-    /// the mean squared error of a value.
+    /// One step of AdamW on x (B, D), standardised, at `times` (B), from 1 to T, with noise (B, D).
+    /// The loss is that before the step: the mean squared error of a value.
     fn step(&mut self, x: &[f32], times: &[usize], noise: &[f32], lr: f64) -> f64 {
         let loss = time(Phase::Forward, || self.forward(x, times, noise));
         time(Phase::Backward, || self.backward(times.len(), lr));
@@ -166,8 +171,8 @@ impl Diffusion {
         let noisy = room(noisy, b * dim);
         let rows = noisy.chunks_exact_mut(dim).zip(x.chunks_exact(dim).zip(noise.chunks_exact(dim)));
         for ((noisy, (x, noise)), &t) in rows.zip(times) {
-            let kept = schedule.kept[t];
-            let (signal, deviation) = (kept.sqrt() as f32, (1.0 - kept).sqrt() as f32);
+            let alpha_bar = schedule.alpha_bar[t];
+            let (signal, deviation) = (alpha_bar.sqrt() as f32, (1.0 - alpha_bar).sqrt() as f32);
             for ((noisy, x), noise) in noisy.iter_mut().zip(x).zip(noise) {
                 *noisy = signal * x + deviation * noise;
             }
@@ -192,8 +197,8 @@ impl Diffusion {
         f64::from(squares / values)
     }
 
-    /// Backward pass of a batch of `b` rows, from the gradient of the output; every parameter takes its step as soon as nothing
-    /// more needs its value.
+    /// Backward pass of a batch of `b` rows, from the gradient of the output; every parameter takes
+    /// its step as soon as nothing more needs its value.
     fn backward(&mut self, b: usize, lr: f64) {
         let (h, w) = (self.hidden, &mut self.weights);
         let rate = w.begin(lr);
@@ -211,26 +216,27 @@ impl Diffusion {
     }
 }
 
-/// What happens at each time.
-struct Schedule {
-    /// How much of a row's variance is left, ᾱ.
-    kept: [f64; STEPS + 1],
-    /// What the MLP is told.
-    told: [[f32; TIME]; STEPS + 1],
+/// The noise schedule, and the embeddings of its times.
+struct NoiseSchedule {
+    /// ᾱ: the share of a row's variance that is left at each time.
+    alpha_bar: [f64; STEPS + 1],
+    time_embeddings: [[f32; TIME_EMBEDDING]; STEPS + 1],
 }
 
-impl Schedule {
-    /// The cosine schedule of Nichol and Dhariwal (2021), no step of which adds more than 0.999 of the variance.
+impl NoiseSchedule {
+    /// The cosine schedule of Nichol and Dhariwal (2021), no step of which adds more than 0.999 of
+    /// the variance.
     fn new() -> Self {
         let cosine = |t: usize| ((t as f64 / STEPS as f64 + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
-        let mut kept = [1.0; STEPS + 1];
+        let mut alpha_bar = [1.0; STEPS + 1];
         for t in 1..=STEPS {
-            kept[t] = kept[t - 1] * (cosine(t) / cosine(t - 1)).max(0.001);
+            alpha_bar[t] = alpha_bar[t - 1] * (cosine(t) / cosine(t - 1)).max(0.001);
         }
         // frequencies from 1 to 1e-4 (Vaswani et al., 2017)
-        let angle = |t: usize, i: usize| t as f64 * 1e4f64.powf(-((i / 2) as f64) / (TIME / 2 - 1) as f64);
+        let angle = |t: usize, i: usize| t as f64 * 1e4f64.powf(-((i / 2) as f64) / (TIME_EMBEDDING / 2 - 1) as f64);
         let wave = |t, i| if i % 2 == 0 { angle(t, i).sin() } else { angle(t, i).cos() };
-        Schedule { kept, told: array::from_fn(|t| array::from_fn(|i| wave(t, i) as f32)) }
+        let time_embeddings = array::from_fn(|t| array::from_fn(|i| wave(t, i) as f32));
+        NoiseSchedule { alpha_bar, time_embeddings }
     }
 
     /// What the MLP sees: rows (B, dim) and their times (B), side by side, as `input` (B, dim + E).
@@ -238,7 +244,7 @@ impl Schedule {
         input.clear();
         for (row, &t) in rows.chunks_exact(dim).zip(times) {
             input.extend_from_slice(row);
-            input.extend_from_slice(&self.told[t]);
+            input.extend_from_slice(&self.time_embeddings[t]);
         }
     }
 }
@@ -249,11 +255,11 @@ mod tests {
 
     #[test]
     fn noise_grows_from_none_to_all() {
-        let kept = Schedule::new().kept;
-        assert!(kept[0] == 1.0 && kept.windows(2).all(|pair| pair[1] < pair[0]), "{kept:?}");
-        assert!(kept[1] > 0.99 && kept[STEPS] > 0.0 && kept[STEPS] < 1e-5, "{kept:?}");
+        let alpha_bar = NoiseSchedule::new().alpha_bar;
+        assert!(alpha_bar[0] == 1.0 && alpha_bar.windows(2).all(|pair| pair[1] < pair[0]), "{alpha_bar:?}");
+        assert!(alpha_bar[1] > 0.99 && alpha_bar[STEPS] > 0.0 && alpha_bar[STEPS] < 1e-5, "{alpha_bar:?}");
         // Nichol and Dhariwal's f(T / 2) / f(0)
-        assert!((kept[STEPS / 2] - 0.493_8).abs() < 1e-3, "{kept:?}");
+        assert!((alpha_bar[STEPS / 2] - 0.493_8).abs() < 1e-3, "{alpha_bar:?}");
     }
 
     #[test]

@@ -1,55 +1,34 @@
-//! Fits one class's generator. It depends on the class's rows, the configuration and the seed alone.
+//! Fits one class's generator. It depends on the class's rows, the configuration and the seed
+//! alone.
 
 use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Device;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    Generator, GeneratorConfig, diffusion, fit_together, gaussian, mixture,
-    vae::{self, Losses},
+    config::GeneratorConfig,
+    diffusion,
+    fitted::{ClassRows, Fitted, Measures},
+    gaussian::Gaussian,
+    kinds::Generator,
+    mixture::Mixture,
+    together::fit_together,
+    vae,
+};
+use crate::{
+    profile::{Phase, time},
+    rng::{Draw, Rng},
 };
 
-/// A class's generator and how its fit went.
-#[derive(Clone, Debug)]
-pub struct Fitted {
-    pub generator: Generator,
-    /// Rows it was fitted to.
-    pub rows: usize,
-    pub measures: Measures,
-    /// The loss of each epoch; of kinds that have epochs.
-    pub losses: Vec<f64>,
-    pub seconds: f64,
-}
-
-/// How well a generator fits, by what its kind measures; the table `latents` says what they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measures {
-    pub reconstruction: Option<f64>,
-    pub kl: Option<f64>,
-    pub log_likelihood: Option<f64>,
-    pub denoising: Option<f64>,
-}
-
-impl From<Losses> for Measures {
-    fn from(Losses { reconstruction, kl }: Losses) -> Self {
-        Measures { reconstruction: Some(reconstruction), kl: Some(kl), ..Measures::default() }
-    }
-}
-
-/// The embeddings of a class, to be fitted: at least 2 rows, flat.
-pub struct ClassRows {
-    pub label: i64,
-    pub rows: Vec<f32>,
-}
-
-/// Classes that a device fits together: their parameters, moments and gradients take about 27 MB each.
+/// Classes that a device fits together: their parameters, moments and gradients take about 27 MB
+/// each.
 const TOGETHER: usize = 64;
 
-/// Fits a generator to each of `classes`, rows of `dim` values: on the CPU one per thread; VAEs on another device many together.
-/// `put` takes each with its place in `classes`; `tick` is called as often for every class as [`GeneratorConfig::ticks`] says.
+/// Fits a generator to each of `classes`, rows of `dim` values: on the CPU one per thread; VAEs on
+/// another device many together. `put` takes each with its place in `classes`; `tick` is called as
+/// often for every class as [`GeneratorConfig::ticks`] says.
 pub fn fit_all(
     classes: &[ClassRows],
     dim: usize,
@@ -72,13 +51,13 @@ pub fn fit_all(
             .par_iter()
             .enumerate()
             .with_max_len(1)
-            .try_for_each(|(i, class)| put(i, fit(&class.rows, dim, class.label, seed, config, &tick))),
+            .try_for_each(|(i, class)| put(i, fit(class.rows.values(), dim, class.key, seed, config, &tick))),
     }
 }
 
-/// Fits a generator to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called as often as
-/// [`GeneratorConfig::ticks`] says.
-pub fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, config: &GeneratorConfig, tick: impl Fn()) -> Fitted {
+/// Fits a generator to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick`
+/// is called as often as [`GeneratorConfig::ticks`] says.
+pub fn fit(rows: &[f32], dim: usize, key: u64, seed: u64, config: &GeneratorConfig, tick: impl Fn()) -> Fitted {
     let start = Instant::now();
     let mut losses = Vec::new();
     let epoch = |loss| {
@@ -86,10 +65,26 @@ pub fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, config: &GeneratorCo
         tick();
     };
     let (generator, measures) = match config {
-        GeneratorConfig::Vae(config) => vae::fit(rows, dim, label, seed, config, epoch),
-        GeneratorConfig::Gaussian => gaussian::fit(rows, dim, tick),
-        GeneratorConfig::Mog => mixture::fit(rows, dim, label, seed, tick),
-        GeneratorConfig::Diffusion(config) => diffusion::fit(rows, dim, label, seed, config, epoch),
+        GeneratorConfig::Vae(config) => {
+            let (decoder, scaler, losses) = vae::fit(rows, dim, key, seed, config, epoch);
+            (Generator::Vae { decoder, scaler }, losses.into())
+        }
+        GeneratorConfig::Gaussian => {
+            let gaussian = time(Phase::Optimise, || Gaussian::fit(rows, dim));
+            let measures = Measures::of_density(time(Phase::Forward, || gaussian.log_likelihood(rows)));
+            tick();
+            (Generator::Gaussian(gaussian), measures)
+        }
+        GeneratorConfig::Mog => {
+            let mixture = Mixture::fit(rows, dim, &mut Rng::new(seed, Draw::MixtureSeeds, &[key]));
+            let measures = Measures::of_density(mixture.log_likelihood(rows));
+            tick();
+            (Generator::Mog(mixture), measures)
+        }
+        GeneratorConfig::Diffusion(config) => {
+            let (denoiser, scaler, loss) = diffusion::fit(rows, dim, key, seed, config, epoch);
+            (Generator::Diffusion { denoiser, scaler }, Measures { denoising: Some(loss), ..Measures::default() })
+        }
     };
     Fitted { generator, rows: rows.len() / dim, measures, losses, seconds: start.elapsed().as_secs_f64() }
 }

@@ -2,34 +2,30 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Fields, Generator, Measures, scaler::SMALLEST};
+use super::scaler::SMALLEST;
 use crate::{
-    dense::vector::{fold, vectorised},
-    profile::{Phase, time},
+    dense::{
+        moments,
+        vector::{fold, vectorised},
+    },
     rng::Rng,
-    tensors::{self, Tensors},
+    tensors::{self, Fields, Tensors},
 };
 
 /// Mean and standard deviation of every dimension, on raw embeddings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gaussian {
-    pub mean: Vec<f32>, // (D)
-    pub std: Vec<f32>,  // (D)
-}
-
-/// Fits a Gaussian to the embeddings `rows` (N, dim), flat, of one class. `tick` is called when it is done.
-pub(super) fn fit(rows: &[f32], dim: usize, tick: impl Fn()) -> (Generator, Measures) {
-    let gaussian = time(Phase::Optimise, || Gaussian::fit(rows, dim));
-    let log_likelihood = time(Phase::Forward, || gaussian.log_likelihood(rows));
-    tick();
-    (Generator::Gaussian(gaussian), Measures { log_likelihood: Some(log_likelihood), ..Measures::default() })
+    /// (D).
+    pub mean: Vec<f32>,
+    /// Standard deviation (D).
+    pub std: Vec<f32>,
 }
 
 impl Gaussian {
-    /// The Gaussian of most likelihood for `rows` (N, dim), flat: variances divide by N. A deviation is at least 1e-12,
-    /// so that a constant dimension has a density.
+    /// The Gaussian of most likelihood for `rows` (N, dim), flat: variances divide by N. A
+    /// deviation is at least 1e-12, so that a constant dimension has a density.
     pub fn fit(rows: &[f32], dim: usize) -> Self {
-        let (_, mean, variance) = moments(rows, dim, |_| 1.0);
+        let (_, mean, variance) = moments::weighted(rows, dim, |_| 1.0);
         Gaussian {
             mean: mean.into_iter().map(|x| x as f32).collect(),
             std: variance.into_iter().map(|x| (x.sqrt() as f32).max(SMALLEST)).collect(),
@@ -92,25 +88,6 @@ impl<'a> Density<'a> {
         });
         self.constant - 0.5 * f64::from(squares)
     }
-}
-
-/// How much `rows` (N, dim) count for in all, their mean (dim) and their variance (dim), where row i counts `share(i)`.
-pub(super) fn moments(rows: &[f32], dim: usize, share: impl Fn(usize) -> f64) -> (f64, Vec<f64>, Vec<f64>) {
-    let total: f64 = (0..rows.len() / dim).map(&share).sum();
-    let (mut mean, mut variance) = (vec![0.0; dim], vec![0.0; dim]);
-    let counted =
-        || rows.chunks_exact(dim).enumerate().map(|(i, row)| (share(i) / total, row)).filter(|(s, _)| *s > 0.0);
-    for (share, row) in counted() {
-        vectorised(|| mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += share * f64::from(x)));
-    }
-    for (share, row) in counted() {
-        vectorised(|| {
-            for ((variance, mean), &x) in variance.iter_mut().zip(&mean).zip(row) {
-                *variance += share * (f64::from(x) - mean).powi(2);
-            }
-        });
-    }
-    (total, mean, variance)
 }
 
 #[cfg(test)]

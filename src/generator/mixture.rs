@@ -1,20 +1,24 @@
 //! A mixture of diagonal Gaussians, fitted by expectation maximisation (EM) from k-means.
 //!
-//! It is fitted to standardised rows: distances of k-means then weigh every dimension alike, and the floor of the variances
-//! means the same whatever the embeddings' unit. EM itself does not mind: scaling a dimension adds a constant to the
-//! log-likelihood. What is kept is scaled back, so that a generator needs no scalings.
+//! It is fitted to standardised rows: distances of k-means then weigh every dimension alike, and
+//! the floor of the variances means the same whatever the embeddings' unit. EM itself does not
+//! mind: scaling a dimension adds a constant to the log-likelihood. What is kept is scaled back, so
+//! that a generator needs no scalings.
 
 use anyhow::{Result, ensure};
 
 use super::{
-    Fields, Generator, Measures, Scaler,
-    gaussian::{Density, moments, place},
+    gaussian::{Density, place},
+    scaler::Scaler,
 };
 use crate::{
-    dense::vector::{fold, vectorised},
+    dense::{
+        moments::{mean, weighted},
+        vector::{fold, vectorised},
+    },
     profile::{Phase, time},
-    rng::{Draw, Rng},
-    tensors::{self, Tensors},
+    rng::Rng,
+    tensors::{self, Fields, Tensors},
 };
 
 /// Components, K, where a class has as many different rows; the weights of what it lacks are 0.
@@ -41,17 +45,12 @@ const LOST: f64 = 0.1;
 /// Components on raw embeddings; within the fit, on standardised ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mixture {
-    pub weights: Vec<f32>, // (K), with the sum 1
-    pub means: Vec<f32>,   // (K, D)
-    pub stds: Vec<f32>,    // (K, D)
-}
-
-/// Fits a mixture to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called when it is done.
-pub(super) fn fit(rows: &[f32], dim: usize, label: i64, seed: u64, tick: impl Fn()) -> (Generator, Measures) {
-    let mixture = Mixture::fit(rows, dim, &mut Rng::new(seed, Draw::MixtureSeeds, &[label as u64]));
-    let log_likelihood = mixture.log_likelihood(rows);
-    tick();
-    (Generator::Mog(mixture), Measures { log_likelihood: Some(log_likelihood), ..Measures::default() })
+    /// Of the components (K), with the sum 1.
+    pub weights: Vec<f32>,
+    /// Of the components (K, D).
+    pub means: Vec<f32>,
+    /// Standard deviations of the components (K, D).
+    pub stds: Vec<f32>,
 }
 
 impl Mixture {
@@ -76,7 +75,7 @@ impl Mixture {
         for _ in 0..ITERATIONS {
             let (shares, mut densities) = time(Phase::Forward, || self.expect(rows));
             time(Phase::Optimise, || self.maximise(rows, |i, component| shares[i * k + component]));
-            let now = mean(&densities);
+            let now = mean(densities.iter().copied());
             let lost = |&c: &usize| shares.iter().skip(c).step_by(k).sum::<f64>() < LOST;
             let lost: Vec<usize> = (0..components).filter(lost).collect();
             if lost.is_empty() && (now - before).abs() < TOLERANCE {
@@ -89,7 +88,8 @@ impl Mixture {
         }
     }
 
-    /// The components' shares in each of `rows` (N, D): (N, K), and the logarithm of the density there, (N).
+    /// The components' shares in each of `rows` (N, D): (N, K), and the logarithm of the density
+    /// there, (N).
     fn expect(&self, rows: &[f32]) -> (Vec<f64>, Vec<f64>) {
         let (k, dim) = (self.weights.len(), self.dim());
         let parts = self.means.chunks_exact(dim).zip(self.stds.chunks_exact(dim));
@@ -109,13 +109,13 @@ impl Mixture {
         (shares, densities)
     }
 
-    /// The components of most likelihood, given their shares in `rows` (N, D) by row and component. One without rows keeps mean
-    /// and deviations.
+    /// The components of most likelihood, given their shares in `rows` (N, D) by row and component.
+    /// One without rows keeps mean and deviations.
     fn maximise(&mut self, rows: &[f32], share: impl Fn(usize, usize) -> f64) {
         let dim = self.dim();
         let n = (rows.len() / dim) as f64;
         for k in 0..self.weights.len() {
-            let (total, mean, variance) = moments(rows, dim, |i| share(i, k));
+            let (total, mean, variance) = weighted(rows, dim, |i| share(i, k));
             self.weights[k] = (total / n) as f32;
             if total < LOST {
                 continue;
@@ -126,8 +126,9 @@ impl Mixture {
         }
     }
 
-    /// Puts a component that has lost its rows where the mixture explains a row worst, with half the weight and the deviations
-    /// of the component which that row belongs to: so it has a share in the row.
+    /// Puts a component that has lost its rows where the mixture explains a row worst, with half
+    /// the weight and the deviations of the component which that row belongs to: so it has a share
+    /// in the row.
     fn seed_again(&mut self, component: usize, rows: &[f32], shares: &[f64], densities: &mut [f64]) {
         let (k, dim) = (self.weights.len(), self.dim());
         let first_of = |values: &[f64], before: fn(f64, f64) -> bool| {
@@ -155,7 +156,7 @@ impl Mixture {
 
     /// Mean logarithm of the density at `rows` (N, D), in nat.
     pub fn log_likelihood(&self, rows: &[f32]) -> f64 {
-        mean(&self.expect(rows).1)
+        mean(self.expect(rows).1)
     }
 
     /// `n` draws (n, D), flat.
@@ -196,8 +197,9 @@ impl Mixture {
     }
 }
 
-/// The side of k-means that each of `rows` (N, dim) is on, and how many there are: [`COMPONENTS`], or as many as there are different
-/// rows. A side may have lost its rows. Of several starts the one whose rows are nearest to their centres.
+/// The side of k-means that each of `rows` (N, dim) is on, and how many there are: [`COMPONENTS`],
+/// or as many as there are different rows. A side may have lost its rows. Of several starts the one
+/// whose rows are nearest to their centres.
 fn k_means(rows: &[f32], dim: usize, rng: &mut Rng) -> (usize, Vec<usize>) {
     let start = |_| {
         let mut centres = distant_rows(rows, dim, rng);
@@ -210,8 +212,8 @@ fn k_means(rows: &[f32], dim: usize, rng: &mut Rng) -> (usize, Vec<usize>) {
     (components, sides)
 }
 
-/// Rows to begin with, (K, dim), each drawn by its squared distance to those before it (k-means++, Arthur and Vassilvitskii,
-/// 2007).
+/// Rows to begin with, (K, dim), each drawn by its squared distance to those before it (k-means++,
+/// Arthur and Vassilvitskii, 2007).
 fn distant_rows(rows: &[f32], dim: usize, rng: &mut Rng) -> Vec<f32> {
     let row = |i: usize| &rows[i * dim..(i + 1) * dim];
     let mut centres = row(rng.below(rows.len() / dim)).to_vec();
@@ -226,7 +228,8 @@ fn distant_rows(rows: &[f32], dim: usize, rng: &mut Rng) -> Vec<f32> {
     centres
 }
 
-/// Lloyd's iterations from `centres` (K, dim): the side of each of `rows` (N, dim), and the sum of their squared distances.
+/// Lloyd's iterations from `centres` (K, dim): the side of each of `rows` (N, dim), and the sum of
+/// their squared distances.
 fn lloyd(rows: &[f32], dim: usize, centres: &mut [f32]) -> (Vec<usize>, f64) {
     let nearest = |centres: &[f32]| -> (Vec<usize>, f64) {
         let nearest = rows.chunks_exact(dim).map(|row| {
@@ -239,7 +242,7 @@ fn lloyd(rows: &[f32], dim: usize, centres: &mut [f32]) -> (Vec<usize>, f64) {
     let mut now = nearest(centres);
     for _ in 0..LLOYD_ITERATIONS {
         for (k, centre) in centres.chunks_exact_mut(dim).enumerate() {
-            let (total, mean, _) = moments(rows, dim, |i| f64::from(u8::from(now.0[i] == k)));
+            let (total, mean, _) = weighted(rows, dim, |i| f64::from(u8::from(now.0[i] == k)));
             if total > 0.0 {
                 centre.iter_mut().zip(mean).for_each(|(to, x)| *to = x as f32);
             }
@@ -253,16 +256,13 @@ fn lloyd(rows: &[f32], dim: usize, centres: &mut [f32]) -> (Vec<usize>, f64) {
     now
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
 /// Squared distance.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     vectorised(|| fold(a, b, b, |a, b, _| (a - b) * (a - b)))
 }
 
-/// A place in `weights`, not negative, drawn in proportion to them: never one whose weight is 0 beside others.
+/// A place in `weights`, not negative, drawn in proportion to them: never one whose weight is 0
+/// beside others.
 fn draw(weights: &[f32], rng: &mut Rng) -> usize {
     let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     let mut left = f64::from(rng.uniform()) * total;
@@ -280,6 +280,7 @@ fn draw(weights: &[f32], rng: &mut Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Draw;
 
     /// Two clouds of 40 rows of 3 values, around -4 and 4.
     fn clouds() -> Vec<f32> {

@@ -1,10 +1,10 @@
-//! Affine layers: all parameters of a network while it is fitted, and the layers that a fitted generator keeps.
+//! Affine layers: all parameters of a network while it is fitted, and the layers that a fitted
+//! generator keeps.
 
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::Fields;
 use crate::{
     dense::{
         adam::{Adam, Rate},
@@ -14,7 +14,7 @@ use crate::{
     },
     profile::{Phase, time},
     rng::Rng,
-    tensors::{self, Tensors},
+    tensors::{self, Fields, Tensors},
 };
 
 /// Rows of a weight whose gradient is computed before it is used: both stay in the cache.
@@ -119,7 +119,8 @@ impl Weights {
         layers::affine(x, Matrix::new(weight, weight.len() / bias.len()).t(), bias, y, Threads::One);
     }
 
-    /// The gradient dx (B, I) of that layer's input where it is asked for, from dy (B, O); and the layer's step.
+    /// The gradient dx (B, I) of that layer's input where it is asked for, from dy (B, O); and the
+    /// layer's step.
     pub fn affine_backward(&mut self, i: usize, x: &[f32], dy: &[f32], dx: Option<&mut [f32]>, rate: Rate) {
         let (weight, bias) = (self.ranges[i].clone(), self.ranges[i + 1].clone());
         let outputs = bias.len();
@@ -142,7 +143,8 @@ impl Weights {
         self.adam.update(rate, bias.start, &mut self.params[bias], gradient);
     }
 
-    /// The step of the batch norm whose weight is parameter `i`; dy (B, H) becomes the gradient of its input.
+    /// The step of the batch norm whose weight is parameter `i`; dy (B, H) becomes the gradient of
+    /// its input.
     pub fn batch_norm_backward(&mut self, i: usize, dy: &mut [f32], normal: &[f32], scale: &[f32], rate: Rate) {
         let place = self.ranges[i].start..self.ranges[i + 1].end;
         let gradient = room(&mut self.gradient, place.len());

@@ -1,9 +1,9 @@
-//! Per-dimension scaling of a class's embeddings: to [0, 1], then to mean 0 and standard deviation 1.
+//! Per-dimension scaling of a class's embeddings: to [0, 1], then to mean 0 and standard deviation
+//! 1.
 
 use anyhow::Result;
 
-use super::Fields;
-use crate::tensors::{self, Tensors};
+use crate::tensors::{self, Fields, Tensors};
 
 /// Below this a span or deviation counts as zero, so that a constant dimension stays finite.
 pub(super) const SMALLEST: f32 = 1e-12;
@@ -11,9 +11,13 @@ pub(super) const SMALLEST: f32 = 1e-12;
 /// Both scalings, one value per dimension each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scaler {
+    /// Smallest value (D).
     pub low: Vec<f32>,
+    /// Largest value less the smallest (D).
     pub span: Vec<f32>,
+    /// Mean (D) after the first scaling.
     pub mean: Vec<f32>,
+    /// Standard deviation (D) after the first scaling.
     pub std: Vec<f32>,
 }
 

@@ -1,24 +1,28 @@
-//! The latent store: per task a table with a row per class, and beside it the tensors of the classes' generators,
-//! stacked in one safetensors file. Kinds of generators stand side by side in a run.
+//! The latent store: per task an artefact with a table with a row per class, and beside it the tensors of the classes'
+//! generators, stacked in one safetensors file. Kinds of generators stand side by side in a run.
 //!
-//! A class that is fitted is written at once, so that an interrupted task goes on with the classes that
-//! are missing; a task's directory appears when all its classes are there.
+//! A class that is fitted is written at once, so that an interrupted task goes on with the classes that are missing; a task's
+//! artefact appears when all its classes are there.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{Fitted, Generator, GeneratorConfig, Kind, Measures};
 use crate::{
-    atomic, manifest,
-    table::{contract, embeddings::Manifest, file},
-    task::{Class, Curriculum},
+    artefact::{self, Identity, Input, Manifest, Plan},
+    atomic::{self, Lock},
+    run::{Run, names, step_name},
+    stream::Stream,
+    table::{contract, file},
+    task::Class,
     tensors::{self, Tensors},
 };
 
@@ -27,23 +31,36 @@ const DIR: &str = "latents";
 
 /// File of the stacked tensors, beside the index.
 const GENERATORS: &str = "generators.safetensors";
+const INDEX: &str = "index.parquet";
+const LOSSES: &str = "losses.parquet";
 
-/// What a store holds: written before the first class, never changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StoreManifest {
-    pub curriculum: Curriculum,
-    #[serde(flatten)]
+/// File that says which artefact the fitted classes of a task that is not complete are of.
+const PARTIAL: &str = "identity.json";
+
+/// What can be done about generators that were made otherwise.
+const ADVICE: &str = "use the same options, another --seed or another --run, or remove it and the tasks after it";
+
+/// The generators of one kind of a stream.
+#[derive(Debug)]
+pub struct LatentStore<'a> {
+    run: &'a Run,
+    stream: &'a Stream,
+    dir: PathBuf,
+    /// How the generators are fitted.
     pub config: GeneratorConfig,
-    /// What the embeddings are: [`Manifest::identity`].
-    pub embeddings: String,
+    /// Class of the device that computes.
+    device: &'static str,
+    /// Held while classes are written.
+    _lock: Option<Lock>,
 }
 
-/// The generators of one kind of a run under one class order.
-pub struct LatentStore {
-    dir: PathBuf,
-    pub manifest: StoreManifest,
-    /// Held while classes are written.
-    _lock: Option<File>,
+/// What a task's artefact is made with.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    config: GeneratorConfig,
+    /// What draws are keyed by.
+    seed: u64,
 }
 
 /// What stands beside the tensors of one class while its task is not complete.
@@ -56,43 +73,43 @@ struct Fit {
     seconds: f64,
 }
 
-impl StoreManifest {
-    pub fn new(embeddings: &Manifest, curriculum: Curriculum, config: GeneratorConfig) -> Self {
-        StoreManifest { curriculum, config, embeddings: embeddings.identity() }
-    }
-}
-
-impl LatentStore {
-    /// Starts or goes on with a store. Refuses to mix configurations.
-    pub fn create(run: &Path, manifest: StoreManifest) -> Result<Self> {
-        let dir = dir(run, &manifest.curriculum.order, manifest.config.kind());
-        let lock = Some(atomic::lock(run)?);
-        manifest::write_or_match(&dir, &manifest)?;
-        let store = LatentStore { dir, manifest, _lock: lock };
-        for task in 0..store.manifest.curriculum.tasks() {
-            if store.has_task(task) {
-                store.clear_partial(task)?; // a process may have been killed before it could
-            }
-        }
-        Ok(store)
+impl<'a> LatentStore<'a> {
+    /// The store of a stream for generators of this configuration, computed on a class of device.
+    pub fn new(run: &'a Run, stream: &'a Stream, config: GeneratorConfig, device: &'static str) -> Self {
+        let dir = dir(run, stream, config.kind());
+        let device = if config.kind() == Kind::Vae { device } else { "cpu" }; // the others compute nowhere else
+        LatentStore { run, stream, dir, config, device, _lock: None }
     }
 
-    /// The store of a run for a class order and a kind of generator, finished or not.
-    pub fn open(run: &Path, order: &str, kind: Kind) -> Result<Self> {
-        let dir = dir(run, order, kind);
-        if !manifest::exists(&dir) {
-            let there = names(&run.join(DIR)).into_iter().flat_map(|order| {
-                names(&run.join(DIR).join(&order)).into_iter().map(move |kind| format!("{order}/{kind}"))
-            });
-            let there: Vec<String> = there.collect();
+    /// The store of a stream for a kind of generator, finished or not.
+    pub fn open(run: &'a Run, stream: &'a Stream, kind: Kind) -> Result<Self> {
+        let first = dir(run, stream, kind).join(step_name(1));
+        let Some(manifest) = Manifest::find(&first, &artefact::GENERATORS)? else {
+            let of_stream = |stream: String| {
+                names(&run.dir().join(DIR).join(&stream)).into_iter().map(move |kind| format!("{stream}/{kind}"))
+            };
+            let there: Vec<String> = names(&run.dir().join(DIR)).into_iter().flat_map(of_stream).collect();
             let there = if there.is_empty() { "none".into() } else { there.join(", ") };
             bail!(
-                "{} has no generators {order}/{kind} (it has: {there}); run `cgil fit-vae` with the same --seed, --order and \
+                "{} has no generators {}/{kind} (it has: {there}); run `cgil fit-vae` with the same --seed, --order and \
                  --generator first",
-                run.display()
+                run.dir().display(),
+                stream.name
             );
+        };
+        let options: Options = manifest.options(&first)?;
+        Ok(LatentStore::new(run, stream, options.config, "cpu"))
+    }
+
+    /// Waits until nobody else writes into the store, and clears what is left of finished tasks.
+    pub fn lock(&mut self) -> Result<()> {
+        self._lock = Some(self.run.lock(&self.dir)?);
+        for task in 0..self.stream.tasks() {
+            if self.find(task)?.is_some() {
+                self.clear_partial(task)?; // a process may have been killed before it could
+            }
         }
-        Ok(LatentStore { manifest: manifest::read(&dir)?, dir, _lock: None })
+        Ok(())
     }
 
     /// The directory of the store.
@@ -100,25 +117,49 @@ impl LatentStore {
         &self.dir
     }
 
-    /// An error unless the generators were fitted to these embeddings.
-    pub fn require_embeddings(&self, embeddings: &Manifest) -> Result<()> {
-        if self.manifest.embeddings != embeddings.identity() {
-            bail!(
-                "{} was fitted to other embeddings than the run has now: remove it and run `cgil fit-vae` again",
-                self.dir.display()
-            );
-        }
-        Ok(())
+    /// The stream whose classes it is of.
+    pub fn stream(&self) -> &Stream {
+        self.stream
     }
 
-    /// Whether a task (from 0) is complete.
-    pub fn has_task(&self, task: usize) -> bool {
-        self.task_dir(task).exists()
+    fn plan(&self, task: usize) -> Plan {
+        let options = Options { config: self.config.clone(), seed: self.stream.draws() };
+        let options = serde_json::to_value(options).expect("options are plain values");
+        Plan::new(&artefact::GENERATORS, options).on(self.device).with("stream", self.stream.input(task))
+    }
+
+    /// The artefact of a task (from 0), where it is complete. An error where it was made otherwise.
+    pub fn find(&self, task: usize) -> Result<Option<Manifest>> {
+        self.plan(task).find(&self.task_dir(task), ADVICE)
+    }
+
+    /// The artefact of a task (from 0) as the input of another.
+    pub fn input(&self, task: usize) -> Result<Input> {
+        let dir = self.task_dir(task);
+        match self.find(task)? {
+            Some(manifest) => Ok(self.run.input(&dir, &manifest)),
+            None => bail!(
+                "{} has no generators for task {}: run `cgil fit-vae` again, it goes on where it stopped",
+                self.dir.display(),
+                task + 1
+            ),
+        }
     }
 
     /// Whether a class of a task that is not complete has been fitted.
     pub fn has_class(&self, task: usize, class: &Class) -> bool {
         self.class_file(task, class).exists()
+    }
+
+    /// Takes up a task that is not complete: classes of it that were fitted as another artefact are removed.
+    pub fn begin(&self, task: usize) -> Result<()> {
+        let (file, identity) = (self.partial_dir(task).join(PARTIAL), self.plan(task).identity());
+        let there: Option<Identity> = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if there.as_ref() != Some(&identity) {
+            self.clear_partial(task)?;
+            atomic::write_json(&file, &identity)?;
+        }
+        Ok(())
     }
 
     /// Keeps a fitted class of a task that is not complete.
@@ -132,11 +173,12 @@ impl LatentStore {
     }
 
     /// Makes a task of its classes, all of which have been put.
-    pub fn finish_task(&self, task: usize, classes: &[Class]) -> Result<()> {
+    pub fn finish_task(&self, task: usize) -> Result<()> {
+        let classes = self.stream.classes_of(task);
         let mut stacked = Tensors::new();
         let mut fits: Vec<Fit> = Vec::new();
         for class in classes {
-            let (tensors, fit) = tensors::read(&self.class_file(task, class))?;
+            let (tensors, fit): (Tensors, Fit) = tensors::read(&self.class_file(task, class))?;
             for (name, (shape, values)) in tensors {
                 let entry = stacked.entry(name).or_insert_with(|| ([&[0], &shape[..]].concat(), Vec::new()));
                 entry.0[0] += 1;
@@ -144,102 +186,96 @@ impl LatentStore {
             }
             fits.push(fit);
         }
-        let n = classes.len();
-        let measure = |f: fn(&Measures) -> Option<f64>| -> ArrayRef {
-            Arc::new(Float64Array::from_iter(fits.iter().map(|fit| f(&fit.measures))))
-        };
-        let index = file::rows(
-            contract::latents(),
-            0,
-            vec![
-                Arc::new(StringArray::from(vec![self.manifest.curriculum.order.as_str(); n])),
-                Arc::new(Int64Array::from(vec![self.manifest.curriculum.seed.map(i64::from); n])),
-                Arc::new(Int64Array::from(vec![task as i64 + 1; n])),
-                Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
-                Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
-                Arc::new(StringArray::from(vec![self.manifest.config.kind().to_string(); n])),
-                Arc::new(Int64Array::from_iter_values(0..n as i64)),
-                Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.rows as i64))),
-                measure(|m| m.reconstruction),
-                measure(|m| m.kl),
-                measure(|m| m.log_likelihood),
-                measure(|m| m.denoising),
-                Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.bytes as i64))),
-                Arc::new(Float64Array::from_iter_values(fits.iter().map(|f| f.seconds))),
-            ],
-        )?;
-        let losses = self.losses(task, classes, &fits)?;
-        atomic::write_dir(&self.task_dir(task), |dir| {
-            tensors::write(&dir.join(GENERATORS), &stacked, &self.manifest)?;
-            file::write(&dir.join("index.parquet"), contract::latents(), &index, &vec![])?;
-            file::write(&dir.join("losses.parquet"), contract::generator_losses(), &losses, &vec![])
+        let (index, losses) = (self.index(task, classes, &fits)?, self.losses(task, classes, &fits)?);
+        self.plan(task).make(&self.task_dir(task), Value::Null, |dir| {
+            tensors::write(&dir.join(GENERATORS), &stacked, &json!({}))?;
+            file::write(&dir.join(INDEX), contract::latents(), &index, &vec![])?;
+            file::write(&dir.join(LOSSES), contract::generator_losses(), &losses, &vec![])
         })?;
         self.clear_partial(task)
     }
 
+    fn index(&self, task: usize, classes: &[Class], fits: &[Fit]) -> Result<RecordBatch> {
+        let n = classes.len();
+        let measure = |f: fn(&Measures) -> Option<f64>| -> ArrayRef {
+            Arc::new(Float64Array::from_iter(fits.iter().map(|fit| f(&fit.measures))))
+        };
+        let mut columns = self.stream.keys(n);
+        columns.extend([
+            Arc::new(Int64Array::from(vec![task as i64 + 1; n])) as ArrayRef,
+            Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
+            Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
+            Arc::new(StringArray::from(vec![self.config.kind().to_string(); n])),
+            Arc::new(Int64Array::from_iter_values(0..n as i64)),
+            Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.rows as i64))),
+            measure(|m| m.reconstruction),
+            measure(|m| m.kl),
+            measure(|m| m.log_likelihood),
+            measure(|m| m.denoising),
+            Arc::new(Int64Array::from_iter_values(fits.iter().map(|f| f.bytes as i64))),
+            Arc::new(Float64Array::from_iter_values(fits.iter().map(|f| f.seconds))),
+        ]);
+        file::rows(contract::latents(), 0, columns)
+    }
+
     /// The losses of a task's classes, a row per class and epoch.
     fn losses(&self, task: usize, classes: &[Class], fits: &[Fit]) -> Result<RecordBatch> {
-        let curriculum = &self.manifest.curriculum;
         let rows =
             || classes.iter().zip(fits).flat_map(|(class, fit)| (1..).zip(&fit.losses).map(move |row| (class, row)));
         let n = rows().count();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(vec![curriculum.order.as_str(); n])),
-            Arc::new(Int64Array::from(vec![curriculum.seed.map(i64::from); n])),
-            Arc::new(StringArray::from(vec![self.manifest.config.kind().to_string(); n])),
+        let mut columns = self.stream.keys(n);
+        columns.extend([
+            Arc::new(StringArray::from(vec![self.config.kind().to_string(); n])) as ArrayRef,
             Arc::new(Int64Array::from(vec![task as i64 + 1; n])),
             Arc::new(Int64Array::from_iter_values(rows().map(|(class, _)| class.label))),
             Arc::new(Int64Array::from_iter_values(rows().map(|(_, (epoch, _))| epoch))),
             Arc::new(Float64Array::from_iter_values(rows().map(|(_, (_, loss))| *loss))),
-        ];
+        ]);
         file::rows(contract::generator_losses(), 0, columns)
     }
 
     fn clear_partial(&self, task: usize) -> Result<()> {
         let dir = self.partial_dir(task);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
-        }
-        Ok(())
+        if dir.exists() { atomic::remove_dir(&dir) } else { Ok(()) }
     }
 
-    /// The generators of the classes that a task learns, in learning order.
+    /// The generators of the classes that a task (from 0) learns, in learning order.
     pub fn read_task(&self, task: usize) -> Result<Vec<Generator>> {
-        let curriculum = &self.manifest.curriculum;
+        self.input(task)?;
         let dir = self.task_dir(task);
-        if !dir.exists() {
-            bail!(
-                "{} has no generators for task {}: run `cgil fit-vae` again, it goes on where it stopped",
-                self.dir.display(),
-                task + 1
-            );
-        }
-        let index = file::read(&dir.join("index.parquet"), contract::latents(), 0)?;
+        let manifest = Manifest::read(&dir, &artefact::GENERATORS)?;
+        manifest.check_file(&dir, INDEX)?;
+        manifest.check_file(&dir, GENERATORS)?;
+        let index = file::read(&dir.join(INDEX), contract::latents(), 0)?;
         let path = dir.join(GENERATORS);
-        let (stacked, _) = tensors::read::<StoreManifest>(&path)?;
+        let (stacked, _) = tensors::read::<f32, Value>(&path)?;
         let labels = file::int64s(&index, "label");
-        let expected: Vec<i64> = curriculum.classes[curriculum.task(task)].iter().map(|c| c.label).collect();
-        if labels != expected {
-            bail!(
-                "{} holds the classes {labels:?}, but task {} learns {expected:?}; remove {} and fit again",
-                dir.display(),
-                task + 1,
-                self.dir.display()
-            );
-        }
+        ensure!(
+            labels.iter().eq(self.stream.classes_of(task).iter().map(|class| &class.label)),
+            "{} holds other classes than task {} learns; remove it and fit again",
+            dir.display(),
+            task + 1
+        );
         let generators = unstack(stacked, labels.len()).and_then(|classes| {
-            let kind = self.manifest.config.kind();
+            let kind = self.config.kind();
             classes.into_iter().map(|mut tensors| Generator::from_tensors(kind, &mut tensors)).collect()
         });
         generators.with_context(|| format!("{} is damaged; fit again", path.display()))
     }
 
-    fn task_dir(&self, task: usize) -> PathBuf {
-        self.dir.join(format!("task-{:02}", task + 1))
+    /// Bytes of the generators of a task (from 0).
+    pub fn stored(&self, task: usize) -> Result<usize> {
+        let index = file::read(&self.task_dir(task).join(INDEX), contract::latents(), 0)?;
+        Ok(file::int64s(&index, "bytes").iter().sum::<i64>() as usize)
+    }
+
+    /// The directory of the artefact of a task (from 0).
+    pub fn task_dir(&self, task: usize) -> PathBuf {
+        self.dir.join(step_name(task + 1))
     }
 
     fn partial_dir(&self, task: usize) -> PathBuf {
-        self.dir.join(format!("task-{:02}.partial", task + 1))
+        self.dir.join(format!("{}.partial", step_name(task + 1)))
     }
 
     fn class_file(&self, task: usize, class: &Class) -> PathBuf {
@@ -247,16 +283,8 @@ impl LatentStore {
     }
 }
 
-fn dir(run: &Path, order: &str, kind: Kind) -> PathBuf {
-    run.join(DIR).join(order).join(kind.to_string())
-}
-
-/// Names of what a directory holds, sorted.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+fn dir(run: &Run, stream: &Stream, kind: Kind) -> PathBuf {
+    run.dir().join(DIR).join(&stream.name).join(kind.to_string())
 }
 
 /// Cuts tensors stacked over `n` classes into those of each class.
@@ -271,4 +299,63 @@ fn unstack(stacked: Tensors, n: usize) -> Result<Vec<Tensors>> {
         }
     }
     Ok(classes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::{VaeConfig, fit};
+
+    fn stream() -> Stream {
+        let classes: Vec<Class> = (0..3).map(|i| Class { label: 7 + i, name: format!("c{i}") }).collect();
+        Stream::of_sizes(&classes, &[2, 1]).unwrap()
+    }
+
+    fn fitted(config: &GeneratorConfig, key: u64) -> Fitted {
+        let rows: Vec<f32> = (0..40).map(|i| (i as f32 * (0.37 + key as f32)).sin()).collect(); // (10, 4)
+        fit(&rows, 4, key, 0, config, || ())
+    }
+
+    #[test]
+    fn a_task_is_complete_with_its_last_class_and_reads_as_it_was_fitted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, stream) = (Run::open(dir.path(), |_| ()).unwrap(), stream());
+        let vae = |epochs| VaeConfig { epochs, hidden: 8, latent: 3, batch_size: 4, ..VaeConfig::DEFAULT };
+        let configs = [1, 2].map(|epochs| GeneratorConfig::Vae(vae(epochs)));
+        let store = |config: &GeneratorConfig| LatentStore::new(&run, &stream, config.clone(), "cpu");
+        let (first, other) = (store(&configs[0]), store(&configs[1]));
+        let [c0, c1] = [0, 1].map(|i| &stream.classes_of(0)[i]);
+        assert!(LatentStore::open(&run, &stream, Kind::Vae).unwrap_err().to_string().contains("it has: none"));
+
+        // a class that was fitted otherwise is not taken for one of the same options
+        other.begin(0).unwrap();
+        other.put_class(0, c0, &fitted(&configs[1], 0)).unwrap();
+        other.begin(0).unwrap();
+        assert!(other.has_class(0, c0) && !other.has_class(0, c1));
+        first.begin(0).unwrap();
+        assert!(!first.has_class(0, c0));
+        let fits = [0, 1].map(|key| fitted(&configs[0], key));
+        for (class, fit) in [c0, c1].into_iter().zip(&fits) {
+            first.put_class(0, class, fit).unwrap();
+        }
+        assert!(first.find(0).unwrap().is_none());
+        assert!(first.input(0).unwrap_err().to_string().contains("no generators for task 1"));
+        first.finish_task(0).unwrap();
+        assert!(!first.partial_dir(0).exists() && first.find(0).unwrap().is_some() && first.find(1).unwrap().is_none());
+
+        let opened = LatentStore::open(&run, &stream, Kind::Vae).unwrap();
+        assert_eq!(opened.config, configs[0]);
+        let read = opened.read_task(0).unwrap();
+        assert_eq!(read.len(), 2);
+        for (read, fitted) in read.iter().zip(&fits) {
+            assert_eq!(read.fields(), fitted.generator.fields());
+        }
+        assert_eq!(opened.stored(0).unwrap(), fits.iter().map(|fit| fit.generator.bytes()).sum::<usize>());
+        assert!(other.find(0).unwrap_err().to_string().contains("config.epochs is 1 there, 2 now"));
+        // what a process that was killed left of a finished task goes
+        first.begin(0).unwrap();
+        let mut locked = store(&configs[0]);
+        locked.lock().unwrap();
+        assert!(!first.partial_dir(0).exists());
+    }
 }

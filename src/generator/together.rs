@@ -1,8 +1,10 @@
-//! Many classes' VAEs fitted together, on a device that is slow at small work: one batched product for all classes.
+//! Many classes' VAEs fitted together, on a device that is slow at small work: one batched product
+//! for all classes.
 //!
-//! What `vae` and `fit` do for one class on slices, this does for C classes on candle's tensors, with the same draws. Every class keeps
-//! its own batches; where classes differ in size, the rows that a shorter batch lacks count for nothing, and a class
-//! that has no batch left in an epoch waits.
+//! What `vae` and `fit` do for one class on slices, this does for C classes on candle's tensors,
+//! with the same draws. Every class keeps its own batches; where classes differ in size, the rows
+//! that a shorter batch lacks count for nothing, and a class that has no batch left in an epoch
+//! waits.
 
 use std::time::Instant;
 
@@ -10,16 +12,18 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    ClassRows, Fitted, Generator, Scaler, VaeConfig, annealing,
-    vae::{Decoder, Losses, NAMES, Vae},
+    fitted::{ClassRows, Fitted},
+    kinds::Generator,
+    scaler::Scaler,
+    vae::{Decoder, Losses, NAMES, Vae, VaeConfig, annealing},
 };
 use crate::{
-    dense::adam::{BETA1, BETA2, EPS},
+    dense::{
+        adam::{BETA1, BETA2, EPS},
+        layers::{BATCH_NORM_EPS, LEAKY_SLOPE},
+    },
     rng::{Draw, Rng},
 };
-
-const SLOPE: f64 = 0.2;
-const BATCH_NORM_EPS: f64 = 1e-5;
 
 /// The VAEs of C classes while they are fitted. L is the latent dimension.
 struct Vaes {
@@ -40,7 +44,8 @@ struct Batch {
     active: Vec<bool>,
 }
 
-/// Fits a VAE to each of `classes`, rows of `dim` values. `tick` is called for every class after each epoch.
+/// Fits a VAE to each of `classes`, rows of `dim` values. `tick` is called for every class after
+/// each epoch.
 pub fn fit_together(
     classes: &[ClassRows],
     dim: usize,
@@ -50,16 +55,10 @@ pub fn fit_together(
     tick: impl Fn(),
 ) -> Result<Vec<Fitted>> {
     let start = Instant::now();
-    let scalers: Vec<Scaler> = classes.iter().map(|class| Scaler::fit(&class.rows, dim)).collect();
-    let standard = classes.iter().zip(&scalers).map(|(class, scaler)| {
-        let mut rows = class.rows.clone();
-        scaler.standardise(&mut rows);
-        rows
-    });
-    let standard: Vec<Vec<f32>> = standard.collect();
+    let (scalers, standard): (Vec<Scaler>, Vec<Vec<f32>>) =
+        classes.iter().map(|class| Scaler::standardised(class.rows.values(), dim)).unzip();
     let mut vaes = Vaes::new(classes, dim, config, seed, device)?;
-    let mut draws: Vec<Rng> =
-        classes.iter().map(|class| Rng::new(seed, Draw::VaeBatches, &[class.label as u64])).collect();
+    let mut draws: Vec<Rng> = classes.iter().map(|class| Rng::new(seed, Draw::VaeBatches, &[class.key])).collect();
 
     let mut losses = vec![Losses::default(); classes.len()];
     let mut curves = vec![Vec::with_capacity(config.epochs); classes.len()];
@@ -91,7 +90,7 @@ pub fn fit_together(
     Ok(fitted
         .map(|((((decoder, scaler), class), losses), curve)| Fitted {
             generator: Generator::Vae { decoder, scaler },
-            rows: class.rows.len() / dim,
+            rows: class.rows.len(),
             measures: losses.into(),
             losses: curve,
             seconds,
@@ -99,7 +98,8 @@ pub fn fit_together(
         .collect())
 }
 
-/// The batches of an epoch of one class: its rows and their noise (rows, L). One of a single row is skipped.
+/// The batches of an epoch of one class: its rows and their noise (rows, L). One of a single row is
+/// skipped.
 fn draw_epoch(n: usize, config: &VaeConfig, draw: &mut Rng) -> Vec<(Vec<usize>, Vec<f32>)> {
     let order = draw.permutation(n);
     let batches = order.chunks(config.batch_size).filter(|batch| batch.len() > 1);
@@ -137,7 +137,7 @@ fn assemble(
 
 impl Vaes {
     fn new(classes: &[ClassRows], dim: usize, config: &VaeConfig, seed: u64, device: &Device) -> Result<Self> {
-        let mut vaes: Vec<Vae> = classes.iter().map(|class| Vae::new(dim, config, seed, class.label)).collect();
+        let mut vaes: Vec<Vae> = classes.iter().map(|class| Vae::new(dim, config, seed, class.key)).collect();
         let params: Vec<Tensor> = (0..NAMES.len())
             .map(|i| {
                 let values: Vec<f32> = vaes.iter_mut().flat_map(|vae| vae.parameter(NAMES[i]).to_vec()).collect();
@@ -222,13 +222,14 @@ impl Vaes {
         Ok(dy.matmul(&self.params[i])?)
     }
 
-    /// Batch normalisation of x (C, B, H) by the rows that are there: output, normalised input, 1 / deviation (C, 1, H).
+    /// Batch normalisation of x (C, B, H) by the rows that are there: output, normalised input, 1 /
+    /// deviation (C, 1, H).
     fn norm(&self, i: usize, x: &Tensor, batch: &Batch) -> Result<(Tensor, Tensor, Tensor)> {
         let Batch { there, count, .. } = batch;
         let mean = x.broadcast_mul(there)?.sum_keepdim(1)?.broadcast_div(count)?;
         let centred = x.broadcast_sub(&mean)?.broadcast_mul(there)?;
         let variance = centred.sqr()?.sum_keepdim(1)?.broadcast_div(count)?;
-        let scale = (variance + BATCH_NORM_EPS)?.sqrt()?.recip()?;
+        let scale = (variance + f64::from(BATCH_NORM_EPS))?.sqrt()?.recip()?;
         let normal = centred.broadcast_mul(&scale)?;
         let y = normal.broadcast_mul(&self.params[i])?.broadcast_add(&self.params[i + 1])?;
         Ok((y, normal, scale))
@@ -298,11 +299,12 @@ fn is_norm(i: usize) -> bool {
 }
 
 fn leaky_relu(x: &Tensor) -> Result<Tensor> {
-    Ok(x.maximum(&(x * SLOPE)?)?)
+    Ok(x.maximum(&(x * f64::from(LEAKY_SLOPE))?)?)
 }
 
 /// Backward pass of [`leaky_relu`], from its output.
 fn leaky_relu_backward(y: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let slope = ((y.gt(0.0)?.to_dtype(DType::F32)? * (1.0 - SLOPE))? + SLOPE)?;
-    Ok((dy * slope)?)
+    let slope = f64::from(LEAKY_SLOPE);
+    let slopes = ((y.gt(0.0)?.to_dtype(DType::F32)? * (1.0 - slope))? + slope)?;
+    Ok((dy * slopes)?)
 }

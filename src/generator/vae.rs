@@ -1,13 +1,13 @@
-//! The class-conditional VAE: encoder D → H → H → 2 L with batch normalisation, decoder L → H → H → D,
-//! leaky ReLUs between; its loss, the negative ELBO; its backward pass; Adam.
+//! The class-conditional VAE: encoder D → H → H → 2 L with batch normalisation, decoder L → H → H →
+//! D, leaky ReLUs between; its loss, the negative ELBO; its backward pass; Adam.
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Generator, Measures, Scaler,
     network::{self, Layer, Weights},
+    scaler::Scaler,
 };
 use crate::{
     dense::{
@@ -31,7 +31,8 @@ pub struct VaeConfig {
     pub latent: usize,
     /// Rows per step, B; a batch of one row is skipped.
     pub batch_size: usize,
-    /// Sample the posterior as mu + eps·exp(logvar), as the authors' code does, instead of exp(logvar / 2).
+    /// Sample the posterior as mu + eps·exp(logvar), as the authors' code does, instead of
+    /// exp(logvar / 2).
     pub legacy_reparam: bool,
 }
 
@@ -60,7 +61,9 @@ impl Losses {
 /// The generating half: L → H → H → D.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
+    /// Dimension L of the latent space.
     pub latent: usize,
+    /// The affine maps, with leaky ReLUs between them.
     pub layers: [Layer; 3],
 }
 
@@ -71,20 +74,20 @@ impl Decoder {
     }
 }
 
-/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick` is called with the loss
-/// of each epoch.
+/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. Returns the
+/// losses of the last epoch, too; `tick` is called with the loss of each.
 pub(super) fn fit(
     rows: &[f32],
     dim: usize,
-    label: i64,
+    key: u64,
     seed: u64,
     config: &VaeConfig,
     mut tick: impl FnMut(f64),
-) -> (Generator, Measures) {
+) -> (Decoder, Scaler, Losses) {
     let n = rows.len() / dim;
     let (scaler, standard) = Scaler::standardised(rows, dim);
-    let mut vae = Vae::new(dim, config, seed, label);
-    let mut rng = Rng::new(seed, Draw::VaeBatches, &[label as u64]);
+    let mut vae = Vae::new(dim, config, seed, key);
+    let mut rng = Rng::new(seed, Draw::VaeBatches, &[key]);
     let (mut x, mut noise, mut losses) = (Vec::new(), Vec::new(), Losses::default());
     for epoch in 0..config.epochs {
         let lr = config.lr * annealing(epoch, config.epochs);
@@ -107,11 +110,12 @@ pub(super) fn fit(
         losses = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
         tick(losses.sum());
     }
-    (Generator::Vae { decoder: vae.decoder(), scaler }, losses.into())
+    (vae.decoder(), scaler, losses)
 }
 
-/// What the learning rate is multiplied with in an epoch (from 0): cosine annealing with warm restarts
-/// (Loshchilov and Hutter, 2017), the first cycle a tenth of the epochs, each next one twice as long.
+/// What the learning rate is multiplied with in an epoch (from 0): cosine annealing with warm
+/// restarts (Loshchilov and Hutter, 2017), the first cycle a tenth of the epochs, each next one
+/// twice as long.
 pub fn annealing(epoch: usize, epochs: usize) -> f64 {
     let (mut start, mut length) = (0, (epochs / 10).max(1));
     while epoch >= start + length {
@@ -121,7 +125,8 @@ pub fn annealing(epoch: usize, epochs: usize) -> f64 {
     0.5 * (1.0 + (PI * (epoch - start) as f64 / length as f64).cos())
 }
 
-/// Names of the parameters, as the PyTorch module would have them, in the order in which they are stored.
+/// Names of the parameters, as the PyTorch module would have them, in the order in which they are
+/// stored.
 pub(super) const NAMES: [&str; 16] = [
     "enc.0.weight",
     "enc.0.bias",
@@ -151,7 +156,8 @@ pub struct Vae {
     half: f32,
 }
 
-/// Buffers of a batch of B rows, kept from step to step. H is the hidden width, L the latent dimension.
+/// Buffers of a batch of B rows, kept from step to step. H is the hidden width, L the latent
+/// dimension.
 #[derive(Default)]
 struct Activations {
     hidden: [Vec<f32>; 2],  // (B, H), of the encoder, after the leaky ReLU
@@ -167,7 +173,7 @@ struct Activations {
 
 impl Vae {
     /// A VAE for rows of `dim` values, initialised as PyTorch's layers are.
-    pub fn new(dim: usize, config: &VaeConfig, seed: u64, label: i64) -> Self {
+    pub fn new(dim: usize, config: &VaeConfig, seed: u64, key: u64) -> Self {
         let (h, l) = (config.hidden, config.latent);
         let linear = |out: usize, inputs: usize| [out * inputs, out];
         let sizes = [
@@ -182,7 +188,7 @@ impl Vae {
         ]
         .concat();
         let mut weights = Weights::new(&sizes, 0.0);
-        let mut rng = Rng::new(seed, Draw::VaeWeights, &[label as u64]);
+        let mut rng = Rng::new(seed, Draw::VaeWeights, &[key]);
         for i in (0..NAMES.len()).step_by(2) {
             match NAMES[i] {
                 "enc.1.weight" | "enc.4.weight" => weights.at_mut(i).fill(1.0),
@@ -204,8 +210,8 @@ impl Vae {
         Decoder { latent: self.latent, layers: [10, 12, 14].map(|i| self.weights.layer(i)) }
     }
 
-    /// One step of Adam on x (B, D), standardised, with the posterior noise eps (B, L). The losses are those
-    /// before the step.
+    /// One step of Adam on x (B, D), standardised, with the posterior noise eps (B, L). The losses
+    /// are those before the step.
     pub fn step(&mut self, x: &[f32], eps: &[f32], lr: f64) -> Losses {
         let losses = time(Phase::Forward, || self.forward(x, eps));
         time(Phase::Backward, || self.backward(x, eps, lr));
@@ -271,8 +277,8 @@ impl Vae {
         Losses { reconstruction: reconstruction / b as f64, kl: kl / b as f64 }
     }
 
-    /// Backward pass, from the gradient of the output; every parameter takes its step as soon as nothing more needs
-    /// its value.
+    /// Backward pass, from the gradient of the output; every parameter takes its step as soon as
+    /// nothing more needs its value.
     fn backward(&mut self, x: &[f32], eps: &[f32], lr: f64) {
         let (h, l, w) = (self.hidden, self.latent, &mut self.weights);
         let b = eps.len() / l;

@@ -1,18 +1,20 @@
 //! Alignment: trains the prompts of the seen classes on one task's embedding stream.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{EmbeddingStream, Learner, PromptConfig};
 use crate::{
+    Error,
     metrics::mean,
     profile::{Phase, time},
     rng::{Draw, Rng},
     table::file,
 };
 
-/// Trains the prompts of the stream's classes, `past` of which earlier tasks learned, with a new optimiser. `tick` is called
-/// after each epoch with the mean loss of its steps. Returns these losses.
-pub fn align(
+/// Trains the prompts of the stream's classes, `past` of which earlier tasks learned, with a new
+/// optimiser. `tick` is called after each epoch with the mean loss of its steps. Returns these
+/// losses. One that is not finite is an [`Error::Diverged`].
+pub(crate) fn align(
     learner: &mut dyn Learner,
     stream: &EmbeddingStream,
     past: usize,
@@ -30,11 +32,123 @@ pub fn align(
         let batches: Vec<&[usize]> = order.chunks(config.batch_size).collect();
         let losses = learner.steps(stream.seen.len(), file::floats(&rows, "embedding"), &classes, &batches)?;
         if losses.iter().any(|loss| !loss.is_finite()) {
-            bail!("the prompts diverged in epoch {} of task {}: use a smaller --lr", epoch + 1, stream.task + 1);
+            return Err(Error::Diverged { task: stream.task + 1, epoch: epoch + 1 }.into());
         }
         let loss = mean(losses.into_iter().map(f64::from));
         curve.push(loss);
         tick(loss);
     }
     Ok(curve)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use anyhow::bail;
+
+    use super::*;
+    use crate::{
+        generator::{GeneratorConfig, fit},
+        prompt::{Current, Parameters},
+        task::Class,
+    };
+
+    /// What a learner is shown in an epoch.
+    #[derive(Default)]
+    struct Shown {
+        rows: Vec<Vec<f32>>,
+        batches: Vec<Vec<Vec<usize>>>,
+        begun: Vec<usize>,
+        loss: f32,
+    }
+
+    impl Learner for Shown {
+        fn zero_shot(&self) -> &[f32] {
+            &[]
+        }
+
+        fn logit_scale(&self) -> f32 {
+            1.0
+        }
+
+        fn keys(&mut self, _: usize) -> Result<Vec<f32>> {
+            bail!("not asked for")
+        }
+
+        fn scores(&mut self, _: usize, _: &[f32]) -> Result<Vec<f32>> {
+            bail!("not asked for")
+        }
+
+        fn begin(&mut self, past: usize) -> Result<()> {
+            self.begun.push(past);
+            Ok(())
+        }
+
+        fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+            assert_eq!((n, classes), (2, &[0, 0, 0, 0, 0, 1, 1, 1, 1, 1][..]));
+            self.rows.push(embeddings.to_vec());
+            self.batches.push(batches.iter().map(|batch| batch.to_vec()).collect());
+            Ok(batches.iter().zip(1..).map(|(_, step)| self.loss * step as f32).collect())
+        }
+
+        fn parameters(&self) -> Result<Parameters> {
+            bail!("not asked for")
+        }
+
+        fn set_parameters(&mut self, _: Parameters) -> Result<()> {
+            bail!("not asked for")
+        }
+    }
+
+    #[test]
+    fn every_epoch_has_rows_and_batches_of_its_own() {
+        let rows: Vec<f32> = (0..40).map(|i| (i as f32 * 0.37).sin()).collect(); // (10, 4)
+        let generators: Vec<_> =
+            (0..2).map(|key| fit(&rows, 4, key, 0, &GeneratorConfig::Gaussian, || ()).generator).collect();
+        let seen = [0, 1].map(|label| Class { label, name: format!("class {label}") });
+        let config = PromptConfig { epochs: 3, batch_size: 4, ..PromptConfig::default() };
+        let learn = |task: usize, seed: u64, loss: f32| {
+            let stream = EmbeddingStream {
+                seen: &seen,
+                first: 0,
+                generators: &generators,
+                real: Default::default(),
+                task,
+                dim: 4,
+                samples: 5,
+                current: Current::Generated,
+                seed,
+            };
+            let mut shown = Shown { loss, ..Shown::default() };
+            let losses = align(&mut shown, &stream, 1, &config, |_| ());
+            (shown, losses)
+        };
+        let (shown, losses) = learn(1, 7, 0.5);
+        assert_eq!(losses.unwrap(), [1.0; 3]); // the mean of 0.5, 1 and 1.5
+        assert_eq!(shown.begun, [1]);
+        // no row, of any class or epoch, is another's
+        let different: BTreeSet<Vec<u32>> = shown
+            .rows
+            .iter()
+            .flat_map(|rows| rows.chunks(4))
+            .map(|row| row.iter().map(|x| x.to_bits()).collect())
+            .collect();
+        assert_eq!(different.len(), 3 * 10);
+        for batches in &shown.batches {
+            assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+            let mut all = batches.concat();
+            assert_ne!(all, (0..10).collect::<Vec<_>>());
+            all.sort();
+            assert_eq!(all, (0..10).collect::<Vec<_>>());
+        }
+        assert!(shown.batches[0] != shown.batches[1] && shown.batches[1] != shown.batches[2]);
+        // another task and another seed draw others, the same ones the same
+        for other in [learn(0, 7, 0.5).0, learn(1, 8, 0.5).0] {
+            assert!(other.rows[0] != shown.rows[0] && other.batches[0] != shown.batches[0]);
+        }
+        assert!(learn(1, 7, 0.5).0.rows == shown.rows);
+        let error = learn(1, 7, f32::INFINITY).1.unwrap_err().to_string();
+        assert!(error.contains("epoch 1 of task 2") && error.contains("smaller --lr"), "{error}");
+    }
 }

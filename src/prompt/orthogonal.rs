@@ -1,7 +1,8 @@
-//! The penalty of `--ortho`, which draws prompt vectors to be orthonormal, as CODA-Prompt's does (Smith et al., 2023).
+//! The penalty of `--ortho`, which draws prompt vectors to be orthonormal, as CODA-Prompt's does
+//! (Smith et al., 2023).
 //!
-//! With λ its weight: λ Σ ‖P Pᵀ − I‖² / N, the squared Frobenius norm, summed over groups P (G, W) of N prompt vectors in
-//! all, as they stand in the prompts, not normalised. A group is
+//! With λ its weight: λ Σ ‖P Pᵀ − I‖² / N, the squared Frobenius norm, summed over groups P (G, W)
+//! of N prompt vectors in all, as they stand in the prompts, not normalised. A group is
 //!
 //! - the context vectors of a seen class, learned and generated ones;
 //! - where there is one per class, those of all seen classes;
@@ -13,7 +14,8 @@ use candle_core::Tensor;
 use super::PromptConfig;
 use crate::dense::product::{Matrix, Product, Threads};
 
-/// How many of the prompt vectors (n, V) of the first `n` classes are penalised, and how many make a group.
+/// How many of the prompt vectors (n, V) of the first `n` classes are penalised, and how many make
+/// a group.
 pub fn groups(config: &PromptConfig, n: usize) -> (usize, usize) {
     match (config.vectors(), config.context.is_shared()) {
         (v, true) => (v, v),
@@ -22,7 +24,8 @@ pub fn groups(config: &PromptConfig, n: usize) -> (usize, usize) {
     }
 }
 
-/// The penalty with the weight `lambda` of vectors (N, W) in groups of `group`, whose gradient is added to `grad` (N, W).
+/// The penalty with the weight `lambda` of vectors (N, W) in groups of `group`, whose gradient is
+/// added to `grad` (N, W).
 pub fn penalise(vectors: &[f32], group: usize, width: usize, lambda: f64, grad: &mut [f32]) -> f32 {
     let weight = lambda / (vectors.len() / width) as f64;
     let mut total = 0.0;

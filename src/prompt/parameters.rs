@@ -1,4 +1,5 @@
-//! What is learned: context vectors, and the networks that make or shift them; in one slice, by name.
+//! What is learned: context vectors, and the networks that make or shift them; in one slice, by
+//! name.
 
 use std::ops::Range;
 
@@ -6,12 +7,14 @@ use anyhow::{Result, bail};
 
 use super::{Context, PromptConfig};
 use crate::{
+    dense::layers::BATCH_NORM_EPS,
     rng::{Draw, Rng},
     task::Class,
     tensors::{self, Tensors},
 };
 
-/// Positions of the affine maps in the context generator's PyTorch module. A frozen batch norm follows each but the last.
+/// Positions of the affine maps in the context generator's PyTorch module. A frozen batch norm
+/// follows each but the last.
 const GENERATOR: [usize; 4] = [0, 3, 6, 9];
 
 /// Positions of the affine maps in the meta-net's PyTorch module.
@@ -23,17 +26,20 @@ const META_NET_SHRINKS: usize = 16;
 /// Name of the learned context vectors, the first of the parameters where there are some.
 const CONTEXTS: &str = "contexts";
 
-/// 1 / deviation of the context generator's batch norms, frozen at their initial statistics (mean 0,
-/// variance 1): a batch of class names has none to use.
-pub const FROZEN_NORM: f32 = 0.999_995; // 1 / sqrt(1 + 1e-5)
+/// 1 / deviation of the context generator's batch norms, frozen at their initial statistics (mean
+/// 0, variance 1): a batch of class names has none to use.
+pub(crate) const FROZEN_NORM: f32 = 1.0 - BATCH_NORM_EPS / 2.0; // 1 / √(1 + eps), but for less than float32 resolves
 
 /// SELU's constants (Klambauer et al., 2017).
-pub const SELU_ALPHA: f32 = 1.673_263_2;
-pub const SELU_SCALE: f32 = 1.050_701;
+pub(crate) const SELU_ALPHA: f32 = 1.673_263_2;
+/// SELU's scale.
+pub(crate) const SELU_SCALE: f32 = 1.050_701;
 
-/// The trainable parameters of the prompts of C classes. W is the text encoder's width, P the features' dimension.
+/// The trainable parameters of the prompts of C classes. W is the text encoder's width, P the
+/// features' dimension.
 #[derive(Clone)]
 pub struct Parameters {
+    /// All of them, flat.
     pub values: Vec<f32>,
     fields: Vec<Field>,
 }
@@ -45,10 +51,26 @@ struct Field {
     range: Range<usize>,
 }
 
+impl Field {
+    /// Shape and place of what is of the first `n` classes, where classes have something of their
+    /// own; else of all.
+    fn of_classes(&self, n: usize) -> (Vec<usize>, Range<usize>) {
+        let mut shape = self.shape.clone();
+        if self.name == CONTEXTS && shape[0] > 1 {
+            shape[0] = n.min(shape[0]);
+        }
+        let values = shape.iter().product::<usize>();
+        (shape, self.range.start..self.range.start + values)
+    }
+}
+
 /// A layer: an affine map, and the scale and shift of the norm that may follow it.
-pub struct Layer {
-    pub weight: Range<usize>, // (O, I)
-    pub bias: Range<usize>,   // (O)
+pub(crate) struct Layer {
+    /// Weights (O, I).
+    pub weight: Range<usize>,
+    /// Offsets (O).
+    pub bias: Range<usize>,
+    /// Scale and shift (O) of the norm.
     pub norm: Option<[Range<usize>; 2]>,
 }
 
@@ -56,14 +78,15 @@ impl Parameters {
     /// As `config` asks for, the affine maps initialised as PyTorch's:
     ///
     /// - contexts (C, n_ctx, W), of classes that share them (1, n_ctx, W), from N(0, 0.02²);
-    /// - a context generator P → P → P → W → G·W for G vectors, with a norm's scale and shift after each of the first three;
+    /// - a context generator P → P → P → W → G·W for G vectors, with a norm's scale and shift after
+    ///   each of the first three;
     /// - a meta-net P → P / 16 → W.
     pub fn initial(classes: &[Class], config: &PromptConfig, dim: usize, width: usize, seed: u64) -> Self {
         let mut all = Parameters { values: Vec::new(), fields: Vec::new() };
         let contexts: Vec<Vec<f32>> = match config.context {
             Context::Class | Context::Combined => classes
                 .iter()
-                .map(|class| Rng::new(seed, Draw::Context, &[class.label as u64]).normals(config.n_ctx * width))
+                .map(|class| Rng::new(seed, Draw::Context, &[class.key()]).normals(config.n_ctx * width))
                 .collect(),
             Context::General | Context::Image => {
                 vec![Rng::new(seed, Draw::SharedContext, &[]).normals(config.n_ctx * width)]
@@ -113,7 +136,8 @@ impl Parameters {
         self.fields.iter().map(|field| (field.name.as_str(), &field.shape[..], field.range.clone()))
     }
 
-    /// The place of the contexts (C, n_ctx, W) or (1, n_ctx, W), at the start; empty where none are learned.
+    /// The place of the contexts (C, n_ctx, W) or (1, n_ctx, W), at the start; empty where none are
+    /// learned.
     pub fn contexts(&self) -> Range<usize> {
         self.place(CONTEXTS).unwrap_or(0..0)
     }
@@ -126,12 +150,12 @@ impl Parameters {
     }
 
     /// The places of the context generator's layers.
-    pub fn generator(&self) -> Vec<Layer> {
+    pub(crate) fn generator(&self) -> Vec<Layer> {
         self.layers("generator", &GENERATOR)
     }
 
     /// The places of the meta-net's layers.
-    pub fn meta_net(&self) -> Vec<Layer> {
+    pub(crate) fn meta_net(&self) -> Vec<Layer> {
         self.layers("meta_net", &META_NET)
     }
 
@@ -150,21 +174,26 @@ impl Parameters {
         Some(self.fields.iter().find(|field| field.name == name)?.range.clone())
     }
 
-    /// The values by name, to be stored.
-    pub fn tensors(&self) -> Tensors {
-        self.fields()
-            .map(|(name, shape, range)| (name.to_owned(), (shape.to_vec(), self.values[range].to_vec())))
-            .collect()
+    /// The values by name, to be stored: of contexts that classes have of their own, those of the
+    /// first `n` classes.
+    pub fn tensors(&self, n: usize) -> Tensors {
+        let tensor = |field: &Field| {
+            let (shape, range) = field.of_classes(n);
+            (field.name.clone(), (shape, self.values[range].to_vec()))
+        };
+        self.fields.iter().map(tensor).collect()
     }
 
-    /// Sets the values to stored ones.
-    pub fn load(&mut self, mut stored: Tensors) -> Result<()> {
+    /// Sets the values to those that [`Parameters::tensors`] gave of the first `n` classes.
+    /// Contexts of others stay.
+    pub fn load(&mut self, mut stored: Tensors, n: usize) -> Result<()> {
         for field in &self.fields {
+            let (expected, range) = field.of_classes(n);
             let (shape, values) = tensors::take(&mut stored, &field.name)?;
-            if shape != field.shape {
-                bail!("tensor {:?} should have shape {:?}, but has {shape:?}", field.name, field.shape);
+            if shape != expected {
+                bail!("tensor {:?} should have shape {expected:?}, but has {shape:?}", field.name);
             }
-            self.values[field.range.clone()].copy_from_slice(&values);
+            self.values[range].copy_from_slice(&values);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::Current;
 use crate::{
     generator::Generator,
     rng::{Draw, Rng},
+    rows::{Rows, Train},
     table::{contract, file},
     task::Class,
 };
@@ -22,8 +23,8 @@ pub struct EmbeddingStream<'a> {
     pub first: usize,
     /// Their generators; none where all rows are real.
     pub generators: &'a [Generator],
-    /// Real training embeddings (N, D), flat, by label; classes without are generated.
-    pub real: BTreeMap<i64, Vec<f32>>,
+    /// Real training embeddings (N, D) by label, one at least; classes without are generated.
+    pub real: BTreeMap<i64, Rows<Train>>,
     /// The task (from 0).
     pub task: usize,
     /// Values per embedding, D.
@@ -32,6 +33,7 @@ pub struct EmbeddingStream<'a> {
     pub samples: usize,
     /// How many rows of a class that has real ones are real.
     pub current: Current,
+    /// Seed of every draw.
     pub seed: u64,
 }
 
@@ -61,32 +63,31 @@ impl EmbeddingStream<'_> {
 
     /// Draws the rows of a class, (samples, D), the real ones first; returns how many are real.
     fn draw(&self, class: usize, epoch: usize, rows: &mut [f32]) -> usize {
-        let label = self.seen[class].label;
-        let mut rng = Rng::new(self.seed, Draw::Embeddings, &[self.task as u64, epoch as u64, label as u64]);
-        let real = match (self.real.get(&label), self.current) {
+        let class_of = &self.seen[class];
+        let mut rng = Rng::new(self.seed, Draw::Embeddings, &[self.task as u64, epoch as u64, class_of.key()]);
+        let own = self.real.get(&class_of.label);
+        let real = match (own, self.current) {
             (None, _) | (_, Current::Generated) => 0,
             (Some(_), Current::Real) => self.samples,
             (Some(_), Current::Both) => self.samples.div_ceil(2),
         };
         let (first, rest) = rows.split_at_mut(real * self.dim);
-        if real > 0 {
-            first.copy_from_slice(&self.draw_real(&self.real[&label], real, &mut rng));
+        if let Some(own) = own {
+            draw_real(own, first, &mut rng);
         }
         if !rest.is_empty() {
             rest.copy_from_slice(&self.generators[class].sample(self.samples - real, &mut rng));
         }
         real
     }
+}
 
-    /// `n` rows, each as often as the others, give or take one.
-    fn draw_real(&self, rows: &[f32], n: usize, rng: &mut Rng) -> Vec<f32> {
-        let mut drawn = Vec::with_capacity(n * self.dim);
-        while drawn.len() < n * self.dim {
-            for i in rng.permutation(rows.len() / self.dim) {
-                drawn.extend_from_slice(&rows[i * self.dim..(i + 1) * self.dim]);
-            }
+/// Fills `drawn` (n, D) with rows, each as often as the others, give or take one.
+fn draw_real(rows: &Rows<Train>, drawn: &mut [f32], rng: &mut Rng) {
+    let mut places = drawn.chunks_exact_mut(rows.dim());
+    while places.len() > 0 && !rows.is_empty() {
+        for (i, place) in rng.permutation(rows.len()).into_iter().zip(&mut places) {
+            place.copy_from_slice(rows.row(i));
         }
-        drawn.truncate(n * self.dim);
-        drawn
     }
 }

@@ -5,8 +5,9 @@ mod neighbours;
 mod table;
 
 pub use frechet::frechet;
-pub use neighbours::{covered, distance_to, recognised};
-pub use table::write;
+pub use neighbours::recognised;
+use neighbours::{covered, distance_to};
+pub use table::{plan, write};
 
 use rayon::prelude::*;
 
@@ -36,9 +37,11 @@ pub struct Likeness {
 pub struct Quality {
     /// Training rows of the class.
     pub train_rows: usize,
+    /// Held-out rows of the class.
     pub test_rows: usize,
     /// Generated rows, and training rows beside them.
     pub samples: usize,
+    /// Of the generated rows.
     pub generated: Likeness,
     /// Of the training rows.
     pub real: Likeness,

@@ -1,5 +1,7 @@
 //! What single classes gain and lose.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use kuva::plot::BarPlot;
 
@@ -33,7 +35,7 @@ impl Change {
 }
 
 /// Each class in the end, against zero-shot.
-pub fn gains(scope: &mut Scope) -> Result<Figure> {
+pub fn gains(scope: &Scope) -> Result<Figure> {
     let figure = Comparison {
         id: "gains",
         title: "Gains and losses of classes over zero-shot",
@@ -46,7 +48,7 @@ pub fn gains(scope: &mut Scope) -> Result<Figure> {
 }
 
 /// Each class in the end, against right after it was learned.
-pub fn forgetting(scope: &mut Scope) -> Result<Figure> {
+pub fn forgetting(scope: &Scope) -> Result<Figure> {
     let figure = Comparison {
         id: "forgetting",
         title: "Gains and losses of classes since they were learned",
@@ -72,7 +74,7 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn draw(&self, scope: &mut Scope) -> Result<Figure> {
+    fn draw(&self, scope: &Scope) -> Result<Figure> {
         let method = scope.first().to_owned();
         let mut changes = self.changes(scope, &method)?;
         let (id, title) = (self.id, format!("{}: {method}", self.title));
@@ -128,22 +130,21 @@ impl Comparison {
         })
     }
 
-    /// The classes' accuracies, means over class orders.
-    fn changes(&self, scope: &mut Scope, method: &str) -> Result<Vec<Change>> {
+    /// The accuracies of the classes that have both, means over class orders.
+    fn changes(&self, scope: &Scope, method: &str) -> Result<Vec<Change>> {
         let (rows_of, tasks) = (scope.rows_of(method), scope.tasks);
-        let mut of = |step: &str| -> Result<Vec<(String, f64)>> {
+        let of = |step: &str| -> Result<BTreeMap<i64, (String, f64)>> {
             let rows = scope.tables.sql(&format!(
                 "SELECT label, class_name, AVG(accuracy) AS accuracy FROM class_accuracy WHERE {rows_of} AND {step} \
-                 GROUP BY label, class_name ORDER BY label"
+                 GROUP BY label, class_name"
             ))?;
-            Ok(texts(&rows, "class_name")?.into_iter().zip(numbers(&rows, "accuracy")?).collect())
+            let labels = numbers(&rows, "label")?.into_iter().map(|label| label as i64);
+            let values = texts(&rows, "class_name")?.into_iter().zip(numbers(&rows, "accuracy")?);
+            Ok(labels.zip(values).collect())
         };
-        let (before, after) = (of(self.before_is)?, of(&format!("after_task = {tasks} AND on_task <= {tasks}"))?);
-        if before.len() != after.len() {
-            return Ok(Vec::new());
-        }
-        let pairs = before.into_iter().zip(after);
-        Ok(pairs.map(|((class, before), (_, after))| Change { class, before, after }).collect())
+        let (mut before, after) = (of(self.before_is)?, of(&format!("after_task = {tasks} AND on_task <= {tasks}"))?);
+        let change = |(label, (class, after))| before.remove(&label).map(|(_, before)| Change { class, before, after });
+        Ok(after.into_iter().filter_map(change).collect())
     }
 }
 

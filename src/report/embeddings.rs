@@ -8,11 +8,12 @@ use super::{
     chart::{Chart, colour},
 };
 use crate::{
+    dense::cosine::normalise,
     generator::{Generator, Kind, LatentStore},
-    prompt::cpu::normalise,
-    query::texts,
     rng::{Draw, Rng},
+    rows::Train,
     sheet::Sheet,
+    stream::Stream,
     task::Class,
 };
 
@@ -26,17 +27,23 @@ struct Rows {
     generated: Vec<f32>,
 }
 
-pub fn plane(scope: &mut Scope, named: &[String]) -> Result<Figure> {
+pub fn plane(scope: &Scope, named: &[String]) -> Result<Figure> {
     let (id, title) = ("plane", "Real and generated embeddings".to_owned());
     let classes = if named.is_empty() { confused(scope)? } else { by_name(scope, named)? };
-    let Some(store) = store(scope)? else {
-        let note = "None of these methods learns from a generator.".into();
-        return Ok(Figure { id, title, svg: None, note, sheet: None });
+    let none = |note: String| Ok(Figure { id, title: title.clone(), svg: None, note, sheet: None });
+    let Some((stream, kind)) = scope.generators()? else {
+        return none("None of these methods learns from a generator.".into());
     };
-    let (dim, kind) = (scope.embeddings.manifest.dim, store.manifest.config.kind());
-    let rows = classes.iter().map(|class| rows_of(scope, &store, class)).collect::<Result<Vec<_>>>()?;
-    let real: Vec<f32> = rows.iter().flat_map(|rows| &rows.real).copied().collect(); // (N, D)
-    let plane = Plane::of(&real, dim)?;
+    let dim = scope.sources[0].plan.dim;
+    let rows = classes.iter().map(|class| rows_of(scope, stream, kind, class)).collect::<Result<Vec<_>>>();
+    let plane = rows.and_then(|rows| {
+        let real: Vec<f32> = rows.iter().flat_map(|rows| &rows.real).copied().collect(); // (N, D)
+        Ok((Plane::of(&real, dim)?, rows))
+    });
+    let (plane, rows) = match plane {
+        Ok(found) => found,
+        Err(error) => return none(format!("There is nothing to draw: {error:#}.")),
+    };
 
     let mut plots = Vec::new();
     for (i, rows) in rows.iter().enumerate() {
@@ -93,7 +100,7 @@ pub fn plane(scope: &mut Scope, named: &[String]) -> Result<Figure> {
             "Dots are training embeddings, crosses come from the generator ({kind}, {}); both brought to length 1, the unit of \
              both axes, as the classifier sees them. The plane is that in which these training embeddings vary most (PCA), and shows {:.1} % of their \
              variance. Spread is the root mean square distance from the centre in the plane. {}",
-            store.manifest.curriculum.order,
+            stream.order,
             first + second,
             if named.is_empty() { "These classes are confused most; name others by --class." } else { "" }
         ),
@@ -102,7 +109,7 @@ pub fn plane(scope: &mut Scope, named: &[String]) -> Result<Figure> {
 }
 
 /// The classes that the first method confuses most, pair by pair.
-fn confused(scope: &mut Scope) -> Result<Vec<Class>> {
+fn confused(scope: &Scope) -> Result<Vec<Class>> {
     let sql = format!(
         "SELECT label, predicted, SUM(images) AS images FROM confusion WHERE {} AND after_task = {} AND label <> predicted \
          GROUP BY label, predicted ORDER BY images DESC, label, predicted LIMIT {}",
@@ -113,7 +120,7 @@ fn confused(scope: &mut Scope) -> Result<Vec<Class>> {
     let pairs = scope.tables.sql(&sql)?;
     let labels = |column: &str| crate::query::numbers(&pairs, column);
     let pairs = labels("label")?.into_iter().zip(labels("predicted")?);
-    let all = &scope.embeddings.manifest.classes;
+    let all = &scope.streams[0].classes;
     let mut classes: Vec<Class> = Vec::new();
     let confused = pairs.flat_map(|(a, b)| [a as i64, b as i64]);
     for label in confused.chain(all.iter().map(|class| class.label)) {
@@ -126,11 +133,11 @@ fn confused(scope: &mut Scope) -> Result<Vec<Class>> {
 
 fn by_name(scope: &Scope, names: &[String]) -> Result<Vec<Class>> {
     let class = |name: &String| {
-        let found = scope.embeddings.manifest.classes.iter().find(|class| class.name == *name);
+        let found = scope.streams[0].classes.iter().find(|class| class.name == *name);
         let Some(class) = found else {
             bail!(
                 "the run has no class {name:?}: `cgil query --run {} \"SELECT DISTINCT class_name FROM embeddings\"` lists them",
-                scope.run.display()
+                scope.run.dir().display()
             );
         };
         Ok(class.clone())
@@ -138,35 +145,17 @@ fn by_name(scope: &Scope, names: &[String]) -> Result<Vec<Class>> {
     names.iter().map(class).collect()
 }
 
-/// The generators that the first of the methods with some learns from, in the first order that has them.
-fn store(scope: &mut Scope) -> Result<Option<LatentStore>> {
-    let rows = scope.tables.sql(&format!(
-        "SELECT DISTINCT class_order, generator FROM latents WHERE class_order IN ({}) ORDER BY class_order",
-        crate::query::quoted(&scope.orders)
-    ))?;
-    let there: Vec<(String, String)> =
-        texts(&rows, "class_order")?.into_iter().zip(texts(&rows, "generator")?).collect();
-    for (_, manifest) in scope.configuration()? {
-        let Some(kind) = manifest["latents"]["generator"].as_str() else { continue };
-        if let Some((order, _)) = there.iter().find(|(_, generator)| generator == kind) {
-            let kind: Kind = serde_json::from_value(kind.into())?;
-            let store = LatentStore::open(scope.run, order, kind)?;
-            store.require_embeddings(&scope.embeddings.manifest)?;
-            return Ok(Some(store));
-        }
-    }
-    Ok(None)
-}
-
 /// A class's rows: the first training embeddings, and as many generated ones.
-fn rows_of(scope: &Scope, store: &LatentStore, class: &Class) -> Result<Rows> {
-    let (dim, curriculum) = (scope.embeddings.manifest.dim, &store.manifest.curriculum);
-    let position = curriculum.position(class.label)?;
-    let task = curriculum.task_of(position);
-    let generator: Generator = store.read_task(task)?.swap_remove(position - curriculum.task(task).start);
-    let mut real = scope.embeddings.by_class("train", &[class])?.remove(&class.label).unwrap_or_default();
+fn rows_of(scope: &Scope, stream: &Stream, kind: Kind, class: &Class) -> Result<Rows> {
+    let position = stream.position(class.label)?;
+    let task = stream.task_of(position);
+    let place = position - stream.task(task).start;
+    let generator: Generator = LatentStore::open(scope.run, stream, kind)?.read_task(task)?.swap_remove(place);
+    let (embeddings, label) = (stream.embeddings(scope.run, task)?, stream.source_labels(task)[place]);
+    let dim = embeddings.plan.dim;
+    let mut real = embeddings.class_rows::<Train>(&[label])?.swap_remove(0).into_values();
     real.truncate(ROWS * dim);
-    let mut rng = Rng::new(curriculum.draws(), Draw::QualityGenerated, &[class.label as u64]);
+    let mut rng = Rng::new(stream.draws(), Draw::QualityGenerated, &[class.key()]);
     let mut generated = generator.sample(real.len() / dim, &mut rng);
     normalise(&mut real, dim);
     normalise(&mut generated, dim);

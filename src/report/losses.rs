@@ -23,18 +23,24 @@ use crate::{
 const POINTS: usize = 400;
 
 /// The first method's prompts, task after task.
-pub fn prompts(scope: &mut Scope) -> Result<Figure> {
+pub fn prompts(scope: &Scope) -> Result<Figure> {
     let method = scope.first().to_owned();
     let (id, title) = ("prompt-losses", format!("Loss of the prompts: {method}"));
-    let rows = scope.tables.sql(&format!(
-        "SELECT after_task, epoch, loss FROM prompt_losses WHERE {} AND after_task <= {} ORDER BY class_order, after_task, epoch",
-        scope.rows_of(&method),
-        scope.tasks
-    ))?;
-    let places = numbers(&rows, "after_task")?.into_iter().zip(numbers(&rows, "epoch")?);
     let mut curve: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
-    for ((task, epoch), loss) in places.zip(numbers(&rows, "loss")?) {
-        curve.entry((task as usize, epoch as usize)).or_default().push(loss);
+    for stream in scope.summary.streams(&method) {
+        let [_, prompts, _] = scope.made(&method, &stream)?;
+        let Some(name) = prompts.as_ref().and_then(|prompts| prompts.about["prompts"].as_str()) else { continue };
+        let rows = scope.tables.sql(&format!(
+            "SELECT after_task, epoch, loss FROM prompt_losses WHERE prompts = {} AND stream = {} AND after_task <= {} \
+             ORDER BY after_task, epoch",
+            quoted(&[name.to_owned()]),
+            quoted(&[stream]),
+            scope.tasks
+        ))?;
+        let places = numbers(&rows, "after_task")?.into_iter().zip(numbers(&rows, "epoch")?);
+        for ((task, epoch), loss) in places.zip(numbers(&rows, "loss")?) {
+            curve.entry((task as usize, epoch as usize)).or_default().push(loss);
+        }
     }
     if curve.is_empty() {
         let note = "This method has no training by epochs.".into();
@@ -62,12 +68,16 @@ pub fn prompts(scope: &mut Scope) -> Result<Figure> {
             .with_label(format!("task {}", task + 1))
     });
     let chart = Chart::new(vec![plot], "epochs, task after task", "cross-entropy (nats)");
+    let has_logarithm = curve.values().flatten().all(|loss| *loss > 0.0); // where there is one class, it is 0
     Ok(Figure {
         id,
         title,
         svg: Some(
             chart
-                .layout(|layout| starts.fold(layout.with_log_y(), |l, line| l.with_reference_line(line)))
+                .layout(|layout| {
+                    let layout = if has_logarithm { layout.with_log_y() } else { layout };
+                    starts.fold(layout, |layout, line| layout.with_reference_line(line))
+                })
                 .draw(&description),
         ),
         note: format!(
@@ -80,12 +90,12 @@ pub fn prompts(scope: &mut Scope) -> Result<Figure> {
 }
 
 /// The generators', means over their classes.
-pub fn generators(scope: &mut Scope) -> Result<Figure> {
+pub fn generators(scope: &Scope) -> Result<Figure> {
     let (id, title) = ("generator-losses", "Loss of the generators".to_owned());
     let rows = scope.tables.sql(&format!(
         "SELECT generator, epoch, AVG(loss) AS loss, MIN(loss) AS least, MAX(loss) AS most FROM generator_losses \
-         WHERE class_order IN ({}) GROUP BY generator, epoch ORDER BY generator, epoch",
-        quoted(&scope.orders)
+         WHERE stream IN ({}) GROUP BY generator, epoch ORDER BY generator, epoch",
+        scope.quoted_streams()
     ))?;
     let kinds_of_rows = texts(&rows, "generator")?;
     if kinds_of_rows.is_empty() {

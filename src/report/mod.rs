@@ -10,20 +10,25 @@ mod plane;
 mod quality;
 mod scores;
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use plane::Plane;
 
 use crate::{
-    metrics::mean,
+    artefact::{self, Manifest, slug},
+    embeddings::Embeddings,
+    generator::Kind,
+    metrics::{MetricName, mean},
     query::{Tables, numbers, quoted, texts},
     results,
+    run::{Run, step_name},
     sheet::Sheet,
+    stream::Stream,
     summary::Summary,
-    table::embeddings::Embeddings,
+    task::Cut,
 };
 
 /// The method that others are compared with where none is named.
@@ -31,29 +36,34 @@ const OWN: &str = "cgil";
 
 /// What a report is asked for.
 pub struct Request<'a> {
-    pub run: &'a Path,
-    /// Number of tasks; needed where the run has results in several.
-    pub tasks: Option<usize>,
+    /// The run.
+    pub run: &'a Run,
+    /// How classes are cut into tasks; needed where the run has results of several cuts.
+    pub cut: Option<Cut>,
     /// Class orders; all where none is named.
     pub orders: &'a [String],
     /// Methods, the first is what the others are compared with; all where none is named.
     pub methods: &'a [String],
     /// Score whose differences between methods are taken.
-    pub metric: &'a str,
+    pub metric: MetricName,
     /// Names of the classes whose embeddings are drawn; those that are confused most where none is named.
     pub classes: &'a [String],
 }
 
-/// What the report is about.
+/// What the report is about: methods on streams that are finished, all cut alike.
 struct Scope<'a> {
-    run: &'a Path,
+    run: &'a Run,
     tables: Tables,
-    embeddings: Embeddings,
+    /// The streams, sorted by their names.
+    streams: Vec<Stream>,
+    /// Their sources.
+    sources: Vec<Embeddings>,
     /// Methods and scores; the first method is what the figures of a single one show.
     summary: Summary,
-    orders: Vec<String>,
     tasks: usize,
-    metric: &'a str,
+    /// Methods that are left out, since they have not learned all tasks, in words.
+    unfinished: Vec<String>,
+    metric: MetricName,
 }
 
 /// A figure, and what stands around it.
@@ -71,46 +81,56 @@ struct Figure {
 
 /// The report, as an HTML page.
 pub fn render(request: &Request) -> Result<String> {
-    let mut scope = Scope::new(request)?;
-    let differences = scores::differences(&mut scope)?;
+    let scope = Scope::new(request)?;
+    let differences = scores::differences(&scope)?;
     let figures = [
-        scores::curves(&mut scope)?,
+        scores::curves(&scope)?,
         scores::transfer(&scope),
-        scores::matrix(&mut scope)?,
-        classes::gains(&mut scope)?,
-        classes::forgetting(&mut scope)?,
-        embeddings::plane(&mut scope, request.classes)?,
-        quality::likeness(&mut scope)?,
-        losses::prompts(&mut scope)?,
-        losses::generators(&mut scope)?,
+        scores::matrix(&scope)?,
+        classes::gains(&scope)?,
+        classes::forgetting(&scope)?,
+        embeddings::plane(&scope, request.classes)?,
+        quality::likeness(&scope)?,
+        losses::prompts(&scope)?,
+        losses::generators(&scope)?,
     ];
     Ok(page::render(&scope, &differences, &figures, &scope.configuration()?))
 }
 
 impl<'a> Scope<'a> {
     fn new(request: &Request<'a>) -> Result<Self> {
-        let embeddings = Embeddings::open_complete(request.run)?;
-        let mut tables = Tables::open(request.run)?;
-        let mut finished = Finished::all(&mut tables)?;
+        let run = request.run;
+        let tables = Tables::open(run)?;
+        let (mut finished, unfinished) = Finished::all(&tables)?;
         if finished.is_empty() {
-            bail!("{} has no finished results: run `cgil prompt-tune` or `cgil sweep` first", request.run.display());
+            let there = if unfinished.is_empty() { String::new() } else { format!(" ({})", unfinished.join("; ")) };
+            bail!(
+                "{} has no finished results{there}: run `cgil prompt-tune` or `cgil sweep` first",
+                run.dir().display()
+            );
         }
         require("class order", request.orders, finished.iter().map(|f| &f.order))?;
         require("method", request.methods, finished.iter().map(|f| &f.method))?;
         let asked = |names: &[String], name: &String| names.is_empty() || names.contains(name);
         finished.retain(|f| asked(request.orders, &f.order) && asked(request.methods, &f.method));
-        let tasks = number_of_tasks(request.tasks, finished.iter().map(|f| f.tasks).collect())?;
-        finished.retain(|f| f.tasks == tasks);
+        let names: BTreeSet<&String> = finished.iter().map(|f| &f.stream).collect();
+        let streams = names.into_iter().map(|name| Stream::open(run, name)).collect::<Result<Vec<_>>>()?;
+        let sizes = sizes(request.cut, streams.iter().map(Stream::sizes).collect())?;
+        let streams: Vec<Stream> = streams.into_iter().filter(|stream| stream.sizes() == sizes).collect();
+        finished.retain(|f| streams.iter().any(|stream| stream.name == f.stream));
 
-        let distinct = |names: BTreeSet<&String>| names.into_iter().cloned().collect::<Vec<_>>();
-        let orders = distinct(finished.iter().map(|f| &f.order).collect());
-        let mut methods = distinct(finished.iter().map(|f| &f.method).collect());
+        let methods: BTreeSet<&String> = finished.iter().map(|f| &f.method).collect();
+        let mut methods: Vec<String> = methods.into_iter().cloned().collect();
         let faa = |method: &str| mean(finished.iter().filter(|f| f.method == method).map(|f| f.faa));
         methods.sort_by(|a, b| (b == OWN).cmp(&(a == OWN)).then(faa(b).total_cmp(&faa(a))));
         let methods = if request.methods.is_empty() { &methods } else { request.methods };
-        let results = finished.iter().map(|f| (f.method.clone(), f.order.clone())).collect();
-        let summary = Summary::new(&mut tables, methods, &results, tasks)?;
-        Ok(Scope { run: request.run, tables, embeddings, summary, orders, tasks, metric: request.metric })
+        let results = finished.iter().map(|f| (f.method.clone(), f.stream.clone())).collect();
+        let summary = Summary::new(&tables, methods, &results, sizes.len())?;
+        let of_stream = |stream: &Stream| (0..stream.tasks()).map(|t| stream.source(t).to_owned()).collect::<Vec<_>>();
+        let sources: BTreeSet<String> = streams.iter().flat_map(of_stream).collect();
+        let sources = sources.iter().map(|name| Embeddings::open_complete(run, name)).collect::<Result<_>>()?;
+        let (tasks, metric) = (sizes.len(), request.metric);
+        Ok(Scope { run, tables, streams, sources, summary, tasks, unfinished, metric })
     }
 
     /// The method that the figures of a single one show.
@@ -118,49 +138,108 @@ impl<'a> Scope<'a> {
         &self.summary.methods[0]
     }
 
-    /// The condition of a query for a method's rows in the report's orders.
+    /// The condition of a query for a method's rows on the report's streams that it has finished.
     fn rows_of(&self, method: &str) -> String {
-        condition(method, &self.orders)
+        condition(method, &self.summary.streams(method))
     }
 
+    /// The streams of the first method, in words.
     fn orders_in_words(&self) -> String {
-        match &self.orders[..] {
-            [order] => format!("one class order ({order})"),
-            orders => format!("{} class orders", orders.len()),
+        match &self.summary.streams(self.first())[..] {
+            [stream] => format!("one class order ({stream})"),
+            streams => format!("{} class orders", streams.len()),
         }
     }
 
-    /// What each method was made with, under the first of the orders that it has.
+    /// What each method was made with, on the first of the streams that it has: its results, and the prompts and generators
+    /// that these are of.
     fn configuration(&self) -> Result<Vec<(String, Value)>> {
         let of = |method: &String| {
-            let order = self.summary.of(method, "faa").and_then(|scores| scores.keys().next());
-            let order = order.map_or("", String::as_str);
-            Ok((format!("{method}, {order}"), results::manifest(self.run, order, method)?))
+            let stream = self.summary.streams(method).first().cloned().unwrap_or_default();
+            let made = self.made(method, &stream)?;
+            let options = |manifest: &Option<Manifest>| {
+                manifest.as_ref().map(|m| json!({"options": m.options, "device": m.device}))
+            };
+            let [results, prompts, generators] = &made;
+            let all =
+                json!({"results": options(results), "prompts": options(prompts), "generators": options(generators)});
+            Ok((format!("{method}, {stream}"), all))
         };
         self.summary.methods.iter().map(of).collect()
     }
+
+    /// The manifests of a method's last step on a stream, and of the prompts and generators that it was made from, where there
+    /// are some.
+    fn made(&self, method: &str, stream: &str) -> Result<[Option<Manifest>; 3]> {
+        let dir = self.run.dir().join(results::DIR).join(stream).join(slug(method)).join(step_name(self.tasks));
+        let results = Manifest::find(&dir, &artefact::RESULTS)?;
+        let input = |manifest: &Option<Manifest>, name: &str, kind| -> Result<Option<Manifest>> {
+            let input = manifest.as_ref().and_then(|manifest| manifest.inputs.get(name));
+            Ok(input.map(|input| Manifest::find(&self.run.dir().join(&input.path), kind)).transpose()?.flatten())
+        };
+        let prompts = input(&results, "prompts", &artefact::PROMPTS)?;
+        let generators = input(&prompts, "generators", &artefact::GENERATORS)?;
+        Ok([results, prompts, generators])
+    }
+
+    /// The stream and the kind of the generators that the first of the methods with some learns from.
+    fn generators(&self) -> Result<Option<(&Stream, Kind)>> {
+        for method in &self.summary.methods {
+            for name in self.summary.streams(method) {
+                let [_, prompts, _] = self.made(method, &name)?;
+                let input = prompts.as_ref().and_then(|prompts| prompts.inputs.get("generators"));
+                let kind = input.and_then(|input| input.path.split('/').nth(2)?.parse().ok());
+                let stream = self.streams.iter().find(|stream| stream.name == name);
+                if let Some(found) = stream.zip(kind) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names of the streams, as a list in a query.
+    fn quoted_streams(&self) -> String {
+        quoted(&self.streams.iter().map(|stream| stream.name.clone()).collect::<Vec<_>>())
+    }
 }
 
-/// The condition of a query for a method's rows in some class orders.
-fn condition(method: &str, orders: &[String]) -> String {
-    format!("method = {} AND class_order IN ({})", quoted(&[method.to_owned()]), quoted(orders))
+/// The condition of a query for a method's rows on some streams, at least one.
+fn condition(method: &str, streams: &[String]) -> String {
+    format!("method = {} AND stream IN ({})", quoted(&[method.to_owned()]), quoted(streams))
 }
 
-/// A method's finished results under a class order.
+/// A method's finished results on a stream: those after the last task that the stream has.
 struct Finished {
+    stream: String,
     order: String,
     method: String,
-    tasks: usize,
     faa: f64,
 }
 
 impl Finished {
-    fn all(tables: &mut Tables) -> Result<Vec<Finished>> {
-        let rows = tables.sql("SELECT class_order, method, after_task, value FROM metrics WHERE metric = 'faa'")?;
-        let (orders, methods) = (texts(&rows, "class_order")?, texts(&rows, "method")?);
-        let (tasks, faa) = (numbers(&rows, "after_task")?, numbers(&rows, "value")?);
-        let rows = orders.into_iter().zip(methods).zip(tasks).zip(faa);
-        Ok(rows.map(|(((order, method), tasks), faa)| Finished { order, method, tasks: tasks as usize, faa }).collect())
+    /// All that the run has, and in words the methods that have not learned all tasks of a stream.
+    fn all(tables: &Tables) -> Result<(Vec<Finished>, Vec<String>)> {
+        let rows = tables.sql("SELECT stream, MAX(task) AS tasks FROM classes GROUP BY stream")?;
+        let tasks: BTreeMap<String, f64> = texts(&rows, "stream")?.into_iter().zip(numbers(&rows, "tasks")?).collect();
+        let rows = tables.sql(
+            "SELECT stream, class_order, method, after_task, MAX(CASE WHEN metric = 'faa' THEN value ELSE NULL END) AS faa \
+             FROM metrics GROUP BY stream, class_order, method, after_task ORDER BY stream, method, after_task",
+        )?;
+        let (streams, orders, methods) =
+            (texts(&rows, "stream")?, texts(&rows, "class_order")?, texts(&rows, "method")?);
+        let steps = streams.into_iter().zip(orders).zip(methods).zip(numbers(&rows, "after_task")?);
+        let (mut finished, mut furthest) = (Vec::new(), BTreeMap::new());
+        for ((((stream, order), method), after), faa) in steps.zip(numbers(&rows, "faa")?) {
+            let Some(&tasks) = tasks.get(&stream) else { continue };
+            furthest.insert((method.clone(), stream.clone()), (after, tasks));
+            if after == tasks && faa.is_finite() {
+                finished.push(Finished { stream, order, method, faa });
+            }
+        }
+        let unfinished = furthest.into_iter().filter(|(_, (after, tasks))| after < tasks);
+        let words = |((method, stream), (after, tasks))| format!("{method} on {stream}: {after} of {tasks} tasks");
+        Ok((finished, unfinished.map(words).collect()))
     }
 }
 
@@ -174,14 +253,40 @@ fn require<'n>(what: &str, asked: &[String], there: impl Iterator<Item = &'n Str
     Ok(())
 }
 
-/// The number of tasks of the results that are reported.
-fn number_of_tasks(asked: Option<usize>, there: BTreeSet<usize>) -> Result<usize> {
-    let numbers = there.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    match (asked, there.iter().next(), there.len()) {
-        (Some(tasks), ..) if there.contains(&tasks) => Ok(tasks),
-        (Some(tasks), ..) => bail!("the run has no such results in {tasks} tasks; it has some in {numbers}"),
-        (None, Some(&tasks), 1) => Ok(tasks),
-        (None, None, _) => bail!("no method has finished in any of these class orders"),
-        _ => bail!("the run has results in different numbers of tasks ({numbers}): choose one by --tasks"),
+/// The sizes of the tasks of the results that are reported: of those that are there the only ones that a cut gives, if one is
+/// `asked` for. Tasks that followed later do not keep a stream from being told by its number of tasks.
+fn sizes(asked: Option<Cut>, there: BTreeSet<Vec<usize>>) -> Result<Vec<usize>> {
+    let is_cut = |sizes: &Vec<usize>, cut: Cut| cut.sizes(sizes.iter().sum()).is_ok_and(|cut| cut == *sizes);
+    let of = |fits: &dyn Fn(&Vec<usize>) -> bool| there.iter().filter(|sizes| fits(sizes)).collect::<Vec<_>>();
+    let mut fitting = of(&|sizes| asked.is_none_or(|cut| is_cut(sizes, cut)));
+    if let (true, Some(Cut::Tasks(tasks))) = (fitting.is_empty(), asked) {
+        fitting = of(&|sizes| sizes.len() == tasks);
+    }
+    let numbers = |all: &[&Vec<usize>]| {
+        let numbers: BTreeSet<usize> = all.iter().map(|sizes| sizes.len()).collect();
+        (numbers.len() == all.len(), numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
+    };
+    match (&fitting[..], asked) {
+        ([sizes], _) => Ok(sizes.to_vec()),
+        ([], Some(cut)) => {
+            let cut = match cut {
+                Cut::Tasks(tasks) => format!("{tasks} tasks"),
+                Cut::Sizes { first, next } => format!("a task of {first} and then tasks of {next} classes"),
+            };
+            bail!("the run has no such results in {cut}; it has some in {}", numbers(&of(&|_| true)).1)
+        }
+        ([], None) => bail!("no method has finished in any of these class orders"),
+        (several, _) => match numbers(several) {
+            (true, numbers) => {
+                bail!("the run has results in different numbers of tasks ({numbers}): choose one by --tasks")
+            }
+            (false, _) => {
+                let sizes: Vec<String> = several.iter().map(|sizes| format!("{sizes:?}")).collect();
+                bail!(
+                    "the run has results in tasks of different sizes ({}): choose one by --tasks, or --per-task and --first-task",
+                    sizes.join(", ")
+                )
+            }
+        },
     }
 }

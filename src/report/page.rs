@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Figure, Scope};
 use crate::{
     sheet::{Format, Sheet},
-    summary::{spread, title},
+    summary::spread,
     table::contract,
 };
 
@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// The whole page. `differences` are those from the first method, `configuration` what each method was made with.
 pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configuration: &[(String, Value)]) -> String {
-    let name = scope.run.file_name().unwrap_or_default().to_string_lossy();
+    let name = scope.run.dir().file_name().unwrap_or_default().to_string_lossy();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -72,34 +72,31 @@ pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configurat
 
 /// What was learned.
 fn data(scope: &Scope) -> Markup {
-    let manifest = &scope.embeddings.manifest;
-    let rows = |split: &str| manifest.rows.get(split).copied().unwrap_or(0);
-    let model = manifest.model.as_ref().map_or("imported embeddings", |model| model.name.as_str());
+    let rows = |split: &str| -> usize { scope.sources.iter().filter_map(|source| source.plan.rows.get(split)).sum() };
+    let (plan, classes) = (&scope.sources[0].plan, scope.streams[0].classes.len());
+    let model = plan.model.as_ref().map_or("imported embeddings", |model| model.name.as_str());
     html! {
         p {
-            (manifest.classes.len()) " classes in " (scope.tasks) " tasks, " (rows("train")) " training and " (rows("test"))
-            " test embeddings of " (manifest.dim) " values (" (model) "), " (scope.orders_in_words()) "."
+            (classes) " classes in " (scope.tasks) " tasks, " (rows("train")) " training and " (rows("test"))
+            " test embeddings of " (plan.dim) " values (" (model) "), " (scope.orders_in_words()) "."
         }
     }
 }
 
 /// The result in a few sentences.
 fn lead(scope: &Scope, differences: &Sheet) -> Markup {
-    let summary = &scope.summary;
-    let metric = title(scope.metric);
-    let of = |method: &str| -> Vec<f64> {
-        summary.of(method, scope.metric).into_iter().flat_map(|scores| scores.values().copied()).collect()
-    };
-    let centre = |method: &str| crate::metrics::mean(of(method));
+    let (summary, metric) = (&scope.summary, scope.metric);
+    let centre = |method: &str| crate::metrics::mean(summary.values(method, metric));
     let others = summary.methods[1..].iter().filter(|method| centre(method).is_finite());
     let best = others.max_by(|a, b| centre(a).total_cmp(&centre(b)));
     let compared = best.and_then(|best| Some((best, differences.rows.iter().find(|row| row[0] == *best)?)));
     html! {
         p.lead {
-            strong { (scope.first()) } " has " (metric) " " (spread(&of(scope.first()), 1)) "."
+            strong { (scope.first()) } " has " (metric.title()) " " (spread(&summary.values(scope.first(), metric), 1)) "."
             @if let Some((best, row)) = compared {
-                " Of the other methods " strong { (best) } " has the highest, " (spread(&of(best), 1)) ": a difference of " (row[1])
-                " points, more in " (row[2]) " class orders; over images A_B differs by " (row[3]) " points (95 % interval)."
+                " Of the other methods " strong { (best) } " has the highest, " (spread(&summary.values(best, metric), 1))
+                ": a difference of " (row[1]) " points, more in " (row[2]) " class orders; over images A_B differs by " (row[3])
+                " points (95 % interval)."
             }
         }
     }
@@ -148,21 +145,30 @@ fn sheet(sheet: &Sheet) -> Markup {
 
 /// The program and the tables that the page is made of.
 fn versions(scope: &Scope) -> Markup {
-    let manifest = &scope.embeddings.manifest;
     let tables: Vec<String> = contract::on_disk().map(|table| format!("{} {}", table.name, table.version)).collect();
+    let streams: Vec<&str> = scope.streams.iter().map(|stream| stream.name.as_str()).collect();
     html! {
         dl {
             dt { "Program" } dd { "cgil " (env!("CARGO_PKG_VERSION")) }
             dt { "Tables" } dd { (tables.join(", ")) }
-            dt { "Source" } dd { (manifest.source.origin) ", fingerprint " code { (manifest.source.fingerprint) } }
-            @if let Some(model) = &manifest.model {
-                dt { "CLIP" } dd { (model.name) ", sha256 " code { (model.sha256) } }
+            @for source in &scope.sources {
+                @let plan = &source.plan;
+                dt { "Source " (source.name) }
+                dd { (plan.source.origin) ", fingerprint " code { (plan.source.fingerprint) } ", computed in " (plan.compute_dtype) }
+                @if let Some(model) = &plan.model {
+                    dt { "CLIP" } dd { (model.name) ", sha256 " code { (model.sha256) } }
+                }
+                @if let Some(preprocessing) = &plan.preprocessing {
+                    dt { "Preprocessing" } dd { code { (preprocessing) } }
+                }
             }
-            @if let Some(preprocessing) = &manifest.preprocessing {
-                dt { "Preprocessing" } dd { code { (preprocessing) } }
+            dt { "Streams" } dd { (streams.join(", ")) }
+            @if !scope.unfinished.is_empty() {
+                dt { "Not finished" } dd { (scope.unfinished.join("; ")) }
             }
-            dt { "Computed in" } dd { (manifest.compute_dtype) }
-            dt { "Class orders" } dd { (scope.orders.join(", ")) }
+            @if !scope.tables.left_out.is_empty() {
+                dt { "Left out" } dd { (scope.tables.left_out.join("; ")) }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     metrics::mean,
-    query::{numbers, quoted, texts},
+    query::{numbers, texts},
     sheet::Sheet,
 };
 
@@ -24,19 +24,19 @@ const MEASURES: [(&str, &str, Option<&str>, usize); 6] = [
 ];
 
 /// Precision and recall of every class's generator.
-pub fn likeness(scope: &mut Scope) -> Result<Figure> {
+pub fn likeness(scope: &Scope) -> Result<Figure> {
     let (id, title) = ("quality", "How good the generators are".to_owned());
     let columns: Vec<&str> = MEASURES.iter().flat_map(|(_, own, real, _)| [Some(*own), *real]).flatten().collect();
     let rows = scope.tables.sql(&format!(
-        "SELECT generator, class_name, {} FROM quality WHERE class_order IN ({}) ORDER BY generator, class_order, label",
+        "SELECT generator, class_name, {} FROM quality WHERE stream IN ({}) ORDER BY generator, stream, label",
         columns.join(", "),
-        quoted(&scope.orders)
+        scope.quoted_streams()
     ))?;
     let kinds_of_rows = texts(&rows, "generator")?;
     if kinds_of_rows.is_empty() {
         let note = format!(
             "Not measured yet: run `cgil quality --run {}`, with the --seed and --generator of interest, and report again.",
-            scope.run.display()
+            scope.run.dir().display()
         );
         return Ok(Figure { id, title, svg: None, note, sheet: None });
     }

@@ -1,6 +1,9 @@
 //! Accuracies: after each task, of seen against unseen classes, task by task.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use kuva::plot::{Heatmap, LinePlot, ScatterPlot, colormap::ColorMap};
@@ -10,19 +13,18 @@ use super::{
     chart::{Chart, SERIES, colour, marker},
 };
 use crate::{
-    metrics::mean,
+    metrics::{MetricName, mean},
     query::{numbers, texts},
     sheet::Sheet,
-    summary::{deviation, spread, title},
+    summary::{deviation, spread},
 };
 
 /// How far the other methods are from the first, and how sure that is: over class orders, and over images.
-pub fn differences(scope: &mut Scope) -> Result<Sheet> {
-    let methods = scope.summary.methods.clone();
-    let (first, metric) = (&methods[0], title(scope.metric).to_owned());
+pub fn differences(scope: &Scope) -> Result<Sheet> {
+    let (methods, metric) = (&scope.summary.methods, scope.metric.title());
     let header = vec![
-        format!("method, less {first}"),
-        metric.clone(),
+        format!("method, less {}", methods[0]),
+        metric.to_owned(),
         format!("orders with more {metric}"),
         "A_B, with 95 % interval over images".into(),
     ];
@@ -46,35 +48,39 @@ pub fn differences(scope: &mut Scope) -> Result<Sheet> {
 }
 
 /// By how many percentage points more often than the first method another is right after the last task, for each test image, over
-/// the class orders that both have.
-fn by_image(scope: &mut Scope, method: &str) -> Result<Vec<f64>> {
-    let has = |method: &str, order: &String| scope.summary.of(method, "faa").is_some_and(|faa| faa.contains_key(order));
-    let both: Vec<String> =
-        scope.orders.iter().filter(|order| has(method, order) && has(scope.first(), order)).cloned().collect();
-    let mut of = |method: &str| -> Result<BTreeMap<String, f64>> {
+/// the streams that both have; nothing where they share none.
+fn by_image(scope: &Scope, method: &str) -> Result<Vec<f64>> {
+    let first = scope.summary.streams(scope.first());
+    let both: Vec<String> = scope.summary.streams(method).into_iter().filter(|stream| first.contains(stream)).collect();
+    if both.is_empty() {
+        return Ok(Vec::new());
+    }
+    let of = |method: &str| -> Result<BTreeMap<(String, String), f64>> {
         let rows = scope.tables.sql(&format!(
-            "SELECT sample_id, AVG(CASE WHEN predicted = label THEN 100.0 ELSE 0.0 END) AS accuracy FROM predictions \
-             WHERE {} AND after_task = {} GROUP BY sample_id",
+            "SELECT source, sample_id, AVG(CASE WHEN predicted = label THEN 100.0 ELSE 0.0 END) AS accuracy FROM predictions \
+             WHERE {} AND after_task = {} GROUP BY source, sample_id",
             super::condition(method, &both),
             scope.tasks
         ))?;
-        Ok(texts(&rows, "sample_id")?.into_iter().zip(numbers(&rows, "accuracy")?).collect())
+        let keys = texts(&rows, "source")?.into_iter().zip(texts(&rows, "sample_id")?);
+        Ok(keys.zip(numbers(&rows, "accuracy")?).collect())
     };
-    let first = of(&scope.summary.methods[0])?;
+    let first = of(scope.first())?;
     Ok(of(method)?.into_iter().filter_map(|(image, accuracy)| Some(accuracy - first.get(&image)?)).collect())
 }
 
 /// Accuracy on the tasks seen, after each task.
-pub fn curves(scope: &mut Scope) -> Result<Figure> {
-    let rows = scope.tables.sql(&format!(
-        "SELECT method, after_task, value FROM metrics WHERE metric = 'average_accuracy' AND class_order IN ({})",
-        crate::query::quoted(&scope.orders)
-    ))?;
+pub fn curves(scope: &Scope) -> Result<Figure> {
     let mut values: BTreeMap<(String, usize), Vec<f64>> = BTreeMap::new();
-    for ((method, task), value) in
-        texts(&rows, "method")?.into_iter().zip(numbers(&rows, "after_task")?).zip(numbers(&rows, "value")?)
-    {
-        values.entry((method, task as usize)).or_default().push(value);
+    for method in &scope.summary.methods {
+        let rows = scope.tables.sql(&format!(
+            "SELECT after_task, value FROM metrics WHERE metric = 'average_accuracy' AND {} AND after_task <= {}",
+            scope.rows_of(method),
+            scope.tasks
+        ))?;
+        for (task, value) in numbers(&rows, "after_task")?.into_iter().zip(numbers(&rows, "value")?) {
+            values.entry((method.clone(), task as usize)).or_default().push(value);
+        }
     }
     let of = |method: &str, task: usize| values.get(&(method.to_owned(), task)).map_or(&[][..], Vec::as_slice);
     let tasks = 1..=scope.tasks;
@@ -142,16 +148,19 @@ fn drawn(scope: &Scope) -> Vec<String> {
 /// What is learned against what is kept of the CLIP's own knowledge.
 pub fn transfer(scope: &Scope) -> Figure {
     let (id, title) = ("transfer", "Seen and unseen classes".to_owned());
-    let all = |method: &String, metric: &str| -> Vec<f64> {
-        scope.summary.of(method, metric).into_iter().flat_map(|scores| scores.values().copied()).collect()
-    };
-    let methods: Vec<&String> =
-        scope.summary.methods.iter().filter(|method| !all(method, "ci_transfer").is_empty()).take(SERIES).collect();
+    let all = |method: &String, metric| scope.summary.values(method, metric);
+    let methods: Vec<&String> = scope
+        .summary
+        .methods
+        .iter()
+        .filter(|method| !all(method, MetricName::CiTransfer).is_empty())
+        .take(SERIES)
+        .collect();
     let without: Vec<&str> = scope
         .summary
         .methods
         .iter()
-        .filter(|method| all(method, "ci_transfer").is_empty())
+        .filter(|method| all(method, MetricName::CiTransfer).is_empty())
         .map(String::as_str)
         .collect();
     if methods.is_empty() {
@@ -159,7 +168,7 @@ pub fn transfer(scope: &Scope) -> Figure {
         return Figure { id, title, svg: None, note, sheet: None };
     }
     let plots = methods.iter().enumerate().map(|(i, method)| {
-        let (faa, transfer) = (all(method, "faa"), all(method, "ci_transfer"));
+        let (faa, transfer) = (all(method, MetricName::Faa), all(method, MetricName::CiTransfer));
         let tip = format!("{method}: FAA {} %, CI-Transfer {} %", spread(&faa, 1), spread(&transfer, 1));
         let (x, y) = (mean(faa.iter().copied()), mean(transfer.iter().copied()));
         let point =
@@ -169,7 +178,8 @@ pub fn transfer(scope: &Scope) -> Figure {
     });
     let names: Vec<String> = methods.iter().map(|method| (*method).clone()).collect();
     let rows = methods.iter().map(|method| {
-        let scores = ["faa", "ci_transfer", "ci_transfer_raw"].map(|metric| spread(&all(method, metric), 1));
+        let metrics = [MetricName::Faa, MetricName::CiTransfer, MetricName::CiTransferRaw];
+        let scores = metrics.map(|metric| spread(&all(method, metric), 1));
         [(*method).clone()].into_iter().chain(scores).collect()
     });
     let sheet = Sheet {
@@ -201,10 +211,10 @@ pub fn transfer(scope: &Scope) -> Figure {
 }
 
 /// The accuracy matrix of the first method.
-pub fn matrix(scope: &mut Scope) -> Result<Figure> {
+pub fn matrix(scope: &Scope) -> Result<Figure> {
     let (first, n) = (scope.first().to_owned(), scope.tasks);
     let rows = scope.tables.sql(&format!(
-        "SELECT after_task, on_task, AVG(value) AS value FROM metrics WHERE {} AND after_task > 0 \
+        "SELECT after_task, on_task, AVG(value) AS value FROM metrics WHERE {} AND after_task > 0 AND after_task <= {n} \
          AND metric IN ('accuracy', 'transfer_accuracy') GROUP BY after_task, on_task",
         scope.rows_of(&first)
     ))?;
@@ -213,7 +223,10 @@ pub fn matrix(scope: &mut Scope) -> Result<Figure> {
     for ((after, on), value) in places.zip(numbers(&rows, "value")?) {
         cells[after as usize - 1][on as usize - 1] = (10.0 * value).round() / 10.0;
     }
-    let shade = |share: f64| format!("color-mix(in srgb, var(--heat) {:.0}%, transparent)", 6.0 + 64.0 * share);
+    let shade = |share: f64| match share.is_nan() {
+        true => "none".to_owned(), // a task to come, of which the method knows nothing
+        false => format!("color-mix(in srgb, var(--heat) {:.0}%, transparent)", 6.0 + 64.0 * share),
+    };
     let labels = || (1..=n).map(|i| i.to_string());
     let upwards: Vec<Vec<f64>> = cells.iter().rev().cloned().collect();
     let map = Heatmap::new()
@@ -226,12 +239,10 @@ pub fn matrix(scope: &mut Scope) -> Result<Figure> {
         cells[0][0],
         cells[n - 1][0]
     );
-    let mut svg = Chart::new(vec![map.into()], "on the images of task", "after task")
+    let svg = Chart::new(vec![map.into()], "on the images of task", "after task")
         .layout(|layout| layout.with_x_categories(labels().collect()).with_y_categories(labels().rev().collect()))
         .draw(&description);
-    for value in cells.iter().flatten() {
-        svg = svg.replace(&format!(">{value:.2}<"), &format!(">{value:.1}<")); // cells are rounded to tenths
-    }
+    let svg = with_tenths(&svg, cells.iter().flatten().copied());
     let header = ["after task".to_owned()].into_iter().chain((1..=n).map(|k| format!("on task {k}"))).collect();
     let row = |(t, cells): (usize, &Vec<f64>)| {
         let cells = cells.iter().map(|x| if x.is_nan() { "–".into() } else { format!("{x:.1}") });
@@ -249,4 +260,30 @@ pub fn matrix(scope: &mut Scope) -> Result<Figure> {
         ),
         sheet: Some(sheet),
     })
+}
+
+/// A drawing with the texts that are these values, which are rounded to tenths, written as tenths; those that are none are empty.
+fn with_tenths(svg: &str, values: impl Iterator<Item = f64>) -> String {
+    let texts: HashSet<String> = values.map(|value| format!("{value:.2}")).collect();
+    let parts = svg.split_inclusive('<').map(|part| {
+        let text = part.strip_suffix('<').and_then(|part| part.rsplit_once('>')).map_or("", |(_, text)| text);
+        match part.strip_suffix("0<").or(part.strip_suffix("NaN<")) {
+            Some(start) if texts.contains(text) => format!("{start}<"),
+            _ => part.to_owned(),
+        }
+    });
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_nothing_else_are_written_as_tenths() {
+        let svg = "<svg x=\"10.00\"><text>10.00</text><text>7.50</text><text>0.50</text><text>0.50 s</text><text>NaN</text></svg>";
+        let shown =
+            "<svg x=\"10.00\"><text>10.0</text><text>7.5</text><text>0.50</text><text>0.50 s</text><text></text></svg>";
+        assert_eq!(with_tenths(svg, [10.0, 7.5, f64::NAN].into_iter()), shown);
+    }
 }

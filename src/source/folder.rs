@@ -17,7 +17,7 @@ use super::{
     Kind, Listing, Record, Source, SourceId, SourceOptions, class_names, id_of, note_on_empty_classes,
     require_both_splits, some_of,
 };
-use crate::{picture, table::embeddings::SPLITS, task::Class};
+use crate::{picture, rows::SPLITS, task::Class};
 
 /// The files of each split: path below the folder, label.
 pub struct Folder {
@@ -84,7 +84,10 @@ pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &So
         }
     }));
     Ok(Source {
-        id: SourceId { origin: format!("image folder {}", root.display()), fingerprint: crate::hash_lines(lines) },
+        id: SourceId {
+            origin: format!("image folder {}", root.display()),
+            fingerprint: crate::hash::hash_lines(lines),
+        },
         classes,
         rows: rows.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
         counts,
@@ -127,6 +130,11 @@ impl Folder {
                 image: fs::read(self.root.join(path)).map_err(|e| e.to_string()),
             })
         })
+    }
+
+    /// The files of the rows `range` of a split.
+    pub fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
+        self.files[split][range].iter().map(|(path, _)| self.root.join(path)).collect()
     }
 
     pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {

@@ -10,11 +10,8 @@ use arrow::{
 };
 use parquet::arrow::ProjectionMask;
 
-use super::{Listing, has_extension, id_of};
-use crate::table::{
-    embeddings::{SPLITS, SourceId},
-    file,
-};
+use super::{Listing, SourceId, has_extension, id_of};
+use crate::{rows::SPLITS, table::file};
 
 /// Columns that a table must have.
 const COLUMNS: [&str; 4] = ["split", "label", "class_name", "embedding"];
@@ -29,10 +26,15 @@ pub struct ForeignTable {
 pub struct Row<'a> {
     /// File and row, for messages.
     pub place: String,
+    /// Its key in the source.
     pub sample_id: String,
+    /// Name of the split.
     pub split: &'a str,
+    /// Its label.
     pub label: i64,
+    /// Name of the class.
     pub class_name: &'a str,
+    /// (D).
     pub embedding: &'a [f32],
 }
 
@@ -63,7 +65,7 @@ impl ForeignTable {
     pub fn id(&self) -> Result<SourceId> {
         Ok(SourceId {
             origin: format!("embeddings {}", self.path.display()),
-            fingerprint: crate::hash_files(&self.files)?,
+            fingerprint: crate::hash::hash_files(&self.files)?,
         })
     }
 

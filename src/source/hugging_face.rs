@@ -21,10 +21,7 @@ use super::{
     Kind, Listing, Record, Source, SourceId, SourceOptions, class_names, has_extension, id_of, note_on_empty_classes,
     require_both_splits, some_of,
 };
-use crate::{
-    table::{embeddings::SPLITS, file},
-    task::Class,
-};
+use crate::{rows::SPLITS, table::file, task::Class};
 
 /// Images decoded from Parquet at a time.
 const BATCH_ROWS: usize = 32;
@@ -116,7 +113,10 @@ pub fn open(root: &Path, listing: &Listing, options: &SourceOptions) -> Result<S
     }
     notes.extend(note_on_empty_classes(&classes, &counts, |_, _| String::new()));
     Ok(Source {
-        id: SourceId { origin: format!("Parquet shards {}", root.display()), fingerprint: crate::hash_lines(lines) },
+        id: SourceId {
+            origin: format!("Parquet shards {}", root.display()),
+            fingerprint: crate::hash::hash_lines(lines),
+        },
         rows: files.iter().map(|(split, files)| (split.clone(), files.iter().map(|f| f.1).sum())).collect(),
         counts,
         notes,
@@ -400,6 +400,11 @@ impl Shards {
             // an error of the whole file is one item, so that the caller stops there
             self.read_file(relative, rows).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
         }))
+    }
+
+    /// The files of the rows `range` of a split.
+    pub fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
+        self.parts(split, range).into_iter().map(|(file, _)| self.root.join(file)).collect()
     }
 
     pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{id_of, some_of};
-use crate::table::embeddings::SPLITS;
+use crate::rows::SPLITS;
 
 /// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links are followed, as people
 /// link data sets into place.

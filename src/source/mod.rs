@@ -4,24 +4,27 @@ mod class_names;
 mod folder;
 pub mod foreign;
 mod hugging_face;
+mod id;
 mod listing;
 
 use std::{
     collections::BTreeMap,
+    fs,
     ops::Range,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::{Result, bail};
 
-use crate::{
-    table::embeddings::{SPLITS, SourceId},
-    task::Class,
-};
+pub use id::SourceId;
 use listing::Listing;
+
+use crate::{rows::SPLITS, task::Class};
 
 /// A labelled set of images in a stable order, with the splits `train` and `test`.
 pub struct Source {
+    /// Name and fingerprint.
     pub id: SourceId,
     /// The classes in the dataset's order, by ascending label from 0.
     pub classes: Vec<Class>,
@@ -56,6 +59,7 @@ pub struct SourceOptions {
 pub struct Record {
     /// Stable key inside the source.
     pub sample_id: String,
+    /// The dataset's own label.
     pub label: i64,
     /// The encoded image, or why it could not be read.
     pub image: Result<Vec<u8>, String>,
@@ -104,6 +108,15 @@ impl Source {
             Kind::Folder(folder) => Ok(Box::new(folder.read(split, range))),
             Kind::HuggingFace(shards) => Ok(Box::new(shards.read(split, range)?)),
         }
+    }
+
+    /// When the youngest of the files of the rows `range` of a split was changed; none where that is not known.
+    pub fn modified(&self, split: &str, range: Range<usize>) -> Option<SystemTime> {
+        let files = match &self.kind {
+            Kind::Folder(folder) => folder.paths(split, range),
+            Kind::HuggingFace(shards) => shards.paths(split, range),
+        };
+        files.iter().filter_map(|file| fs::metadata(file).and_then(|file| file.modified()).ok()).max()
     }
 
     /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no image.

@@ -33,12 +33,14 @@ pub struct Contract {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Column {
+    /// Name in the file.
     pub name: String,
     #[serde(rename = "type")]
     kind: Kind,
     /// Unit of the values, where they have one.
     #[serde(default)]
     pub unit: String,
+    /// What a value is.
     pub meaning: String,
 }
 
@@ -47,6 +49,8 @@ pub struct Column {
 enum Kind {
     #[serde(rename = "utf8")]
     Utf8,
+    #[serde(rename = "utf8?")]
+    NullableUtf8,
     #[serde(rename = "int64")]
     Int64,
     #[serde(rename = "int64?")]
@@ -68,10 +72,15 @@ enum Kind {
      this file was not written by this version of cgil, or was changed since"
 )]
 pub struct ContractError {
+    /// The file.
     pub file: PathBuf,
+    /// Name of the table.
     pub table: String,
+    /// Name of the column.
     pub column: String,
+    /// Its type by the contract.
     pub expected: String,
+    /// Its type in the file, or that it is missing.
     pub found: String,
 }
 
@@ -94,7 +103,7 @@ macro_rules! contracts {
     };
 }
 
-contracts!(embeddings quarantine latents generator_losses quality embedding_stream text_features statistics_head prompt_losses predictions metrics);
+contracts!(embeddings quarantine classes latents generator_losses quality embedding_stream text_features statistics_head prompt_losses predictions metrics);
 
 /// The contracts of tables that lie on disk.
 pub fn on_disk() -> impl Iterator<Item = &'static Contract> {
@@ -164,14 +173,14 @@ pub fn to_markdown() -> String {
 }
 
 /// A vector column's type: `dim` float32 values, none of them null.
-pub fn vector_type(dim: usize) -> DataType {
+pub(crate) fn vector_type(dim: usize) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim as i32)
 }
 
 impl Kind {
     fn arrow(self, dim: usize) -> DataType {
         match self {
-            Kind::Utf8 => DataType::Utf8,
+            Kind::Utf8 | Kind::NullableUtf8 => DataType::Utf8,
             Kind::Int64 | Kind::NullableInt64 => DataType::Int64,
             Kind::Float32 => DataType::Float32,
             Kind::Float64 | Kind::NullableFloat64 => DataType::Float64,
@@ -182,6 +191,7 @@ impl Kind {
     fn describe(self) -> &'static str {
         match self {
             Kind::Utf8 => "utf8",
+            Kind::NullableUtf8 => "utf8, nullable",
             Kind::Int64 => "int64",
             Kind::NullableInt64 => "int64, nullable",
             Kind::Float32 => "float32",

@@ -4,17 +4,19 @@ use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use arrow::{
-    array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch},
+    array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch},
     datatypes::{DataType, Field, Float32Type, Int64Type},
 };
 use parquet::{
     arrow::{
         ArrowWriter, ProjectionMask,
-        arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        arrow_reader::{
+            ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowFilter,
+        },
     },
     basic::{Compression, ZstdLevel},
     file::{
-        metadata::KeyValue,
+        metadata::{KeyValue, PageIndexPolicy},
         properties::{EnabledStatistics, WriterProperties},
     },
     schema::types::ColumnPath,
@@ -27,7 +29,7 @@ use crate::atomic;
 const TABLE_KEY: &str = "cgil.table";
 
 /// Footer key under which the datasets library keeps the columns' features.
-pub const HUGGING_FACE_KEY: &str = "huggingface";
+pub(crate) const HUGGING_FACE_KEY: &str = "huggingface";
 
 /// Rows per batch when reading.
 const BATCH_ROWS: usize = 1024;
@@ -77,6 +79,39 @@ pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Foot
 
 /// Opens `columns` of a file of a table, after checking it against the table's contract; vectors have `dim` values.
 pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
+    let builder = checked(path, contract, dim)?;
+    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
+    builder.build().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// As [`open`], of the rows whose integer in the column `key` is `wanted`; of other columns, pages without such rows are not
+/// read.
+pub(crate) fn open_where(
+    path: &Path,
+    contract: &Contract,
+    dim: usize,
+    columns: &[&str],
+    key: &str,
+    wanted: impl Fn(i64) -> bool + Send + 'static,
+) -> Result<ParquetRecordBatchReader> {
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let builder = checked(path, contract, dim)?;
+    let key_only = ProjectionMask::columns(builder.parquet_schema(), [key]);
+    let filter = ArrowPredicateFn::new(key_only, move |batch| {
+        let keys = batch.column(0).as_primitive::<Int64Type>().values();
+        Ok(keys.iter().map(|&key| Some(wanted(key))).collect::<BooleanArray>())
+    });
+    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
+    let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
+    let builder = builder.with_row_filter(RowFilter::new(vec![Box::new(filter)]));
+    builder.build().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Opens a file of a table, after checking it against the table's contract.
+fn checked(path: &Path, contract: &Contract, dim: usize) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let builder = builder(path)?;
     let expected = format!("{} {}", contract.name, contract.version);
     match footer_value(&builder, TABLE_KEY) {
@@ -88,9 +123,7 @@ pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> R
         ),
     }
     contract.check(path, builder.schema(), dim)?;
-    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
-    builder.build().with_context(|| format!("cannot read {}", path.display()))
+    Ok(builder)
 }
 
 /// Reads all rows of a file of a table into one batch.
@@ -111,7 +144,7 @@ pub fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
 }
 
 /// A key-value of a file's footer.
-pub fn footer_value(builder: &ParquetRecordBatchReaderBuilder<File>, key: &str) -> Option<String> {
+pub(crate) fn footer_value(builder: &ParquetRecordBatchReaderBuilder<File>, key: &str) -> Option<String> {
     let pairs = builder.metadata().file_metadata().key_value_metadata()?;
     pairs.iter().find(|pair| pair.key == key)?.value.clone()
 }

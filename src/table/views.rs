@@ -12,6 +12,7 @@ pub struct View {
     pub name: String,
     /// What one row is.
     pub about: String,
+    /// The query that gives its rows.
     pub sql: String,
 }
 

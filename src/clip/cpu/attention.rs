@@ -1,9 +1,10 @@
-//! Multi-head attention over queries, keys and values that lie side by side, (N, 3W): heads are strides, nothing is
-//! copied.
+//! Multi-head attention over queries, keys and values that lie side by side, (N, 3W): heads are
+//! strides, nothing is copied.
 
 use crate::dense::{
     product::{Matrix, Product, Threads},
-    vector::{self, add_scaled, dot, vectorised},
+    softmax::softmax,
+    vector::{add_scaled, dot, vectorised},
 };
 
 /// W = heads × d.
@@ -13,13 +14,15 @@ pub struct Heads {
     pub width: usize,
 }
 
-/// Keys and values (W each) of the start of text, which stands in front of every text and never changes.
+/// Keys and values (W each) of the start of text, which stands in front of every text and never
+/// changes.
 pub struct Start {
     pub key: Vec<f32>,
     pub value: Vec<f32>,
 }
 
-/// The rows of a text in a packed table: `rows` of them from `first` on, the last is the end of text.
+/// The rows of a text in a packed table: `rows` of them from `first` on, the last is the end of
+/// text.
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
     pub first: usize,
@@ -42,8 +45,8 @@ impl Heads {
         1.0 / (self.d() as f32).sqrt()
     }
 
-    /// What the first `queries` of an image's T positions see of all T: qkv (T, 3W) → mixed (queries, W). `logits` holds
-    /// queries × T values.
+    /// What the first `queries` of an image's T positions see of all T: qkv (T, 3W) → mixed
+    /// (queries, W). `logits` holds queries × T values.
     pub fn image(&self, qkv: &[f32], mixed: &mut [f32], logits: &mut [f32]) {
         let (w, d) = (self.width, self.d());
         let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
@@ -60,8 +63,8 @@ impl Heads {
         self.heads * queries * (text.rows + 1)
     }
 
-    /// What a text's last Q positions see of the start, of those before them and of themselves: qkv (rows, 3W) → mixed
-    /// (Q, W), attention (heads, Q, 1 + rows).
+    /// What a text's last Q positions see of the start, of those before them and of themselves: qkv
+    /// (rows, 3W) → mixed (Q, W), attention (heads, Q, 1 + rows).
     pub fn text(&self, qkv: &[f32], start: &Start, mixed: &mut [f32], attention: &mut [f32]) {
         let (w, d, scale) = (self.width, self.d(), self.scale());
         let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
@@ -121,18 +124,5 @@ impl Heads {
                 }
             }
         });
-    }
-}
-
-/// The softmax of a row, in place.
-#[inline(always)]
-fn softmax(row: &mut [f32]) {
-    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in &mut *row {
-        *x = vector::exp(*x - highest);
-    }
-    let scale = 1.0 / vector::sum(row);
-    for x in row {
-        *x *= scale;
     }
 }

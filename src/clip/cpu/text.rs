@@ -1,8 +1,8 @@
 //! The text encoder: fed with token embeddings, differentiable in them.
 //!
-//! Attention is causal, so what stands after an end of text does not count, and what stands first, the start of text,
-//! never changes: texts lie packed, without padding, each from its second token to its end, and the start is computed
-//! once.
+//! Attention is causal, so what stands after an end of text does not count, and what stands first,
+//! the start of text, never changes: texts lie packed, without padding, each from its second token
+//! to its end, and the start is computed once.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Texts encoded at a time; the parts of a batch are computed side by side.
-pub const PART: usize = 16;
+pub(crate) const PART: usize = 16;
 
 /// A frozen text encoder. W is its width, P the projection's dimension.
 pub struct TextEncoder {
@@ -40,7 +40,8 @@ pub struct TextEncoder {
     start: Vec<Start>,
 }
 
-/// What the backward pass needs of the forward pass of C texts, N rows, and buffers; kept from step to step.
+/// What the backward pass needs of the forward pass of C texts, N rows, and buffers; kept from step
+/// to step.
 #[derive(Default)]
 pub struct State {
     texts: Vec<Text>,
@@ -94,7 +95,8 @@ impl TextEncoder {
         &self.token_embedding[id as usize * self.width()..][..self.width()]
     }
 
-    /// Keys and values of the start of text in every block: it sees itself alone, so its attention gives its values.
+    /// Keys and values of the start of text in every block: it sees itself alone, so its attention
+    /// gives its values.
     fn start(&self, id: u32) -> Vec<Start> {
         let (w, all) = (self.width(), Threads::All);
         let mut x = self.embed(id).to_vec(); // (W)
@@ -115,8 +117,8 @@ impl TextEncoder {
         self.blocks.iter().map(start).collect()
     }
 
-    /// Token embeddings x (N, W), without positions, of texts of `lengths` rows, N in all, to features (C, P), not normalised.
-    /// A text's rows are those of its second token to its end.
+    /// Token embeddings x (N, W), without positions, of texts of `lengths` rows, N in all, to
+    /// features (C, P), not normalised. A text's rows are those of its second token to its end.
     pub fn encode(&self, x: &[f32], lengths: &[usize], state: &mut State) -> Vec<f32> {
         let all = Threads::All;
         let (w, heads) = (self.width(), &self.heads);
@@ -182,7 +184,8 @@ impl TextEncoder {
         features
     }
 
-    /// Gradient of the token embeddings (N, W) of the texts that `state` holds, from that of their features (C, P).
+    /// Gradient of the token embeddings (N, W) of the texts that `state` holds, from that of their
+    /// features (C, P).
     pub fn backward(&self, state: &mut State, grad: &[f32]) -> Vec<f32> {
         let all = Threads::All;
         let (w, heads) = (self.width(), &self.heads);

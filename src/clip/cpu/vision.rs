@@ -19,7 +19,8 @@ use crate::{
 /// Positions encoded at a time: products of fewer rows are slower.
 const ROWS: usize = 800;
 
-/// A frozen image encoder. W is its width, T = 1 + patches the positions of an image, P the projection's dimension.
+/// A frozen image encoder. W is its width, T = 1 + patches the positions of an image, P the
+/// projection's dimension.
 pub struct ImageEncoder {
     patch: Vec<f32>,              // (W, 3·p·p)
     class_embedding: Vec<f32>,    // (W)
@@ -31,6 +32,7 @@ pub struct ImageEncoder {
     heads: Heads,
     image_size: usize,
     patch_size: usize,
+    /// Dimension P of the embeddings.
     pub dim: usize,
 }
 
@@ -75,7 +77,8 @@ impl ImageEncoder {
         ROWS.div_ceil(self.position_embedding.len() / self.heads.width)
     }
 
-    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the calling thread alone.
+    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the
+    /// calling thread alone.
     pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Vec<f32> {
         let one = Threads::One;
         let w = self.heads.width;
@@ -118,7 +121,8 @@ impl ImageEncoder {
         embeddings
     }
 
-    /// Pixels (B, 3, S, S) to the class token and the patches' embeddings with their positions, (B·T, W).
+    /// Pixels (B, 3, S, S) to the class token and the patches' embeddings with their positions,
+    /// (B·T, W).
     fn embed(&self, pixels: &[f32], patches: &mut Vec<f32>, x: &mut [f32], scratch: &mut [f32]) {
         let (s, p, w) = (self.image_size, self.patch_size, self.heads.width);
         let (side, values) = (s / p, 3 * p * p);

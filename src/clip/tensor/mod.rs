@@ -1,5 +1,5 @@
-//! CLIP's two encoders on candle's tensors: what computes on other devices than the CPU, and what the CPU's are tested
-//! against.
+//! CLIP's two encoders on candle's tensors: what computes on other devices than the CPU, and what
+//! the CPU's are tested against.
 
 pub mod text;
 mod transformer;

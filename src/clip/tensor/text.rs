@@ -64,9 +64,9 @@ impl TextEncoder {
         Ok(self.token_embedding.index_select(&Tensor::new(ids, self.device())?, 0)?)
     }
 
-    /// Token embeddings x (C, T, W), without positions, to features (C, P), not normalised. `ends` are
-    /// the end-of-text positions. Attention is causal: what stands after an end does not count, so T
-    /// need only reach the last of them.
+    /// Token embeddings x (C, T, W), without positions, to features (C, P), not normalised. `ends`
+    /// are the end-of-text positions. Attention is causal: what stands after an end does not count,
+    /// so T need only reach the last of them.
     pub fn encode(&self, x: &Tensor, ends: &[usize]) -> Result<(Tensor, State)> {
         let shape @ (c, t, w) = x.dims3()?;
         let x = x.broadcast_add(&self.position_embedding.narrow(0, 0, t)?)?;

@@ -1,6 +1,6 @@
-//! The pre-norm transformer that both of CLIP's encoders are made of, with its backward pass written
-//! down: candle's fused layer norm and softmax have none, and its graph would also compute gradients
-//! of the frozen weights, as many products again as are needed.
+//! The pre-norm transformer that both of CLIP's encoders are made of, with its backward pass
+//! written down: candle's fused layer norm and softmax have none, and its graph would also compute
+//! gradients of the frozen weights, as many products again as are needed.
 
 use anyhow::Result;
 use candle_core::{D, Tensor};

@@ -7,7 +7,7 @@ use super::transformer::{LayerNorm, Linear, Transformer};
 use crate::clip::{config::Config, weights::Weights};
 
 /// Images to encode at a time.
-pub const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// A frozen image encoder. W is its width, P the projection's dimension.
 pub struct ImageEncoder {

@@ -1,4 +1,5 @@
-//! The context generator: class features to context vectors, through affine maps with frozen norms and SELU between.
+//! The context generator: class features to context vectors, through affine maps with frozen norms
+//! and SELU between.
 
 use crate::{
     dense::{

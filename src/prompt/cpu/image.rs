@@ -1,14 +1,17 @@
-//! Prompts of every image's own: a meta-net makes of its embedding what is added to the shared context vectors (CoCoOp,
-//! Zhou et al., 2022). I images and n classes have I·n prompts, image by image.
+//! Prompts of every image's own: a meta-net makes of its embedding what is added to the shared
+//! context vectors (CoCoOp, Zhou et al., 2022). I images and n classes have I·n prompts, image by
+//! image.
 
 use std::ops::Range;
 
-use super::{Prompts, logits_loss, normalise, normalise_backward};
+use super::Prompts;
 use crate::{
     clip::cpu::text::PART,
     dense::{
+        cosine::{normalise, normalise_backward},
         layers,
         product::{Matrix, Threads},
+        softmax::cross_entropy,
         vector::{add_scaled, dot, vectorised},
     },
     profile::{Phase, time},
@@ -47,7 +50,7 @@ impl Prompts {
                 normalise(&mut keys, p);
                 let mut logits = own_cosines(embeddings, &keys, n, p); // (I, n), then their gradient
                 logits.iter_mut().for_each(|x| *x *= scale);
-                loss += logits_loss(&mut logits, labels, b);
+                loss += cross_entropy(&mut logits, n, labels.iter().map(|&label| label as usize), b);
                 let mut dfeatures = Vec::with_capacity(keys.len()); // (I·n, P)
                 for (image, logits) in embeddings.chunks_exact(p).zip(logits.chunks_exact(n)) {
                     logits.iter().for_each(|logit| dfeatures.extend(image.iter().map(|x| scale * logit * x)));
@@ -66,7 +69,8 @@ impl Prompts {
         (loss / b as f64) as f32 + penalty
     }
 
-    /// Cosines (N, n) of embeddings (N, P), normalised, with their own prompts of the first `n` classes.
+    /// Cosines (N, n) of embeddings (N, P), normalised, with their own prompts of the first `n`
+    /// classes.
     pub(super) fn image_scores(&mut self, n: usize, embeddings: &[f32]) -> Vec<f32> {
         let p = self.encoder.dim;
         let mut scores = Vec::with_capacity(embeddings.len() / p * n); // (N, n)

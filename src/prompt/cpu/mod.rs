@@ -1,4 +1,5 @@
-//! Prompts on the CPU: forward and backward pass written down, on slices that are kept from step to step.
+//! Prompts on the CPU: forward and backward pass written down, on slices that are kept from step to
+//! step.
 
 mod generator;
 mod image;
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 use self::{generator::LayerState, optimiser::Optimiser};
 use super::{
     Context, PromptConfig,
-    learner::{Learner, cosines, texts},
+    learner::{Learner, texts},
     orthogonal,
     parameters::Parameters,
 };
@@ -22,14 +23,17 @@ use crate::{
         cpu::text::{PART, State, TextEncoder},
     },
     dense::{
+        cosine::{cosines, normalise, normalise_backward},
         product::{Matrix, Product, Threads},
-        vector::{self, add_scaled, dot, vectorised},
+        softmax,
+        vector::add_scaled,
     },
     profile::{Phase, time},
     task::Class,
 };
 
-/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the features' dimension.
+/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the
+/// features' dimension.
 pub struct Prompts {
     encoder: TextEncoder,
     tails: Vec<Vec<f32>>, // per class the token embeddings (rows, W) that follow the contexts
@@ -53,11 +57,14 @@ impl Prompts {
         seed: u64,
     ) -> Result<Self> {
         let (zero_shot, tails) = texts(tokenizer, classes, config)?;
+        // one at a time: among others it would be rounded otherwise, and classes that come later change nothing of these
+        let feature = |text: &String| encoder.features(tokenizer, std::slice::from_ref(text));
+        let zero_shot: Vec<Vec<f32>> = zero_shot.par_iter().map(feature).collect::<Result<_>>()?;
         let embed = |ids: Vec<u32>| ids.iter().flat_map(|&id| encoder.embed(id)).copied().collect();
         let parameters = Parameters::initial(classes, config, encoder.dim, encoder.width(), seed);
         Ok(Prompts {
             tails: tails.into_iter().map(embed).collect(),
-            zero_shot: encoder.features(tokenizer, &zero_shot)?,
+            zero_shot: zero_shot.concat(),
             config: config.clone(),
             gradients: vec![0.0; parameters.values.len()],
             optimiser: Optimiser::new(config, parameters.values.len()),
@@ -69,8 +76,8 @@ impl Prompts {
         })
     }
 
-    /// Cross-entropy of embeddings (B, P), normalised, of classes `labels` (B), against the prompts of the first `n`
-    /// classes, and the penalty of --ortho. Leaves the gradients.
+    /// Cross-entropy of embeddings (B, P), normalised, of classes `labels` (B), against the prompts
+    /// of the first `n` classes, and the penalty of --ortho. Leaves the gradients.
     pub fn loss(&mut self, n: usize, embeddings: &[f32], labels: &[u32]) -> f32 {
         if self.config.context == Context::Image {
             return self.image_loss(n, embeddings, labels);
@@ -94,8 +101,8 @@ impl Prompts {
         &self.gradients[place]
     }
 
-    /// A step of the optimiser with the gradients that [`Prompts::loss`] left. Contexts of classes that are frozen or not
-    /// seen stay.
+    /// A step of the optimiser with the gradients that [`Prompts::loss`] left. Contexts of classes
+    /// that are frozen or not seen stay.
     fn step(&mut self, n: usize) {
         let contexts = self.parameters.contexts();
         let per_class = self.config.learned() * self.encoder.width();
@@ -143,7 +150,8 @@ impl Prompts {
         generator::backward(&self.parameters, layers, dgenerated, &mut self.gradients);
     }
 
-    /// Features (n, P), not normalised, of the first `n` classes with their context vectors (n, V·W).
+    /// Features (n, P), not normalised, of the first `n` classes with their context vectors (n,
+    /// V·W).
     fn features(&mut self, n: usize, vectors: &[f32]) -> Vec<f32> {
         let fixed = self.fixed_of(n);
         let learning: Vec<usize> = (fixed..n).collect();
@@ -181,13 +189,15 @@ impl Prompts {
         orthogonal::penalise(&vectors[..count * w], group, w, self.config.ortho, &mut dvectors[..count * w])
     }
 
-    /// The parts that `n` prompts are encoded in: as many as keep each within [`PART`], and of one size, give or take one.
+    /// The parts that `n` prompts are encoded in: as many as keep each within [`PART`], and of one
+    /// size, give or take one.
     fn parts(n: usize) -> Vec<Range<usize>> {
         let parts = n.div_ceil(PART);
         (0..parts).map(|i| i * n / parts..(i + 1) * n / parts).collect()
     }
 
-    /// Features (N, P), not normalised, of N prompts of `classes` (N) with their context vectors (N, V·W).
+    /// Features (N, P), not normalised, of N prompts of `classes` (N) with their context vectors
+    /// (N, V·W).
     fn encode(&mut self, classes: &[usize], vectors: &[f32]) -> Vec<f32> {
         let parts = Self::parts(classes.len());
         self.states.resize_with(parts.len().max(self.states.len()), State::default);
@@ -205,8 +215,8 @@ impl Prompts {
         features.collect::<Vec<_>>().concat()
     }
 
-    /// Gradient of the context vectors (N, V·W) of the prompts that [`Prompts::encode`] was given last, from that of their
-    /// features (N, P).
+    /// Gradient of the context vectors (N, V·W) of the prompts that [`Prompts::encode`] was given
+    /// last, from that of their features (N, P).
     fn encode_backward(&mut self, classes: &[usize], dfeatures: &[f32]) -> Vec<f32> {
         let (encoder, tails, p, v) = (&self.encoder, &self.tails, self.encoder.dim, self.vector_values());
         let parts = Self::parts(classes.len());
@@ -236,7 +246,8 @@ impl Prompts {
         let embeddings = Matrix::new(embeddings, p);
         let mut logits = vec![0.0; b * n]; // (B, n), then their gradient
         Product::on(all).scaled(scale).into(&mut logits, n, embeddings, Matrix::new(&keys, p).t());
-        let loss = logits_loss(&mut logits, labels, b);
+        let classes = labels.iter().map(|&label| label as usize);
+        let loss = softmax::cross_entropy(&mut logits, n, classes, b);
         let mut grad = vec![0.0; n * p]; // (n, P), of the keys, then of the features
         Product::on(all).scaled(scale).into(&mut grad, p, Matrix::new(&logits, n).t(), embeddings);
         normalise_backward(features, &keys, &mut grad, p);
@@ -304,43 +315,4 @@ impl Learner for Prompts {
         self.fixed.clear();
         Ok(())
     }
-}
-
-/// Rows of `columns` values to length 1, in place.
-pub fn normalise(x: &mut [f32], columns: usize) {
-    vectorised(|| {
-        for row in x.chunks_exact_mut(columns) {
-            let length = dot(row, row).sqrt();
-            row.iter_mut().for_each(|x| *x /= length);
-        }
-    });
-}
-
-/// The gradient of rows x of `columns` values from that of the `normal` ones, in place.
-fn normalise_backward(x: &[f32], normal: &[f32], grad: &mut [f32], columns: usize) {
-    vectorised(|| {
-        let rows = normal.chunks_exact(columns).zip(x.chunks_exact(columns));
-        for (grad, (normal, x)) in grad.chunks_exact_mut(columns).zip(rows) {
-            let (along, length) = (dot(grad, normal), dot(x, x).sqrt());
-            grad.iter_mut().zip(normal).for_each(|(grad, normal)| *grad = (*grad - normal * along) / length);
-        }
-    });
-}
-
-/// The sum over the rows of logits (N, n) of their cross-entropy; they become its gradient, divided by `b`.
-fn logits_loss(logits: &mut [f32], labels: &[u32], b: usize) -> f64 {
-    let n = logits.len() / labels.len();
-    let mut loss = 0.0;
-    vectorised(|| {
-        for (row, &label) in logits.chunks_exact_mut(n).zip(labels) {
-            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let own = row[label as usize] - highest;
-            row.iter_mut().for_each(|x| *x = vector::exp(*x - highest));
-            let sum = vector::sum(row);
-            loss += f64::from(sum.ln() - own);
-            row.iter_mut().for_each(|x| *x /= sum * b as f32);
-            row[label as usize] -= 1.0 / b as f32;
-        }
-    });
-    loss
 }

@@ -36,7 +36,8 @@ impl Optimiser {
         Optimiser { rule, lr, l2 }
     }
 
-    /// A step of the parameters at `places` with their gradients, which it adds the weight decay to.
+    /// A step of the parameters at `places` with their gradients, which it adds the weight decay
+    /// to.
     pub fn step(&mut self, places: &[Range<usize>], values: &mut [f32], gradients: &mut [f32]) {
         if self.l2 > 0.0 {
             for place in places {

@@ -11,19 +11,22 @@ use candle_nn::loss::cross_entropy;
 use self::optimiser::Optimiser;
 use super::{
     Context, PromptConfig,
-    learner::{Learner, cosines, texts},
+    learner::{Learner, texts},
     orthogonal,
     parameters::{FROZEN_NORM, Layer, Parameters, SELU_ALPHA, SELU_SCALE},
 };
 use crate::{
     clip::{Tokenizer, tensor::text::TextEncoder},
+    dense::cosine::cosines,
     task::Class,
 };
 
-/// Prompts in hand at a time, where they depend on the image and those of one image are not more: what bounds the memory.
+/// Prompts in hand at a time, where they depend on the image and those of one image are not more:
+/// what bounds the memory.
 const IMAGE_PROMPTS: usize = 1024;
 
-/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the features' dimension.
+/// The prompts of C classes, with V context vectors each. W is the text encoder's width, P the
+/// features' dimension.
 pub struct Prompts {
     encoder: TextEncoder,
     start: Tensor,     // (1, 1, W), start of text
@@ -80,8 +83,8 @@ impl Prompts {
         &self.vars
     }
 
-    /// Cross-entropy of embeddings (B, P), normalised, against the prompts of the first `n` classes, with labels
-    /// (B) u32, and the penalty of --ortho; and its gradients.
+    /// Cross-entropy of embeddings (B, P), normalised, against the prompts of the first `n`
+    /// classes, with labels (B) u32, and the penalty of --ortho; and its gradients.
     pub fn loss(&self, n: usize, embeddings: &Tensor, labels: &Tensor) -> Result<(Tensor, GradStore)> {
         if self.config.context == Context::Image {
             return self.image_loss(n, embeddings, labels);
@@ -121,8 +124,8 @@ impl Prompts {
         whole.context("no embeddings")
     }
 
-    /// The loss of the features (N, P) of prompts with context vectors (N, V, W), image by image of `classes`, plus the
-    /// penalty; and the gradients of what they depend on.
+    /// The loss of the features (N, P) of prompts with context vectors (N, V, W), image by image of
+    /// `classes`, plus the penalty; and the gradients of what they depend on.
     fn gradients(
         &self,
         vectors: &Tensor,
@@ -130,7 +133,8 @@ impl Prompts {
         loss: impl Fn(&Tensor) -> Result<Tensor>,
         penalty: Option<Tensor>,
     ) -> Result<(Tensor, GradStore)> {
-        // The text encoder's backward pass is written down; candle's graph ends on either side of it.
+        // The text encoder's backward pass is written down; candle's graph ends on either side of
+        // it.
         let (x, ends) = self.embeddings(vectors, classes)?; // (N, T, W)
         let (features, state) = self.encoder.encode(&x.detach(), &ends)?;
         let features = Var::from_tensor(&features)?; // (N, P)
@@ -164,7 +168,8 @@ impl Prompts {
         Ok(Tensor::cat(&vectors, 1)?)
     }
 
-    /// The context vectors (I·n, n_ctx, W) of the prompts of images (I, P) of the first `n` classes, image by image.
+    /// The context vectors (I·n, n_ctx, W) of the prompts of images (I, P) of the first `n`
+    /// classes, image by image.
     fn shifted(&self, n: usize, images: &Tensor) -> Result<Tensor> {
         let mut x = images.clone();
         let layers = self.parameters.meta_net();
@@ -190,8 +195,8 @@ impl Prompts {
         Ok(Some(orthogonal::penalty(&vectors, group, self.config.ortho)?))
     }
 
-    /// Token embeddings (N, T, W) of prompts with context vectors (N, V, W), image by image of `classes`, T the longest of
-    /// them; and the positions of their ends of text.
+    /// Token embeddings (N, T, W) of prompts with context vectors (N, V, W), image by image of
+    /// `classes`, T the longest of them; and the positions of their ends of text.
     fn embeddings(&self, vectors: &Tensor, classes: Range<usize>) -> Result<(Tensor, Vec<usize>)> {
         let (n, v, w) = vectors.dims3()?;
         let images = n / classes.len();
@@ -259,8 +264,8 @@ impl Prompts {
         Ok(contexts.set(&learning.where_cond(contexts, &before)?)?)
     }
 
-    /// Which contexts (C, n_ctx, W) learn, 1, where a step against the first `n` classes would change others, too: frozen
-    /// ones, and by the weight decay those that are not seen.
+    /// Which contexts (C, n_ctx, W) learn, 1, where a step against the first `n` classes would
+    /// change others, too: frozen ones, and by the weight decay those that are not seen.
     fn learning(&self, n: usize) -> Result<Option<Tensor>> {
         let own = self.config.learned() > 0 && !self.config.context.is_shared();
         if !own || (self.frozen == 0 && self.config.weight_decay == 0.0) {

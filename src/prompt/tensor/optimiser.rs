@@ -23,6 +23,7 @@ enum Rule {
 }
 
 impl Optimiser {
+    /// Of `vars`, before the first step.
     pub fn new(config: &PromptConfig, vars: Vec<Var>) -> Result<Self> {
         let PromptConfig { lr, weight_decay, .. } = *config;
         let adam = |weight_decay| -> Result<Rule> {

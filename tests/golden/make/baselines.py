@@ -2,7 +2,9 @@
 
     python baselines.py
 
-writes baselines.safetensors beside its own directory. Needs numpy, scikit-learn (made with 1.9) and safetensors.
+writes baselines.safetensors beside its own directory. Needs numpy, scipy, scikit-learn (made with 1.9) and safetensors.
+
+Text features are means of classes with noise, of any length, in the place of a CLIP's.
 
 Sets: `plain` has more rows than dimensions; `uneven` has classes of 3 to 40 rows, a constant dimension and one that is
 the sum of two others, so that the covariance has no inverse; `few` has fewer rows than dimensions.
@@ -10,12 +12,15 @@ the sum of two others, so that the covariance has no inverse; `few` has fewer ro
 import pathlib
 
 import numpy as np
+from scipy.special import log_softmax
 from safetensors.numpy import save_file
 from sklearn.covariance import OAS
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 CLASSES, TEST, FEATURES = 10, 20, 160
 LAMBDAS = 10.0 ** np.arange(-8, 9)
+WEIGHTS = {"25": 0.25, "50": 0.5, "75": 0.75}
+LOGIT_SCALE = 20.0
 
 
 def embeddings(rng, dim, rows, spread):
@@ -35,9 +40,23 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+def unit_means(x, y):
+    return unit(np.stack([unit(x[y == c]).mean(0) for c in range(CLASSES)]))
+
+
 def nearest_mean(x, y, test):
-    means = unit(np.stack([unit(x[y == c]).mean(0) for c in range(CLASSES)]))
-    return unit(test) @ means.T
+    return unit(test) @ unit_means(x, y).T
+
+
+def hybrid(x, y, test, text, weight):
+    """Cosines to text features, which count `weight`, and to means."""
+    return weight * unit(test) @ unit(text).T + (1 - weight) * nearest_mean(x, y, test)
+
+
+def together(log_proba, test, text, weight):
+    """Log-probabilities by cosines to text features and by statistics, which count `weight`."""
+    logits = LOGIT_SCALE * unit(test) @ unit(text).T
+    return (1 - weight) * log_softmax(logits, axis=1) + weight * log_proba
 
 
 class Pooled:
@@ -84,15 +103,21 @@ def main():
     for name, (x, y, test, truth) in sets.items():
         projection = rng.normal(size=(x.shape[1], FEATURES)).astype("f4")
         x64, test64 = x.astype("f8"), test.astype("f8")
-        h, h_test = np.maximum(x64 @ projection, 0), np.maximum(test64 @ projection, 0)
+        h, h_test = np.maximum(unit(x64) @ projection, 0), np.maximum(unit(test64) @ projection, 0)
         lda = LinearDiscriminantAnalysis().fit(x64, y)
         scores = {
             "nearest_mean": nearest_mean(x64, y, test64),
             "discriminant": lda.predict_log_proba(test64),
             "discriminant_shrunk": shrunk(x64, y).fit(x64, y).predict_log_proba(test64),
+            "projection_10": ridge(h, y, h_test, 10.0),
             "projection_100": ridge(h, y, h_test, 100.0),
-            "projection_10000": ridge(h, y, h_test, 10000.0),
         }
+        texts = np.random.default_rng(8)
+        text = np.stack([x64[y == c].mean(0) for c in range(CLASSES)])
+        text = ((text + 0.4 * texts.normal(size=text.shape)) * texts.uniform(1, 9, (CLASSES, 1))).astype("f4")
+        for percent, weight in WEIGHTS.items():
+            scores[f"hybrid_{percent}"] = hybrid(x64, y, test64, text.astype("f8"), weight)
+            scores[f"together_{percent}"] = together(scores["discriminant_shrunk"], test64, text.astype("f8"), weight)
         if name == "plain":
             lsqr = LinearDiscriminantAnalysis(solver="lsqr").fit(x64, y)
             assert (lsqr.predict(test64) == lda.predict(test64)).all()
@@ -103,7 +128,7 @@ def main():
         print(f"{name:7} ridge held out      {LAMBDAS[errors.argmin()]:g}")
         out[f"{name}.held_out_errors"] = errors.astype("f4")
         out |= {f"{name}.train": x, f"{name}.train_classes": y, f"{name}.test": test, f"{name}.test_classes": truth,
-                f"{name}.projection": projection}
+                f"{name}.projection": projection, f"{name}.text": text}
     out = {key: np.ascontiguousarray(value) for key, value in out.items()}
     save_file(out, pathlib.Path(__file__).parent.parent / "baselines.safetensors")
 

@@ -1,0 +1,194 @@
+//! What classifiers have in common: what they are shown, what they answer, and what they keep.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    Error,
+    rows::{Rows, Train},
+    task::Class,
+    tensors::{self, Named},
+};
+
+/// What a classifier has learned, as named tensors in float64, which holds counts and float32
+/// values exactly.
+pub type State = Named<f64>;
+
+/// A classifier that learns classes task by task. What it needs of past ones it keeps itself.
+pub trait Classifier {
+    /// Learns the classes of the next task. An error names the class that it is about; after one
+    /// the classifier is not to be used.
+    fn learn(&mut self, classes: &[Examples]) -> Result<()>;
+
+    /// Scores (N, n) of embeddings (N, D), raw, for the n classes learned so far, in the order in
+    /// which they were learned; the highest is the answer.
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32>;
+
+    /// What it has learned, to be stored: everything that [`Classifier::restore`] needs.
+    fn state(&self) -> State;
+
+    /// Sets a classifier that was made in the same way to a stored state: it then scores and goes
+    /// on learning as the one that the state is of. An error where the tensors do not fit; then it
+    /// stays as it was.
+    fn restore(&mut self, state: State) -> Result<()>;
+
+    /// What it keeps.
+    fn stored(&self) -> Stored;
+}
+
+/// A class to be learned, and its training embeddings (N, D), raw as the encoder gives them.
+#[derive(Clone, Copy, Debug)]
+pub struct Examples<'a> {
+    /// The class.
+    pub class: &'a Class,
+    /// All its training embeddings (N, D), raw.
+    pub rows: &'a Rows<Train>,
+}
+
+/// Bytes that have to be kept, beside the CLIP, to classify and to learn further classes: those of
+/// the tensors of [`Classifier::state`], where a value of single precision counts 4 bytes, though
+/// the state holds it as float64. Labels and keys do not count: who they are of stands in every
+/// manifest.
+/// What is drawn from the seed again does not count either.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stored {
+    /// For every class.
+    pub per_class: usize,
+    /// Once, however many classes there are.
+    pub shared: usize,
+}
+
+impl Stored {
+    /// For `classes` classes in all.
+    pub fn total(self, classes: usize) -> usize {
+        self.per_class * classes + self.shared
+    }
+}
+
+/// The classes that a classifier has learned.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// Values per embedding, D.
+    pub dim: usize,
+    /// In the order in which they were learned.
+    pub labels: Vec<i64>,
+    /// What their draws are keyed by.
+    pub keys: Vec<u64>,
+}
+
+impl Known {
+    /// Of embeddings of `dim` values, no class yet.
+    pub fn new(dim: usize) -> Self {
+        Known { dim, labels: Vec::new(), keys: Vec::new() }
+    }
+
+    /// Takes in the classes of a task, unless one of them cannot be learned by anything.
+    pub fn admit(&mut self, classes: &[Examples]) -> Result<()> {
+        for Examples { class, rows } in classes {
+            let (name, dim) = (named(class), self.dim);
+            if self.labels.contains(&class.label) {
+                bail!("{name} has been learned before: every class is learned once, with all its rows");
+            }
+            if rows.is_empty() {
+                let reason = format!("{name} has no training embeddings: give it some, or leave it out");
+                return Err(Error::TooFewRows { label: class.label, reason }.into());
+            }
+            if rows.dim() != dim {
+                bail!("{name} has embeddings of {} values, not {dim}: give those of one encoder", rows.dim());
+            }
+            if let Some(row) = (0..rows.len()).find(|&row| rows.row(row).iter().any(|x| !x.is_finite())) {
+                bail!("training embedding {row} of {name} is not finite: make the embeddings again");
+            }
+            self.labels.push(class.label);
+            self.keys.push(class.key());
+        }
+        Ok(())
+    }
+
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The labels and the keys as tensors (n, 2): their high and low 32 bits, since not every integer of 64 bits is a
+    /// float64.
+    pub fn put(&self, state: &mut State) {
+        let labels: Vec<u64> = self.labels.iter().map(|label| label.cast_unsigned()).collect();
+        for (name, values) in [(LABELS, &labels), (KEYS, &self.keys)] {
+            let halves = |value: &u64| [(value >> 32) as f64, f64::from(*value as u32)];
+            state.insert(name.into(), (vec![self.count(), 2], values.iter().flat_map(halves).collect()));
+        }
+    }
+
+    /// Takes what [`Known::put`] gave out of `state`, for embeddings of `dim` values.
+    pub fn take(state: &mut State, dim: usize) -> Result<Self> {
+        let mut known = Known::new(dim);
+        for label in take_whole(state, LABELS)?.into_iter().map(u64::cast_signed) {
+            ensure!(!known.labels.contains(&label), "tensor {LABELS:?} holds the label {label} twice");
+            known.labels.push(label);
+        }
+        known.keys = take_whole(state, KEYS)?;
+        let (labels, keys) = (known.labels.len(), known.keys.len());
+        ensure!(labels == keys, "tensor {KEYS:?} should have the shape [{labels}, 2], but has [{keys}, 2]");
+        Ok(known)
+    }
+}
+
+/// The tensors of the labels and of the keys in a state.
+const LABELS: &str = "labels";
+const KEYS: &str = "keys";
+
+/// Takes integers of 64 bits, whose halves the tensor `name` (n, 2) holds, out of `state`.
+fn take_whole(state: &mut State, name: &str) -> Result<Vec<u64>> {
+    let (shape, values) = tensors::take(state, name)?;
+    ensure!(shape.len() == 2 && shape[1] == 2, "tensor {name:?} should have the shape [n, 2], but has {shape:?}");
+    let whole = |&[high, low]: &[f64; 2]| {
+        let halves = [high as u32, low as u32].map(f64::from);
+        ensure!(halves == [high, low], "tensor {name:?} holds {high} and {low}, which are no halves of an integer");
+        Ok((high as u64) << 32 | low as u64)
+    };
+    values.as_chunks().0.iter().map(whole).collect()
+}
+
+/// Takes the values of the tensor `name`, finite and of this `shape`, out of `state`.
+pub(super) fn take(state: &mut State, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+    let values = tensors::take_shaped(state, name, shape)?;
+    match values.iter().position(|x| !x.is_finite()) {
+        Some(place) => bail!("value {place} of tensor {name:?} is not finite"),
+        None => Ok(values),
+    }
+}
+
+/// As [`take`], for values that are float32.
+pub(super) fn take_f32(state: &mut State, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let values = take(state, name, shape)?;
+    let exact = |(place, x): (usize, f64)| {
+        let value = x as f32;
+        (f64::from(value) == x)
+            .then_some(value)
+            .with_context(|| format!("value {place} of tensor {name:?} is no float32"))
+    };
+    values.into_iter().enumerate().map(exact).collect()
+}
+
+/// Float32 values as a tensor of a state.
+pub(super) fn tensor(shape: Vec<usize>, values: &[f32]) -> (Vec<usize>, Vec<f64>) {
+    (shape, values.iter().map(|&x| f64::from(x)).collect())
+}
+
+/// An error where tensors are left in `state`, of which everything that a classifier has was taken.
+pub(super) fn finish(state: State) -> Result<()> {
+    match state.keys().next() {
+        Some(name) => bail!("tensor {name:?} is not of this classifier"),
+        None => Ok(()),
+    }
+}
+
+/// A class, as errors call it.
+pub(super) fn named(class: &Class) -> String {
+    format!("class {:?} (label {})", class.name, class.label)
+}
+
+/// A vector at length 1; None where it has no length.
+pub(super) fn unit(x: impl Iterator<Item = f64> + Clone) -> Option<impl Iterator<Item = f64> + Clone> {
+    let length = x.clone().map(|x| x * x).sum::<f64>().sqrt();
+    (length > 0.0).then(|| x.map(move |x| x / length))
+}

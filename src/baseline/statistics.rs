@@ -1,0 +1,104 @@
+//! Statistics of classes: how many rows, their mean, and how rows of all classes vary around the
+//! mean of their own.
+
+use anyhow::{Result, bail, ensure};
+
+use super::{
+    classifier::{Examples, Known, State, Stored, finish, take},
+    covariance::add_scatter,
+};
+use crate::dense::{moments::mean_row, symmetric::Triangle};
+
+/// The counts, means and common scatter of classes, of raw embeddings. They are sums over rows, so
+/// classes may come in any tasks: what is kept is the same. Every linear discriminant is made of
+/// them, whatever its shrinkage.
+#[derive(Clone, Debug)]
+pub struct ClassStatistics {
+    known: Known,
+    counts: Vec<usize>, // (n), rows of the classes
+    means: Vec<f64>,    // (n, D)
+    scatter: Triangle,  // (D, D), Σ (x - mean)(x - mean)ᵀ
+}
+
+impl ClassStatistics {
+    /// Of embeddings of `dim` values, no class yet.
+    pub fn new(dim: usize) -> Self {
+        ClassStatistics { known: Known::new(dim), counts: Vec::new(), means: Vec::new(), scatter: Triangle::zeros(dim) }
+    }
+
+    /// Values per embedding, D.
+    pub fn dim(&self) -> usize {
+        self.known.dim
+    }
+
+    /// Rows (n) of the classes, in the order in which they were learned.
+    pub fn counts(&self) -> &[usize] {
+        &self.counts
+    }
+
+    /// Means (n, D) of the classes.
+    pub fn means(&self) -> &[f64] {
+        &self.means
+    }
+
+    /// The scatter (D, D): Σ (x - mean)(x - mean)ᵀ over the rows of all classes, each with the mean
+    /// of its own.
+    pub fn scatter(&self) -> &Triangle {
+        &self.scatter
+    }
+
+    /// Whether any class has two different rows.
+    pub fn varies(&self) -> bool {
+        self.scatter.diagonal().any(|x| x > 0.0)
+    }
+
+    /// Takes in the classes of a task; see [`Classifier::learn`](super::Classifier::learn).
+    pub fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        self.known.admit(classes)?;
+        let dim = self.known.dim;
+        let mut scatter = self.scatter.whole(); // (D, D)
+        for Examples { rows, .. } in classes {
+            let mean = mean_row(rows.values(), dim);
+            add_scatter(&mut scatter, rows.values(), &mean);
+            self.means.extend(mean);
+            self.counts.push(rows.len());
+        }
+        self.scatter.set(&scatter);
+        Ok(())
+    }
+
+    /// See [`Classifier::state`](super::Classifier::state).
+    pub fn state(&self) -> State {
+        let (dim, n) = (self.known.dim, self.known.count());
+        let counts = self.counts.iter().map(|&count| count as f64).collect();
+        let mut state = State::from([
+            ("counts".into(), (vec![n], counts)),
+            ("means".into(), (vec![n, dim], self.means.clone())),
+            ("scatter".into(), (vec![Triangle::len(dim)], self.scatter.values().to_vec())),
+        ]);
+        self.known.put(&mut state);
+        state
+    }
+
+    /// What [`ClassStatistics::state`] gave, of embeddings of `dim` values. An error where the
+    /// tensors do not fit.
+    pub fn from_state(mut state: State, dim: usize) -> Result<Self> {
+        let known = Known::take(&mut state, dim)?;
+        let n = known.count();
+        let counts = take(&mut state, "counts", &[n])?;
+        if let Some(count) = counts.iter().find(|&&x| x < 1.0 || x.fract() != 0.0) {
+            bail!("tensor \"counts\" holds {count}, which is no number of rows");
+        }
+        let means = take(&mut state, "means", &[n, dim])?;
+        let scatter = Triangle::from_values(take(&mut state, "scatter", &[Triangle::len(dim)])?, dim);
+        ensure!(scatter.may_be_gram(), "tensor \"scatter\" holds a value above what its diagonal allows");
+        finish(state)?;
+        Ok(ClassStatistics { known, counts: counts.into_iter().map(|x| x as usize).collect(), means, scatter })
+    }
+
+    /// What they take.
+    pub fn stored(&self) -> Stored {
+        let dim = self.known.dim;
+        Stored { per_class: (dim + 1) * size_of::<f64>(), shared: Triangle::len(dim) * size_of::<f64>() }
+    }
+}

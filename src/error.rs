@@ -1,0 +1,124 @@
+//! Failures that a caller can do something about. Functions return [`anyhow::Error`], whose
+//! messages say what to do; who wants to act on the kind of a failure finds it in there:
+//!
+//! ```
+//! use cgil::{Error, embeddings::Embeddings, run::Run};
+//!
+//! let run = Run::open("runs/none".as_ref(), |_| ())?;
+//! let error = Embeddings::open(&run, "base").unwrap_err();
+//! match error.downcast_ref() {
+//!     Some(Error::NoEmbeddings { run }) => println!("embed the images into {} first", run.display()),
+//!     _ => return Err(error),
+//! }
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! What is wrong with an artefact of a run is an [`artefact::Error`](crate::artefact::Error), a
+//! column of a table a [`ContractError`](crate::table::contract::ContractError).
+
+use std::path::PathBuf;
+
+/// A failure that a caller can do something about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A run has no embeddings yet: make them.
+    #[error("{} has no embeddings: run `cgil extract` or `cgil import` with this --run first", run.display())]
+    NoEmbeddings {
+        /// The run's directory.
+        run: PathBuf,
+    },
+    /// The embeddings of a source were begun and not finished: go on with them.
+    #[error(
+        "the embeddings in {} are not complete: {missing} of {shards} shards are missing; \
+         run the command that made them again, it goes on where it stopped",
+        dir.display()
+    )]
+    IncompleteEmbeddings {
+        /// The directory of the source's embeddings.
+        dir: PathBuf,
+        /// Shards that are not there.
+        missing: usize,
+        /// All shards.
+        shards: usize,
+    },
+    /// A run has embeddings of other images, or made otherwise: use another run.
+    #[error(
+        "{} holds other embeddings: {difference}; use another --run, or remove {} to make them anew",
+        run.display(),
+        dir.display()
+    )]
+    OtherEmbeddings {
+        /// The run's directory.
+        run: PathBuf,
+        /// The directory of the source's embeddings.
+        dir: PathBuf,
+        /// What differs, in words.
+        difference: String,
+    },
+    /// A run has no stream of these tasks in this order of classes: make it.
+    #[error("{} has no {what}", run.display())]
+    NoStream {
+        /// The run's directory.
+        run: PathBuf,
+        /// Which stream it lacks, and which it has, in words.
+        what: String,
+    },
+    /// A class has too few training rows: add some, or leave the class out.
+    #[error("{reason}")]
+    TooFewRows {
+        /// The class's label.
+        label: i64,
+        /// The class, how many rows it has and needs, in words.
+        reason: String,
+    },
+    /// The loss of the prompts is not finite: train with a smaller learning rate.
+    #[error("the prompts diverged in epoch {epoch} of task {task}: use a smaller --lr")]
+    Diverged {
+        /// The task, from 1.
+        task: usize,
+        /// The epoch, from 1.
+        epoch: usize,
+    },
+    /// A directory is no checkpoint of a CLIP that is computed here, or not a whole one: use
+    /// another.
+    #[error(transparent)]
+    Checkpoint(anyhow::Error),
+    /// CUDA was asked for, and the program was built without: use the CPU.
+    #[error(
+        "this cgil was built without CUDA: build it with `cargo build --release --features cuda`, or leave --device out"
+    )]
+    BuiltWithoutCuda,
+    /// A CUDA device is not there, or is taken: use another, or the CPU.
+    #[error("cannot use the CUDA device {number}")]
+    Device {
+        /// Its number.
+        number: usize,
+        /// What CUDA says.
+        source: anyhow::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clip::Checkpoint;
+
+    #[test]
+    fn a_checkpoint_that_is_refused_is_told_by_its_kind_and_says_why_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), "{").unwrap();
+        let error = Checkpoint::open(dir.path()).err().unwrap();
+        assert!(matches!(error.downcast_ref(), Some(Error::Checkpoint(_))), "{error:?}");
+        let words = format!("{error:#}");
+        assert_eq!(words.matches("not what a CLIP checkpoint has").count(), 1, "{words}");
+        assert_eq!(words.matches("EOF").count(), 1, "{words}");
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_says_which_and_why() {
+        let source = anyhow::anyhow!("no driver");
+        let error = anyhow::Error::from(Error::Device { number: 3, source });
+        assert_eq!(format!("{error:#}"), "cannot use the CUDA device 3: no driver");
+    }
+}

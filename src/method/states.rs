@@ -1,0 +1,133 @@
+//! What classifiers have learned, task by task: `statistics/STREAM/LEARNER/task-NN`. The state after a task is made from that
+//! after the one before and the task's rows alone.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    artefact::{self, Input, Plan, slug},
+    baseline::{Classifier, State, learn_task},
+    hash::canonical,
+    profile::{Phase, time},
+    run::{Run, step_name},
+    stream::Stream,
+    tensors,
+};
+
+/// Directory of all states, below the run's.
+const DIR: &str = "statistics";
+
+/// File of the tensors, beside the manifest.
+const STATE: &str = "state.safetensors";
+
+const ADVICE: &str = "use another --run, or remove it and the tasks after it";
+
+/// What learns: a classifier's kind and the options that decide what it keeps, not how it scores.
+#[derive(Clone, Debug)]
+pub struct Learner {
+    /// Name of the classifier in paths.
+    pub name: &'static str,
+    /// The options that decide what it keeps.
+    pub options: Value,
+}
+
+/// The states of a classifier on a stream.
+pub struct States<'a, C> {
+    run: &'a Run,
+    stream: &'a Stream,
+    learner: Learner,
+    dir: PathBuf,
+    classifier: C,
+    /// How many tasks `classifier` has learned.
+    at: usize,
+}
+
+impl<'a, C: Classifier> States<'a, C> {
+    /// Of a classifier that has learned nothing yet.
+    pub fn new(run: &'a Run, stream: &'a Stream, learner: Learner, classifier: C) -> Self {
+        let name = if learner.options.is_null() {
+            learner.name.to_owned()
+        } else {
+            format!("{}{}", learner.name, canonical(&learner.options))
+        };
+        let dir = run.dir().join(DIR).join(&stream.name).join(slug(&name));
+        States { run, stream, learner, dir, classifier, at: 0 }
+    }
+
+    fn step_dir(&self, learned: usize) -> PathBuf {
+        self.dir.join(step_name(learned))
+    }
+
+    fn plan(&self, learned: usize) -> Result<Plan> {
+        let before = if learned > 1 { Some(self.input(learned - 1)?) } else { None };
+        Ok(self.plan_after(before, learned))
+    }
+
+    fn plan_after(&self, before: Option<Input>, learned: usize) -> Plan {
+        let Learner { name, options } = &self.learner;
+        let options = json!({"learner": name, "options": options, "seed": self.stream.draws()});
+        let plan = Plan::new(&artefact::STATISTICS, options).with("stream", self.stream.input(learned - 1));
+        before.into_iter().fold(plan, |plan, before| plan.with("before", before))
+    }
+
+    /// The state after `learned` tasks, 1 or more, as the input of another artefact, whether it is there yet or not.
+    pub fn input(&self, learned: usize) -> Result<Input> {
+        let mut before = None;
+        for step in 1..=learned {
+            let identity = self.plan_after(before.take(), step).identity();
+            before = Some(Input::new(self.run.dir(), &self.step_dir(step), identity));
+        }
+        before.context("there is no state before the first task")
+    }
+
+    /// The classifier after `learned` tasks, 1 or more. Learns what is missing.
+    pub fn after(&mut self, learned: usize) -> Result<&C> {
+        if self.at != learned {
+            let there =
+                (1..=learned).rev().find_map(|step| self.is_there(step).map(|is| is.then_some(step)).transpose());
+            let start = there.transpose()?.unwrap_or(0);
+            if start > 0 && start != self.at {
+                self.restore(start)?;
+            }
+            for step in start + 1..=learned {
+                self.learn(step)?;
+            }
+        }
+        Ok(&self.classifier)
+    }
+
+    fn is_there(&self, learned: usize) -> Result<bool> {
+        Ok(self.plan(learned)?.find(&self.step_dir(learned), ADVICE)?.is_some())
+    }
+
+    /// Sets the classifier to its state after `learned` tasks, which is there.
+    fn restore(&mut self, learned: usize) -> Result<()> {
+        let dir = self.step_dir(learned);
+        let missing = || artefact::Error::Missing { dir: dir.clone() };
+        ensure!(learned > 0, "{} was removed while it was used: run the command again", self.step_dir(1).display());
+        self.plan(learned)?.find(&dir, ADVICE)?.ok_or_else(missing)?.check_file(&dir, STATE)?;
+        let (state, _): (State, Value) = tensors::read(&dir.join(STATE))?;
+        self.classifier.restore(state)?;
+        self.at = learned;
+        Ok(())
+    }
+
+    /// Learns the task that follows on those before it, which the classifier has learned.
+    fn learn(&mut self, learned: usize) -> Result<()> {
+        let _lock = self.run.lock(&self.dir)?;
+        if self.is_there(learned)? {
+            return self.restore(learned); // another process was faster
+        }
+        if self.at != learned - 1 {
+            self.restore(learned - 1)?;
+        }
+        let rows = time(Phase::Read, || self.stream.task_rows(self.run, learned - 1))?;
+        time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
+        self.at = learned;
+        let (plan, state) = (self.plan(learned)?, self.classifier.state());
+        plan.make(&self.step_dir(learned), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,332 @@
+//! The prompts of a stream, task after task: `prompts/STREAM/PROMPTS/task-NN`. Those after a task are made from those after the
+//! one before, the generators, and what the current task's rows are used for.
+
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Current, EmbeddingStream, Learner, Parameters, PromptConfig, align::align};
+use crate::{
+    artefact::{self, Input, Manifest, Plan, slug},
+    generator::{Generator, Kind, LatentStore},
+    profile::{Phase, time},
+    rows::{Rows, TaskRows, Train},
+    run::{Run, names, step_name},
+    stream::Stream,
+    table::{contract, file},
+    tensors,
+    texts::TextModel,
+};
+
+/// Directory of all prompts, below the run's.
+pub const DIR: &str = "prompts";
+
+const PROMPTS: &str = "prompts.safetensors";
+const LOSSES: &str = "losses.parquet";
+
+const ADVICE: &str = "use the same options, another --run, or remove it and the tasks after it";
+
+/// What prompts are trained on.
+#[derive(Clone, Copy, Debug)]
+pub enum Replay<'a> {
+    /// CGIL: past classes from their generators, the current task's as `Current` says.
+    Generated(&'a LatentStore<'a>, Current),
+    /// The current task's real embeddings, nothing of past classes: what forgets.
+    Nothing,
+    /// The real embeddings of all classes seen, as if they had been kept.
+    Real,
+}
+
+/// The prompts of a stream that are trained in one way.
+pub struct Training<'a> {
+    run: &'a Run,
+    stream: &'a Stream,
+    /// What tables call them.
+    pub name: String,
+    config: PromptConfig,
+    clip: TextModel,
+    replay: Replay<'a>,
+    /// Class of the device that computes.
+    device: &'static str,
+    dir: PathBuf,
+    /// The artefacts that are known, of the first tasks.
+    known: RefCell<Vec<Input>>,
+    /// Read so far, of the first classes.
+    generators: Vec<Generator>,
+    /// Bytes that are kept of each task's embeddings, of the first tasks.
+    replayed: RefCell<Vec<usize>>,
+    /// What the learner began with.
+    initial: Option<Parameters>,
+    /// How many tasks the learner has learned.
+    at: usize,
+}
+
+impl<'a> Training<'a> {
+    /// Of the prompts `name` on a stream. Reads and trains nothing yet.
+    pub fn new(
+        run: &'a Run,
+        stream: &'a Stream,
+        name: &str,
+        config: &PromptConfig,
+        clip: TextModel,
+        replay: Replay<'a>,
+        device: &'static str,
+    ) -> Self {
+        Training {
+            run,
+            stream,
+            name: name.to_owned(),
+            config: config.clone(),
+            clip,
+            replay,
+            device,
+            dir: run.dir().join(DIR).join(&stream.name).join(slug(name)),
+            known: RefCell::default(),
+            generators: Vec::new(),
+            replayed: RefCell::default(),
+            initial: None,
+            at: 0,
+        }
+    }
+
+    /// How they are made and trained.
+    pub fn config(&self) -> &PromptConfig {
+        &self.config
+    }
+
+    /// The CLIP whose text encoder is prompted.
+    pub fn clip(&self) -> &TextModel {
+        &self.clip
+    }
+
+    /// Class of the device that computes.
+    pub fn device(&self) -> &'static str {
+        self.device
+    }
+
+    fn step_dir(&self, learned: usize) -> PathBuf {
+        self.dir.join(step_name(learned))
+    }
+
+    fn plan(&self, learned: usize) -> Result<Plan> {
+        let (replay, current) = match self.replay {
+            Replay::Generated(_, current) => ("generated", Some(current)),
+            Replay::Nothing => ("nothing", None),
+            Replay::Real => ("real", None),
+        };
+        let seed = self.stream.draws();
+        let options = json!({
+            "config": self.config, "clip": self.clip, "replay": replay, "current": current, "seed": seed,
+        });
+        let mut plan = Plan::new(&artefact::PROMPTS, options).on(self.device);
+        plan = plan.with("stream", self.stream.input(learned - 1));
+        if let Replay::Generated(latents, _) = self.replay {
+            plan = plan.with("generators", latents.input(learned - 1)?);
+        }
+        Ok(if learned == 1 { plan } else { plan.with("before", self.input(learned - 1)?) })
+    }
+
+    /// The prompts after `learned` tasks, 1 or more, as the input of another artefact, whether they are there yet or not. An
+    /// error where others are there.
+    pub fn input(&self, learned: usize) -> Result<Input> {
+        let known = self.known.borrow().len();
+        for step in known + 1..=learned {
+            let (plan, dir) = (self.plan(step)?, self.step_dir(step));
+            let found = plan.find(&dir, ADVICE)?;
+            let identity = found.map_or_else(|| plan.identity(), |manifest| manifest.identity);
+            self.known.borrow_mut().push(Input::new(self.run.dir(), &dir, identity));
+        }
+        let known = self.known.borrow();
+        learned
+            .checked_sub(1)
+            .and_then(|place| known.get(place))
+            .cloned()
+            .context("there are no prompts before the first task")
+    }
+
+    /// Whether all tasks have been learned.
+    pub fn is_complete(&self) -> Result<bool> {
+        Ok(self.find(self.stream.tasks())?.is_some())
+    }
+
+    fn find(&self, learned: usize) -> Result<Option<Manifest>> {
+        self.plan(learned)?.find(&self.step_dir(learned), ADVICE)
+    }
+
+    /// Sets `learner` to what it is after `learned` tasks. Trains what is missing; `tick` is called after each epoch with the
+    /// task (from 0) and the mean loss.
+    pub fn after(&mut self, learned: usize, learner: &mut dyn Learner, tick: &dyn Fn(usize, f64)) -> Result<()> {
+        if self.initial.is_none() {
+            self.initial = Some(learner.parameters()?);
+        }
+        if self.at == learned {
+            return Ok(());
+        }
+        let mut start = learned;
+        while start > 0 && self.find(start)?.is_none() {
+            start -= 1;
+        }
+        if start != self.at {
+            self.restore(start, learner)?;
+        }
+        for step in start + 1..=learned {
+            self.train(step, learner, tick)?;
+        }
+        Ok(())
+    }
+
+    /// Sets `learner` to what it was after `learned` tasks, which are there.
+    fn restore(&mut self, learned: usize, learner: &mut dyn Learner) -> Result<()> {
+        let mut parameters = self.initial.clone().context("a learner begins with something")?;
+        if learned > 0 {
+            let dir = self.step_dir(learned);
+            let manifest = Manifest::read(&dir, &artefact::PROMPTS)?;
+            manifest.check_file(&dir, PROMPTS)?;
+            let (stored, _) = tensors::read::<f32, Value>(&dir.join(PROMPTS))?;
+            let seen = self.stream.seen(learned);
+            parameters
+                .load(stored, seen)
+                .with_context(|| format!("{} does not fit this run; remove it", dir.display()))?;
+        }
+        learner.set_parameters(parameters)?;
+        self.at = learned;
+        Ok(())
+    }
+
+    /// Trains the prompts of the classes seen after `learned` tasks, and keeps them.
+    fn train(&mut self, learned: usize, learner: &mut dyn Learner, tick: &dyn Fn(usize, f64)) -> Result<()> {
+        let _lock = self.run.lock(&self.dir)?;
+        if self.find(learned)?.is_some() {
+            self.known.borrow_mut().truncate(learned - 1); // another process was faster, perhaps on another device
+            return self.restore(learned, learner);
+        }
+        if self.at != learned - 1 {
+            self.restore(learned - 1, learner)?;
+        }
+        let task = learned - 1;
+        let rows = |t: usize| time(Phase::Read, || self.stream.task_rows(self.run, t));
+        let own = self.stream.task(task);
+        let (first, current, real) = match self.replay {
+            Replay::Generated(_, Current::Generated) => (0, Current::Generated, Vec::new()),
+            Replay::Generated(_, current) => (0, current, vec![rows(task)?]),
+            Replay::Nothing => (own.start, Current::Real, vec![rows(task)?]),
+            Replay::Real => (0, Current::Real, (0..=task).map(rows).collect::<Result<_>>()?),
+        };
+        self.read_generators(learned)?;
+        let classes = self.stream.seen(learned);
+        let stream = EmbeddingStream {
+            seen: &self.stream.classes[..classes],
+            first,
+            generators: &self.generators,
+            real: real_rows(real),
+            task,
+            dim: learner.zero_shot().len() / self.stream.classes.len(),
+            samples: self.config.samples,
+            current,
+            seed: self.stream.draws(),
+        };
+        let losses = align(learner, &stream, own.start, &self.config, |loss| tick(task, loss))?;
+        self.at = learned;
+        time(Phase::Write, || self.write(learned, learner, &losses))
+    }
+
+    /// Reads the generators of the first `learned` tasks, where there are any.
+    fn read_generators(&mut self, learned: usize) -> Result<()> {
+        let Replay::Generated(latents, _) = self.replay else { return Ok(()) };
+        for t in 0..learned {
+            if self.generators.len() < self.stream.seen(t + 1) {
+                self.generators.extend(time(Phase::Read, || latents.read_task(t))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, learned: usize, learner: &dyn Learner, losses: &[f64]) -> Result<()> {
+        let n = losses.len();
+        let mut columns = self.stream.keys(n);
+        columns.extend([
+            Arc::new(StringArray::from(vec![self.name.as_str(); n])) as ArrayRef,
+            Arc::new(Int64Array::from(vec![learned as i64; n])),
+            Arc::new(Int64Array::from_iter_values(1..=n as i64)),
+            Arc::new(Float64Array::from_iter_values(losses.iter().copied())),
+        ]);
+        let losses = file::rows(contract::prompt_losses(), 0, columns)?;
+        let parameters = learner.parameters()?.tensors(self.stream.seen(learned));
+        self.plan(learned)?.make(&self.step_dir(learned), json!({"prompts": self.name}), |dir| {
+            tensors::write(&dir.join(PROMPTS), &parameters, &json!({}))?;
+            file::write(&dir.join(LOSSES), contract::prompt_losses(), &losses, &vec![])
+        })?;
+        Ok(())
+    }
+
+    /// Bytes that have to be kept after `learned` tasks to learn further ones: prompts, and generators, or embeddings
+    /// themselves.
+    pub fn stored(&self, learned: usize, learner: &dyn Learner) -> Result<usize> {
+        if learned == 0 {
+            return Ok(0);
+        }
+        let mut of_task = self.replayed.borrow_mut();
+        for t in of_task.len()..learned {
+            of_task.push(self.replayed_bytes(t)?);
+        }
+        let (seen, classes) = (self.stream.seen(learned), self.stream.classes.len());
+        Ok(of_task[..learned].iter().sum::<usize>() + learner.parameters()?.bytes(seen, classes, &self.config))
+    }
+
+    /// Bytes that are kept of a task's (from 0) embeddings to be replayed.
+    fn replayed_bytes(&self, t: usize) -> Result<usize> {
+        Ok(match self.replay {
+            Replay::Generated(latents, _) => latents.stored(t)?,
+            Replay::Nothing => 0,
+            Replay::Real => {
+                let embeddings = self.stream.embeddings(self.run, t)?;
+                let labels = self.stream.source_labels(t);
+                let rows = labels.into_iter().map(|label| embeddings.count::<Train>(label));
+                rows.sum::<Result<usize>>()? * embeddings.plan.dim * size_of::<f32>()
+            }
+        })
+    }
+}
+
+/// Real rows by their classes' labels.
+fn real_rows(tasks: Vec<TaskRows>) -> BTreeMap<i64, Rows<Train>> {
+    let of_task = |task: TaskRows| task.classes.into_iter().map(|class| class.label).zip(task.rows);
+    tasks.into_iter().flat_map(of_task).collect()
+}
+
+/// How prompts that are there were trained.
+#[derive(Debug)]
+pub struct Described {
+    /// How they are made and trained.
+    pub config: PromptConfig,
+    /// The kind of their generators, and what the current task's classes were trained on.
+    pub generated: Option<(Kind, Current)>,
+    /// Whether all seen classes' real embeddings were used, where none were generated.
+    pub is_joint: bool,
+}
+
+/// How the prompts `name` of a stream were trained.
+pub fn described(run: &Run, stream: &Stream, name: &str) -> Result<Described> {
+    #[derive(Deserialize)]
+    struct Options {
+        config: PromptConfig,
+        replay: String,
+        current: Option<Current>,
+    }
+    let dir = run.dir().join(DIR).join(&stream.name).join(slug(name)).join(step_name(1));
+    let Some(manifest) = Manifest::find(&dir, &artefact::PROMPTS)? else {
+        let there = names(&run.dir().join(DIR).join(&stream.name)).join(", ");
+        bail!(
+            "{} has no prompts {name:?} of the stream {} (it has: {}): run `cgil prompt-tune` first",
+            run.dir().display(),
+            stream.name,
+            if there.is_empty() { "none" } else { &there }
+        );
+    };
+    let Options { config, replay, current } = manifest.options(&dir)?;
+    let kind = manifest.inputs.get("generators").and_then(|input| input.path.split('/').nth(2)?.parse().ok());
+    Ok(Described { config, generated: kind.zip(current), is_joint: replay == "real" })
+}

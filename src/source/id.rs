@@ -1,0 +1,13 @@
+//! How a source is known.
+
+use serde::{Deserialize, Serialize};
+
+/// A source of rows, as a plan records it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceId {
+    /// Kind and path, for people.
+    pub origin: String,
+    /// Hash of the rows' keys, their order and the classes' names.
+    pub fingerprint: String,
+}

@@ -1,0 +1,433 @@
+//! Streams: append-only lists of tasks, each of some classes of one source. Every task is an artefact whose identity has those
+//! of the tasks before it in it, so what was made of the first tasks stays what it is when others follow.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    Error,
+    artefact::{self, Identity, Input, Manifest, Plan, slug},
+    atomic,
+    embeddings::Embeddings,
+    rows::{TaskRows, Train},
+    run::{Run, names, step_name},
+    table::{contract, file},
+    task::{Class, Cut, Order},
+};
+
+/// The classes in the order in which they are learned, cut into tasks.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Names the stream in tables and directories.
+    pub name: String,
+    /// The class order: `dataset-order`, `seed-1992`, `order-NAME`, `order-NAME-seed-1992`.
+    pub order: String,
+    /// Seed of the class order, unless that was given as a list, and of every draw; none is 0.
+    pub seed: Option<u32>,
+    /// The classes in learning order.
+    pub classes: Vec<Class>,
+    tasks: Vec<Task>,
+    seen: Vec<usize>,            // classes known before the first task, and after each
+    task_of: Vec<usize>,         // of each class
+    places: HashMap<i64, usize>, // of each label in the classes
+}
+
+/// A task: which classes of which source are learned.
+#[derive(Clone, Debug, PartialEq)]
+struct Task {
+    source: Input,
+    /// The classes, and what their source's label is.
+    classes: Vec<(Class, i64)>,
+    /// Of the stream up to this task.
+    identity: Identity,
+}
+
+/// What a task's manifest says.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    order: String,
+    seed: Option<u32>,
+    /// From 1.
+    task: usize,
+    classes: Vec<ClassOption>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClassOption {
+    label: i64,
+    source_label: i64,
+    name: String,
+}
+
+impl Stream {
+    /// The classes of a source in an order, cut into tasks. Nothing is written.
+    pub fn new(source: &Embeddings, order: &Order, cut: Cut) -> Result<Self> {
+        let classes = order.apply(&source.plan.classes)?;
+        let sizes = cut.sizes(classes.len())?;
+        let mut stream = Stream::empty(stream_name(order, cut, classes.len())?, order.name()?, order.seed);
+        let (input, mut rest) = (source.input()?, &classes[..]);
+        for size in sizes {
+            let (own, others) = rest.split_at(size);
+            let own = own.iter().map(|class| (class.clone(), class.label)).collect();
+            stream.push(input.clone(), own)?;
+            rest = others;
+        }
+        Ok(stream)
+    }
+
+    /// Of tasks of so many classes each, for tests of what needs no source.
+    pub fn of_sizes(classes: &[Class], sizes: &[usize]) -> Result<Self> {
+        let source = Plan::new(&artefact::SOURCE, Value::Null).identity();
+        let mut stream = Stream::empty("test".into(), "dataset-order".into(), None);
+        let mut rest = classes;
+        for &size in sizes {
+            let (own, others) = rest.split_at(size);
+            let own = own.iter().map(|class| (class.clone(), class.label)).collect();
+            stream.push(Input { path: String::new(), identity: source.clone() }, own)?;
+            rest = others;
+        }
+        Ok(stream)
+    }
+
+    fn empty(name: String, order: String, seed: Option<u32>) -> Self {
+        let (classes, tasks, task_of) = (Vec::new(), Vec::new(), Vec::new());
+        Stream { name, order, seed, classes, tasks, seen: vec![0], task_of, places: HashMap::new() }
+    }
+
+    fn push(&mut self, source: Input, classes: Vec<(Class, i64)>) -> Result<()> {
+        ensure!(!classes.is_empty(), "a task needs a class");
+        for (class, _) in &classes {
+            let before = self.places.insert(class.label, self.classes.len());
+            ensure!(before.is_none(), "{class} is learned twice");
+            self.classes.push(class.clone());
+            self.task_of.push(self.tasks.len());
+        }
+        self.seen.push(self.classes.len());
+        let before = self.tasks().checked_sub(1).map(|before| self.input(before));
+        let identity = self.plan_after(before, self.tasks() + 1, &source, &classes).identity();
+        self.tasks.push(Task { source, classes, identity });
+        Ok(())
+    }
+
+    /// The stream as it is in the run; makes it where it is not there. It may have grown since.
+    pub fn create(self, run: &Run) -> Result<Self> {
+        let dir = dir(run, &self.name);
+        if !dir.exists() {
+            let _lock = run.lock(&run.dir().join("streams"))?;
+            if !dir.exists() {
+                atomic::write_dir(&dir, |dir| {
+                    (0..self.tasks()).try_for_each(|t| self.write_task(t, &dir.join(step_name(t + 1))))
+                })?;
+            }
+        }
+        let there = Stream::open(run, &self.name)?;
+        let same = (0..self.tasks()).find(|&t| there.tasks() <= t || there.tasks[t].identity != self.tasks[t].identity);
+        if let Some(t) = same {
+            let task = dir.join(step_name(t + 1));
+            self.plan(t)
+                .find(&task, &format!("use another --run, or remove {} and what was made of it", dir.display()))?;
+            bail!("{} has fewer tasks than are asked for: remove it, and what was made of it", dir.display());
+        }
+        Ok(there)
+    }
+
+    /// Adds the classes of a source as one more task. Where a label of theirs is another class's already, all of them get
+    /// labels that are free.
+    pub fn append(&mut self, run: &Run, source: &Embeddings) -> Result<()> {
+        let _lock = run.lock(&run.dir().join("streams"))?;
+        let mut grown = Stream::open(run, &self.name)?; // another process may have added a task
+        let (input, first) = (source.input()?, grown.embeddings(run, 0)?);
+        ensure!(
+            grown.tasks.iter().all(|task| task.source.identity != input.identity),
+            "the stream {} has the classes of the source {} already",
+            self.name,
+            source.name
+        );
+        if let Some(difference) = first.plan.difference_of_encoders(&source.plan) {
+            bail!("the sources {} and {} cannot be of one stream: {difference}", first.name, source.name);
+        }
+        let clash = source.plan.classes.iter().any(|class| grown.places.contains_key(&class.label));
+        let highest = grown.places.keys().max().copied().unwrap_or(0);
+        let class = |(i, class): (i64, &Class)| {
+            let free = highest.checked_add(1 + i).context("there is no label left for a further class");
+            let label = if clash { free? } else { class.label };
+            Ok((Class { label, name: class.name.clone() }, class.label))
+        };
+        let classes = (0..).zip(&source.plan.classes).map(class).collect::<Result<_>>()?;
+        grown.push(input, classes)?;
+        let t = grown.tasks() - 1;
+        grown.write_task(t, &dir(run, &self.name).join(step_name(t + 1)))?;
+        *self = grown;
+        Ok(())
+    }
+
+    /// The stream of that name.
+    pub fn open(run: &Run, name: &str) -> Result<Self> {
+        let dir = dir(run, name);
+        let mut stream: Option<Stream> = None;
+        for number in 1.. {
+            let task_dir = dir.join(step_name(number));
+            let Some(manifest) = Manifest::find(&task_dir, &artefact::STREAM)? else { break };
+            let options: Options = manifest.options(&task_dir)?;
+            let damaged = |what: &str| artefact::Error::Damaged { dir: task_dir.clone(), what: what.to_owned() };
+            let source = manifest.inputs.get("source").ok_or_else(|| damaged("it has no source"))?.clone();
+            let stream =
+                stream.get_or_insert_with(|| Stream::empty(name.to_owned(), options.order.clone(), options.seed));
+            let class = |c: ClassOption| (Class { label: c.label, name: c.name }, c.source_label);
+            stream.push(source, options.classes.into_iter().map(class).collect())?;
+            if stream.tasks[number - 1].identity != manifest.identity {
+                return Err(damaged("it does not follow from the task before it").into());
+            }
+        }
+        let stream = stream.with_context(|| format!("{} has no stream {name:?}", run.dir().display()))?;
+        let is_later = |step: &String| step.starts_with("task-") && *step > step_name(stream.tasks());
+        if let Some(later) = names(&dir).into_iter().find(is_later) {
+            bail!(
+                "{} has {later}, but not {}: restore it, or remove the stream",
+                dir.display(),
+                step_name(stream.tasks() + 1)
+            );
+        }
+        Ok(stream)
+    }
+
+    /// The stream of an order and a cut; of the only cut that the run has, where none is given. Where there is none,
+    /// an [`Error::NoStream`].
+    pub fn find(run: &Run, order: &Order, cut: Option<Cut>) -> Result<Self> {
+        let order_name = order.name()?;
+        let mut all = Vec::new();
+        for name in run.streams() {
+            match Stream::open(run, &name) {
+                Ok(stream) => all.push(stream),
+                Err(error) => run.note(&format!("note: left out: {error:#}")),
+            }
+        }
+        let list =
+            |streams: &[&Stream]| streams.iter().map(|stream| stream.name.clone()).collect::<Vec<_>>().join(", ");
+        let of_order: Vec<&Stream> = all.iter().filter(|stream| stream.order == order_name).collect();
+        let mut fitting = of_order.clone();
+        if let Some(cut) = cut {
+            fitting.retain(|stream| stream.is_cut(cut));
+        }
+        match fitting[..] {
+            [stream] => {
+                if let Some((file, _)) = &order.file {
+                    let source = Embeddings::open(run, stream.source(0))?;
+                    let asked: Vec<i64> = order.apply(&source.plan.classes)?.iter().map(|class| class.label).collect();
+                    let there: Vec<i64> = stream.classes.iter().map(|class| class.label).collect();
+                    ensure!(
+                        there.starts_with(&asked),
+                        "{} is another order than the stream {} was made in: give it another name and run `cgil fit-vae` with it",
+                        file.display(),
+                        stream.name
+                    );
+                }
+                Ok(stream.clone())
+            }
+            [] => {
+                let what = match of_order.is_empty() {
+                    true => format!(
+                        "tasks in the order {order_name} (it has: {}); run `cgil fit-vae` with the same --seed and --order first",
+                        if all.is_empty() { "none".to_owned() } else { list(&all.iter().collect::<Vec<_>>()) }
+                    ),
+                    false => format!("such tasks in the order {order_name}; it has {}", list(&of_order)),
+                };
+                Err(Error::NoStream { run: run.dir().to_owned(), what }.into())
+            }
+            _ => bail!(
+                "{} has several streams in the order {order_name} ({}): choose one by --tasks, or --first-task and --per-task",
+                run.dir().display(),
+                list(&fitting)
+            ),
+        }
+    }
+
+    /// Number of tasks.
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Classes of each task.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.tasks.iter().map(|task| task.classes.len()).collect()
+    }
+
+    /// Whether the classes of the first source are cut like this.
+    fn is_cut(&self, cut: Cut) -> bool {
+        let of_first = self.tasks.iter().take_while(|task| task.source == self.tasks[0].source);
+        let sizes: Vec<usize> = of_first.map(|task| task.classes.len()).collect();
+        cut.sizes(sizes.iter().sum()).is_ok_and(|asked| asked == sizes)
+    }
+
+    /// How many classes are known after `learned` tasks.
+    pub fn seen(&self, learned: usize) -> usize {
+        self.seen[learned]
+    }
+
+    /// The classes that task `t` (from 0) learns, as positions in `classes`.
+    pub fn task(&self, t: usize) -> Range<usize> {
+        self.seen(t)..self.seen(t + 1)
+    }
+
+    /// The classes that task `t` (from 0) learns.
+    pub fn classes_of(&self, t: usize) -> &[Class] {
+        &self.classes[self.task(t)]
+    }
+
+    /// The task (from 0) that learns the class at a position.
+    pub fn task_of(&self, class: usize) -> usize {
+        self.task_of[class]
+    }
+
+    /// The position, in learning order, of the class with a label.
+    pub fn position(&self, label: i64) -> Result<usize> {
+        self.places
+            .get(&label)
+            .copied()
+            .with_context(|| format!("no class of the stream {} has the label {label}", self.name))
+    }
+
+    /// What draws are keyed by.
+    pub fn draws(&self) -> u64 {
+        u64::from(self.seed.unwrap_or(0))
+    }
+
+    /// The name of the source of task `t` (from 0).
+    pub fn source(&self, t: usize) -> &str {
+        let path = &self.tasks[t].source.path;
+        path.rsplit('/').next().unwrap_or(path)
+    }
+
+    /// The labels that its source gives to the classes of task `t` (from 0).
+    pub fn source_labels(&self, t: usize) -> Vec<i64> {
+        self.tasks[t].classes.iter().map(|(_, label)| *label).collect()
+    }
+
+    /// The first tasks alone, as if no others had followed.
+    pub fn first_tasks(&self, tasks: usize) -> Result<Self> {
+        let mut first = Stream::empty(self.name.clone(), self.order.clone(), self.seed);
+        self.tasks[..tasks].iter().try_for_each(|task| first.push(task.source.clone(), task.classes.clone()))?;
+        Ok(first)
+    }
+
+    /// The stream up to task `t` (from 0) as the input of another artefact.
+    pub fn input(&self, t: usize) -> Input {
+        Input { path: format!("streams/{}/{}", self.name, step_name(t + 1)), identity: self.tasks[t].identity.clone() }
+    }
+
+    /// The embeddings of the source of task `t` (from 0). An error where they are others than the stream was made of.
+    pub fn embeddings(&self, run: &Run, t: usize) -> Result<Embeddings> {
+        let embeddings = Embeddings::open_complete(run, self.source(t))?;
+        if embeddings.input()?.identity != self.tasks[t].source.identity {
+            bail!(
+                "the embeddings in {} are others now than the stream {} was made of: remove {}, and what was made of it \
+                 in latents, statistics, prompts and results",
+                embeddings.dir().display(),
+                self.name,
+                dir(run, &self.name).display()
+            );
+        }
+        Ok(embeddings)
+    }
+
+    /// The training rows of task `t` (from 0). A class that has none is an [`Error::TooFewRows`].
+    pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
+        let (embeddings, labels) = (self.embeddings(run, t)?, self.source_labels(t));
+        for (class, &label) in self.classes_of(t).iter().zip(&labels) {
+            if embeddings.count::<Train>(label)? == 0 {
+                return Err(too_few_rows(&embeddings, class, label, 1)?.into());
+            }
+        }
+        let rows = embeddings.class_rows::<Train>(&labels)?;
+        Ok(TaskRows { task: t, classes: self.classes_of(t).to_vec(), rows })
+    }
+
+    /// The columns that say which stream the `n` rows of a table belong to: stream, class_order, seed.
+    pub fn keys(&self, n: usize) -> Vec<ArrayRef> {
+        vec![
+            Arc::new(StringArray::from(vec![self.name.as_str(); n])),
+            Arc::new(StringArray::from(vec![self.order.as_str(); n])),
+            Arc::new(Int64Array::from(vec![self.seed.map(i64::from); n])),
+        ]
+    }
+
+    /// What the artefact of task `t` (from 0) is.
+    fn plan(&self, t: usize) -> Plan {
+        let before = t.checked_sub(1).map(|before| self.input(before));
+        self.plan_after(before, t + 1, &self.tasks[t].source, &self.tasks[t].classes)
+    }
+
+    /// What the artefact of a task is, `number` from 1, after the one `before` it.
+    fn plan_after(&self, before: Option<Input>, number: usize, source: &Input, classes: &[(Class, i64)]) -> Plan {
+        let class = |(class, source_label): &(Class, i64)| ClassOption {
+            label: class.label,
+            source_label: *source_label,
+            name: class.name.clone(),
+        };
+        let classes = classes.iter().map(class).collect();
+        let options = Options { order: self.order.clone(), seed: self.seed, task: number, classes };
+        let options = serde_json::to_value(options).expect("options are plain values");
+        let plan = Plan::new(&artefact::STREAM, options).with("source", source.clone());
+        before.into_iter().fold(plan, |plan, before| plan.with("before", before))
+    }
+
+    fn write_task(&self, t: usize, dir: &Path) -> Result<()> {
+        let classes = &self.tasks[t].classes;
+        let mut columns = self.keys(classes.len());
+        columns.extend([
+            Arc::new(Int64Array::from(vec![t as i64 + 1; classes.len()])) as ArrayRef,
+            Arc::new(Int64Array::from_iter_values(classes.iter().map(|(class, _)| class.label))),
+            Arc::new(StringArray::from_iter_values(classes.iter().map(|(class, _)| &class.name))),
+            Arc::new(StringArray::from(vec![self.source(t); classes.len()])),
+            Arc::new(Int64Array::from_iter_values(classes.iter().map(|(_, label)| *label))),
+        ]);
+        let rows = file::rows(contract::classes(), 0, columns)?;
+        self.plan(t).make(dir, json!({"stream": self.name}), |dir| {
+            file::write(&dir.join("classes.parquet"), contract::classes(), &rows, &vec![])
+        })?;
+        Ok(())
+    }
+}
+
+/// The failure of a class that has fewer training rows than are `needed`: an [`Error::TooFewRows`]. An error of its own
+/// where the embeddings cannot be read.
+pub fn too_few_rows(embeddings: &Embeddings, class: &Class, label: i64, needed: usize) -> Result<Error> {
+    let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
+    let left_out = match quarantined.first() {
+        None => String::new(),
+        Some(first) => format!(
+            ", since {} of its images could not be used (the first, {}: {})",
+            quarantined.len(),
+            first.sample_id,
+            first.error
+        ),
+    };
+    let reason = format!(
+        "{class} has {rows} training {}{left_out}, and at least {needed} {} needed: add images of it to the source {}, \
+         or leave the class out",
+        if rows == 1 { "embedding" } else { "embeddings" },
+        if needed == 1 { "is" } else { "are" },
+        embeddings.name
+    );
+    Ok(Error::TooFewRows { label: class.label, reason })
+}
+
+/// The name of the stream of `count` classes in an order, cut into tasks.
+pub fn stream_name(order: &Order, cut: Cut, count: usize) -> Result<String> {
+    Ok(slug(&format!("{}-{}", order.name()?, cut.name(count)?)))
+}
+
+fn dir(run: &Run, name: &str) -> PathBuf {
+    run.dir().join("streams").join(name)
+}

@@ -1,0 +1,252 @@
+//! Options that several commands share, and what they mean to the library.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use cgil::{
+    choice::Choice,
+    generator::{DiffusionConfig, GeneratorConfig, Kind, VaeConfig},
+    metrics::MetricName,
+    prompt::{Context as ContextKind, Optimizer, PromptConfig, TrainPrompts},
+    task::{Convention, Cut, Order},
+    texts,
+};
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+
+/// How classes are cut into tasks.
+#[derive(Args, Clone, Debug)]
+pub struct TaskOptions {
+    /// Tasks that the classes are cut into: ceil(classes / tasks) each, the last takes what is left
+    #[arg(long, conflicts_with = "per_task", value_parser = at_least::<1>)]
+    pub tasks: Option<usize>,
+    /// Classes of every task; the last takes what is left
+    #[arg(long, value_parser = at_least::<1>)]
+    pub per_task: Option<usize>,
+    /// Classes of the first task, if others than of the next
+    #[arg(long, requires = "per_task", value_parser = at_least::<1>)]
+    pub first_task: Option<usize>,
+}
+
+impl TaskOptions {
+    /// The cut, if one is asked for.
+    pub fn cut(&self) -> Option<Cut> {
+        let sizes = |next| Cut::Sizes { first: self.first_task.unwrap_or(next), next };
+        self.tasks.map(Cut::Tasks).or(self.per_task.map(sizes))
+    }
+
+    /// The cut, where one is needed.
+    pub fn required(&self) -> Result<Cut> {
+        self.cut().context("either --tasks or --per-task is needed: how the classes are cut into tasks")
+    }
+}
+
+/// How classes are ordered.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OrderOptions {
+    /// Permute the classes, and draw everything from this seed; without it the dataset's order, and seed 0
+    #[arg(long)]
+    pub seed: Option<u32>,
+    /// A class order as a JSON list of numbers from 0, instead of the seed's; the seed is then for the draws alone
+    #[arg(long, value_name = "FILE", requires = "convention")]
+    pub order: Option<PathBuf>,
+    /// What the numbers of --order are
+    #[arg(long, value_parser = choice::<Convention>(), requires = "order")]
+    pub convention: Option<Convention>,
+}
+
+impl OrderOptions {
+    pub fn order(&self) -> Order {
+        Order { seed: self.seed, file: self.order.clone().zip(self.convention) }
+    }
+}
+
+/// How prompts are made and trained.
+#[derive(Args, Clone, Debug)]
+pub struct PromptOptions {
+    /// Epochs per task
+    #[arg(long, default_value_t = PromptConfig::default().epochs, value_parser = at_least::<1>)]
+    epochs: usize,
+    /// Learning rate
+    #[arg(long, default_value_t = PromptConfig::default().lr, value_parser = positive)]
+    lr: f64,
+    /// Optimiser
+    #[arg(long, value_parser = choice::<Optimizer>(), default_value_t = PromptConfig::default().optimizer)]
+    optimizer: Optimizer,
+    /// Weight decay, in sgd and adam added to the gradients (L2), in adamw apart from them
+    #[arg(long, default_value_t = PromptConfig::default().weight_decay, value_parser = not_negative)]
+    weight_decay: f64,
+    /// Context vectors, which stand before the class's name in its prompt
+    #[arg(long, value_parser = choice::<ContextKind>(), default_value_t = PromptConfig::default().context)]
+    context: ContextKind,
+    /// Context vectors per prompt, without the generated one of --context combined
+    #[arg(long, default_value_t = PromptConfig::default().n_ctx, value_parser = at_least::<1>)]
+    n_ctx: usize,
+    /// Weight of a penalty that draws the context vectors of a prompt to be orthonormal; where there is one per class, those
+    /// of the seen classes
+    #[arg(long, default_value_t = PromptConfig::default().ortho, value_parser = not_negative)]
+    ortho: f64,
+    /// Whose own context vectors are trained; what classes share always is
+    #[arg(long, value_parser = choice::<TrainPrompts>(), default_value_t = PromptConfig::default().train_prompts)]
+    train_prompts: TrainPrompts,
+    /// Text of a class, {} its name; the text's feature is the zero-shot one, and what context vectors are generated from
+    #[arg(long, default_value = texts::TEMPLATE, value_parser = template)]
+    template: String,
+    /// Embeddings drawn per seen class and epoch
+    #[arg(long, default_value_t = PromptConfig::default().samples, value_parser = at_least::<1>)]
+    samples: usize,
+    /// Embeddings per step
+    #[arg(long, default_value_t = PromptConfig::default().batch_size, value_parser = at_least::<1>)]
+    batch_size: usize,
+}
+
+impl PromptOptions {
+    pub fn config(&self) -> PromptConfig {
+        PromptConfig {
+            epochs: self.epochs,
+            lr: self.lr,
+            optimizer: self.optimizer,
+            weight_decay: self.weight_decay,
+            context: self.context,
+            n_ctx: self.n_ctx,
+            ortho: self.ortho,
+            train_prompts: self.train_prompts,
+            template: self.template.clone(),
+            samples: self.samples,
+            batch_size: self.batch_size,
+        }
+    }
+}
+
+/// The kind of generator and what is set of it.
+#[derive(Args, Debug)]
+pub struct GeneratorOptions {
+    /// Kind of generator
+    #[arg(long = "generator", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
+    kind: Kind,
+    #[arg(long, help = help("Passes over the rows of a class", VAE.epochs, DIFFUSION.epochs))]
+    #[arg(value_parser = at_least::<1>)]
+    epochs: Option<usize>,
+    #[arg(long, help = help("Learning rate; the VAE anneals it", VAE.lr, DIFFUSION.lr))]
+    #[arg(value_parser = positive)]
+    lr: Option<f64>,
+    #[arg(long, help = help("Width of the hidden layers", VAE.hidden, DIFFUSION.hidden))]
+    #[arg(value_parser = at_least::<1>)]
+    hidden: Option<usize>,
+    #[arg(long, help = format!("Dimension of the VAE's latent space [default: {}]", VAE.latent))]
+    #[arg(value_parser = at_least::<1>)]
+    latent: Option<usize>,
+    #[arg(long, help = help("Rows per step; the VAE skips a batch of one row", VAE.batch_size, DIFFUSION.batch_size))]
+    #[arg(value_parser = at_least::<2>)]
+    batch_size: Option<usize>,
+    /// Sample the VAE's posterior as mu + eps·exp(logvar), as the authors' code does, instead of exp(logvar / 2)
+    #[arg(long)]
+    legacy_reparam: bool,
+}
+
+const VAE: VaeConfig = VaeConfig::DEFAULT;
+const DIFFUSION: DiffusionConfig = DiffusionConfig::DEFAULT;
+
+fn help(what: &str, vae: impl std::fmt::Display, diffusion: impl std::fmt::Display) -> String {
+    format!("{what} [default: {vae} of vae, {diffusion} of diffusion]")
+}
+
+/// The options that a kind has, of those that not every kind has.
+pub fn options_of(kind: Kind) -> &'static [&'static str] {
+    const OPTIONS: [&str; 6] = ["--epochs", "--lr", "--hidden", "--batch-size", "--latent", "--legacy-reparam"];
+    match kind {
+        Kind::Vae => &OPTIONS,
+        Kind::Gaussian | Kind::Mog => &[],
+        Kind::Diffusion => &OPTIONS[..4],
+    }
+}
+
+impl GeneratorOptions {
+    /// The configuration, with the kind's own defaults. What the kind does not have must not be set.
+    pub fn config(&self) -> Result<GeneratorConfig> {
+        let set = [
+            ("--epochs", self.epochs.is_some()),
+            ("--lr", self.lr.is_some()),
+            ("--hidden", self.hidden.is_some()),
+            ("--batch-size", self.batch_size.is_some()),
+            ("--latent", self.latent.is_some()),
+            ("--legacy-reparam", self.legacy_reparam),
+        ];
+        let known = options_of(self.kind);
+        if let Some((option, _)) = set.iter().find(|(option, set)| *set && !known.contains(option)) {
+            let has = if known.is_empty() { "has nothing to set".into() } else { format!("has {}", known.join(", ")) };
+            bail!(
+                "the generator {} has no {option}, it {has}: leave {option} out, or take another --generator",
+                self.kind
+            );
+        }
+        Ok(match self.kind {
+            Kind::Vae => GeneratorConfig::Vae(VaeConfig {
+                epochs: self.epochs.unwrap_or(VAE.epochs),
+                lr: self.lr.unwrap_or(VAE.lr),
+                hidden: self.hidden.unwrap_or(VAE.hidden),
+                latent: self.latent.unwrap_or(VAE.latent),
+                batch_size: self.batch_size.unwrap_or(VAE.batch_size),
+                legacy_reparam: self.legacy_reparam,
+            }),
+            Kind::Gaussian => GeneratorConfig::Gaussian,
+            Kind::Mog => GeneratorConfig::Mog,
+            Kind::Diffusion => GeneratorConfig::Diffusion(DiffusionConfig {
+                epochs: self.epochs.unwrap_or(DIFFUSION.epochs),
+                lr: self.lr.unwrap_or(DIFFUSION.lr),
+                hidden: self.hidden.unwrap_or(DIFFUSION.hidden),
+                batch_size: self.batch_size.unwrap_or(DIFFUSION.batch_size),
+            }),
+        })
+    }
+}
+
+/// What methods are compared by.
+#[derive(Args, Clone, Debug)]
+pub struct MetricOption {
+    /// Score whose differences between methods are taken, paired by class order
+    #[arg(long, default_value_t = MetricName::Faa, value_parser = metric())]
+    pub metric: MetricName,
+}
+
+fn metric() -> impl TypedValueParser<Value = MetricName> {
+    let compared = MetricName::ALL.into_iter().filter(|metric| metric.is_final());
+    let shown = compared.map(|metric| PossibleValue::new(metric.name()).help(metric.title()));
+    PossibleValuesParser::new(shown).map(|name| MetricName::of(&name).expect("only names of metrics are taken"))
+}
+
+/// Parses one of a few choices, which `--help` tells.
+pub fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    let all = T::ALL.iter().map(|(_, name, help)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(all).map(|name| T::of(&name).expect("only names of choices are taken"))
+}
+
+/// Parses a template.
+pub fn template(text: &str) -> std::result::Result<String, String> {
+    texts::check_template(text).map(|()| text.to_owned())
+}
+
+/// Parses a whole number from `MIN` to a million.
+pub fn at_least<const MIN: usize>(text: &str) -> std::result::Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (MIN..=1_000_000).contains(n))
+        .ok_or(format!("expected a whole number from {MIN} to 1000000"))
+}
+
+/// Parses a number from 0 to 1.
+pub fn share(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x| (0.0..=1.0).contains(x)).ok_or("expected a number from 0 to 1".into())
+}
+
+/// Parses a number above 0.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or("expected a number above 0".into())
+}
+
+/// Parses a number that is not below 0.
+pub fn not_negative(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x >= 0.0 && x.is_finite()).ok_or("expected 0 or a number above it".into())
+}

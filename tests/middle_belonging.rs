@@ -1,0 +1,210 @@
+//! Artefacts whose inputs are others now: left out by what reads, refused by what makes.
+
+use std::{fs, path::Path};
+
+use tempfile::tempdir;
+
+use crate::{
+    middle::{STREAM, copy, imported},
+    support::{Rows, command, fails, files, golden, number, only, path, query, run, text},
+};
+
+/// A run with generators, prompts, scores and statistics.
+fn learned(rows: &Rows, dir: &Path) -> std::path::PathBuf {
+    let run_dir = imported(rows, dir);
+    fit(&run_dir, "4");
+    run(&tune(&run_dir, &golden("checkpoint")));
+    run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"]);
+    run_dir
+}
+
+fn fit(run_dir: &Path, epochs: &str) {
+    run(&["fit-vae", "--run", path(run_dir), "--tasks", "3", "--epochs", epochs, "--hidden", "16", "--latent", "4"]);
+}
+
+fn tune<'a>(run_dir: &'a Path, model: &'a Path) -> Vec<&'a str> {
+    vec!["prompt-tune", "--run", path(run_dir), "--model", path(model), "--epochs", "2", "--samples", "16"]
+}
+
+/// What `cgil query` says beside its answer.
+fn notes(run_dir: &Path) -> String {
+    let output = command(&["query", "--run", path(run_dir), "SELECT COUNT(*) FROM metrics"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+fn rows_in(run_dir: &Path, table: &str) -> f64 {
+    number(run_dir, &format!("SELECT COUNT(*) FROM {table}"))
+}
+
+#[test]
+fn prompts_of_generators_that_were_fitted_anew_are_left_out_and_refused() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    assert_eq!(notes(&run_dir), "");
+    let (metrics, latents) = (rows_in(&run_dir, "metrics"), rows_in(&run_dir, "latents"));
+    let before = run_dir.join("latents").join(STREAM).join("vae");
+    let kept = dir.path().join("kept");
+    copy(&before, &kept);
+    fs::remove_dir_all(&before).unwrap();
+    // without generators what was made of them stays what it is
+    assert_eq!(notes(&run_dir), "");
+    assert_eq!(rows_in(&run_dir, "metrics"), metrics);
+
+    fit(&run_dir, "5");
+    assert_eq!(rows_in(&run_dir, "latents"), latents);
+    assert_eq!(rows_in(&run_dir, "prompt_losses"), 0.0);
+    // before the first task there are no prompts yet
+    assert_eq!(query(&run_dir, "SELECT DISTINCT method FROM metrics WHERE after_task > 0"), ["ncm"]);
+    let said = notes(&run_dir);
+    let prompts = format!("prompts/{STREAM}");
+    for part in ["left out", &prompts, "was made from other generators", &format!("latents/{STREAM}/vae/task-01")] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let untouched = files(&run_dir.join("prompts"));
+    fails(&tune(&run_dir, &model), &["made otherwise", "its generators were not those of", "remove it"]);
+    assert_eq!(files(&run_dir.join("prompts")), untouched);
+    // the report is about what belongs
+    run(&["report", "--run", path(&run_dir)]);
+    let page = fs::read_to_string(run_dir.join("report.html")).unwrap();
+    assert!(page.contains("<th scope=\"row\">ncm") && !page.contains("<th scope=\"row\">cgil"));
+
+    // the first task's alone are others: what was made of it later does not belong either
+    let other_first = dir.path().join("other-first");
+    copy(&before.join("task-01"), &other_first);
+    for (step, is_other) in [(&kept, false), (&other_first, true)] {
+        let place = if is_other { before.join("task-01") } else { before.clone() };
+        fs::remove_dir_all(&place).unwrap();
+        copy(step, &place);
+    }
+    assert_eq!(rows_in(&run_dir, "latents"), latents);
+    assert_eq!(rows_in(&run_dir, "prompt_losses"), 0.0);
+    assert_eq!(query(&run_dir, "SELECT DISTINCT method FROM metrics WHERE after_task > 0"), ["ncm"]);
+    fails(&tune(&run_dir, &model), &["made otherwise"]);
+
+    // the last task's alone cannot be made otherwise
+    fs::remove_dir_all(&before).unwrap();
+    copy(&kept, &before);
+    assert_eq!(rows_in(&run_dir, "metrics"), metrics);
+    fs::remove_dir_all(before.join("task-03")).unwrap();
+    let refit =
+        ["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--epochs", "5", "--hidden", "16", "--latent", "4"];
+    fails(&refit, &["made otherwise", "config.epochs is 4 there, 5 now"]);
+}
+
+#[test]
+fn what_was_made_of_other_embeddings_is_left_out_and_refused() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut rows = Rows::clouds(6, 12, 6);
+    rows.embedding[3][5] += 0.25; // one value of one row
+    let foreign = imported(&rows, &other);
+    fs::remove_dir_all(run_dir.join("sources")).unwrap();
+    copy(&foreign.join("sources"), &run_dir.join("sources"));
+
+    let said = notes(&run_dir);
+    for part in ["left out", &format!("streams/{STREAM}/task-01 was made from other source than sources/base has now")]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    for table in ["metrics", "predictions", "text_features", "latents", "prompt_losses", "generator_losses"] {
+        assert_eq!(rows_in(&run_dir, table), 0.0, "{table}");
+    }
+    assert_eq!(rows_in(&run_dir, "embeddings"), 108.0);
+    fails(&["report", "--run", path(&run_dir)], &["results"]);
+    let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"];
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"];
+    let untouched = files(&run_dir);
+    fails(&ncm, &["made otherwise", "its source were not those of sources/base now", STREAM]);
+    fails(&fit, &[STREAM]);
+    fails(&tune(&run_dir, &model), &["are others now than the stream", STREAM]);
+    let mut now = files(&run_dir);
+    now.retain(|name, _| !name.ends_with(".lock"));
+    assert!(now.keys().all(|name| untouched.contains_key(name)), "something was made");
+
+    // a stream that is made anew: what the old one left is not taken for its own
+    fs::remove_dir_all(run_dir.join("streams")).unwrap();
+    for args in [
+        &ncm[..],
+        &["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--epochs", "4", "--hidden", "16", "--latent", "4"],
+    ] {
+        fails(args, &["made otherwise", "its stream were not those of"]);
+    }
+    fails(&tune(&run_dir, &model), &["made otherwise", "its stream were not those of"]);
+    assert_eq!(rows_in(&run_dir, "metrics"), 0.0);
+    assert_eq!(rows_in(&run_dir, "classes"), 6.0);
+    assert!(notes(&run_dir).contains(&format!("was made from other stream than streams/{STREAM}/task-01 has now")));
+    fs::remove_dir_all(run_dir.join("results")).unwrap();
+    fs::remove_dir_all(run_dir.join("statistics")).unwrap();
+    run(&ncm);
+    assert_eq!(query(&run_dir, "SELECT DISTINCT method FROM metrics"), ["ncm"]);
+}
+
+#[test]
+fn a_source_that_lost_or_changed_a_file_is_not_read_as_what_it_was() {
+    let dir = tempdir().unwrap();
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    let shard = run_dir.join("sources/base/embeddings/test/part-00001.parquet");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"];
+    fails(&ncm, &["part-00001.parquet", "is damaged"]);
+    fs::remove_file(&shard).unwrap();
+    fails(&ncm, &["part-00001.parquet", "is not there any more"]);
+}
+
+#[test]
+fn damaged_models_are_refused_by_name() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    let prompts = only(&run_dir, "prompts", STREAM, "cgil").join("task-02/prompts.safetensors");
+    let generators = run_dir.join(format!("latents/{STREAM}/vae/task-03/generators.safetensors"));
+    let state = run_dir.join(format!("statistics/{STREAM}/class-statistics/task-02/state.safetensors"));
+    let predictions = only(&run_dir, "results", STREAM, "cgil").join("task-01/predictions.parquet");
+    for place in [prompts, generators, state, predictions] {
+        let work = dir.path().join("work");
+        copy(&run_dir, &work);
+        let file = work.join(place.strip_prefix(&run_dir).unwrap());
+        let mut bytes = fs::read(&file).unwrap();
+        let end = bytes.len();
+        bytes[end - 3] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        // the last task is to be made again
+        let kinds: &[&str] =
+            if place.to_string_lossy().contains("predictions") { &[] } else { &["prompts", "results"] };
+        for kind in kinds {
+            fs::remove_dir_all(only(&work, kind, STREAM, "cgil").join("task-03")).unwrap();
+        }
+        if place.to_string_lossy().contains("statistics") {
+            fs::remove_dir_all(work.join(format!("statistics/{STREAM}/class-statistics/task-03"))).unwrap();
+        }
+        let name = file.file_name().unwrap().to_str().unwrap();
+        fails(&tune(&work, &model), &["is damaged", name, "SHA-256"]);
+        fs::remove_dir_all(&work).unwrap();
+    }
+}
+
+#[test]
+fn configurations_of_a_method_stand_side_by_side_under_names_that_readers_leave_alone() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    let long = "an unusually long template that shows what a {} = looks like, in more words than a directory's name has room for";
+    for template in [long, "一张关于{}的照片", "a {} = b"] {
+        run(&[&tune(&run_dir, &model)[..], &["--template", template]].concat());
+    }
+    run(&["baseline", "lda", "--run", path(&run_dir), "--tasks", "3", "--shrinkage", "none"]);
+    run(&["baseline", "lda", "--run", path(&run_dir), "--tasks", "3"]);
+    let methods = query(&run_dir, "SELECT DISTINCT method FROM metrics ORDER BY method");
+    assert_eq!(methods.len(), 7, "{methods:?}");
+    assert!(methods.iter().any(|name| name.contains("一张关于{}的照片")), "{methods:?}");
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'faa'"), 7.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(DISTINCT prompts) FROM prompt_losses"), 4.0);
+    for name in files(&run_dir).keys() {
+        for part in name {
+            let part = part.to_str().unwrap();
+            assert!(part.len() <= 60 && !part.contains('='), "{}", name.display());
+        }
+    }
+}
