@@ -109,7 +109,8 @@ impl<'a, C: Classifier> States<'a, C> {
         ensure!(learned > 0, "{} was removed while it was used: run the command again", self.step_dir(1).display());
         self.plan(learned)?.find(&dir, ADVICE)?.ok_or_else(missing)?.check_file(&dir, STATE)?;
         let (state, _): (State, Value) = tensors::read(&dir.join(STATE))?;
-        self.classifier.restore(state)?;
+        let restored = self.classifier.restore(state);
+        restored.with_context(|| format!("{} does not fit this run; remove it", dir.display()))?;
         self.at = learned;
         Ok(())
     }
