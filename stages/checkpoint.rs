@@ -65,8 +65,8 @@ fn require(run: &Run, embeddings: &Embeddings, checkpoint: &Checkpoint, id: &Mod
     let Some(recorded) = &embeddings.plan.model else { return Ok(()) };
     if recorded.sha256 != id.sha256 {
         bail!(
-            "the embeddings in {run_shown} were made by {} (sha256 {:.12}…), but --model is {} (sha256 {:.12}…): \
-             give the one that made them, or use another --run",
+            "the embeddings in {run_shown} were made by {} (sha256 {:.12}…), not by {} (sha256 {:.12}…): \
+             give the one that made them by --model, or use another --run",
             recorded.name,
             recorded.sha256,
             id.name,

@@ -17,7 +17,7 @@ use crate::{
 
 /// What the prompts of the seen classes are trained on during one task.
 pub struct EmbeddingStream<'a> {
-    /// The seen classes in learning order; their labels are the keys of their draws.
+    /// The seen classes in learning order; their names are the keys of their draws.
     pub seen: &'a [Class],
     /// The first of them that rows are drawn of: 0, or the task's first.
     pub first: usize,

@@ -8,6 +8,6 @@ use serde::{Deserialize, Serialize};
 pub struct SourceId {
     /// Kind and path, for people.
     pub origin: String,
-    /// Hash of the rows' keys, their order and the classes' names.
+    /// Hash of the rows' keys and order, of their files' sizes, and of the classes' names.
     pub fingerprint: String,
 }
