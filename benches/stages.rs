@@ -1,5 +1,5 @@
-//! The kernels that the stages spend their time in, on random data of the sizes of CLIP ViT-L/14 where
-//! the size is free, and on the embedded CLIP where a checkpoint is needed. `make bench`.
+//! The kernels that the stages spend their time in, on random data of the sizes of CLIP ViT-L/14
+//! where the size is free, and on the embedded CLIP where a checkpoint is needed. `make bench`.
 
 use std::path::Path;
 
@@ -35,7 +35,8 @@ fn vae_step(bencher: Bencher, dim: usize) {
     bencher.counter(ItemsCount::new(64usize)).bench_local(|| vae.step(&x, &eps, 2e-4));
 }
 
-/// Loss and gradients of the prompts of `classes` classes, on 128 embeddings, with the embedded CLIP.
+/// Loss and gradients of the prompts of `classes` classes, on 128 embeddings, with the embedded
+/// CLIP.
 #[divan::bench(args = [4, 20, 100])]
 fn prompt_step(bencher: Bencher, classes: usize) {
     let checkpoint = demo();

@@ -1,4 +1,5 @@
-//! One kind of work, timed, for `benches/torch/versus.py` to set beside PyTorch's: prints seconds per unit.
+//! One kind of work, timed, for `benches/torch/versus.py` to set beside PyTorch's: prints seconds
+//! per unit.
 //!
 //!     cargo bench --bench versus -- encode MODEL IMAGES            per image, files on disk to embeddings
 //!     cargo bench --bench versus -- vae DIM CLASSES ROWS EPOCHS    per class and epoch

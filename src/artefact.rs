@@ -1,10 +1,12 @@
-//! Artefacts: whatever a command makes is a directory that appears whole, with a `manifest.json` that says what it was made
-//! of and by, and an identity that two artefacts share only if they hold the same.
+//! Artefacts: whatever a command makes is a directory that appears whole, with a `manifest.json`
+//! that says what it was made of and by, and an identity that two artefacts share only if they hold
+//! the same.
 //!
-//! The identity is the SHA-256 of the canonical JSON of everything that decides the values: kind, format, algorithm, class of
-//! device, options, and the identities of the inputs. So what belongs together can be told without reading a row, and what an
-//! artefact will be is known before it is made. Paths and the program's version do not count: the algorithm number is raised
-//! whenever draws or results of a kind change.
+//! The identity is the SHA-256 of the canonical JSON of everything that decides the values: kind,
+//! format, algorithm, class of device, options, and the identities of the inputs. So what belongs
+//! together can be told without reading a row, and what an artefact will be is known before it is
+//! made. Paths and the program's version do not count: the algorithm number is raised whenever
+//! draws or results of a kind change.
 
 use std::{
     collections::BTreeMap,
@@ -156,7 +158,8 @@ pub enum Error {
         /// Which file, and what is wrong with it, in words.
         what: String,
     },
-    /// It was made of other options or inputs than are asked for: ask for those, or make it elsewhere.
+    /// It was made of other options or inputs than are asked for: ask for those, or make it
+    /// elsewhere.
     #[error("{} was made otherwise ({}); {advice}", dir.display(), differences.join("; "))]
     Other {
         /// The artefact's directory.
@@ -206,7 +209,8 @@ impl Plan {
         identity(name, *format, *algorithm, self.device.as_deref(), &self.options, &self.inputs)
     }
 
-    /// Makes the artefact in `dir`, in the place of what may be there: `fill` writes its files. Returns its manifest.
+    /// Makes the artefact in `dir`, in the place of what may be there: `fill` writes its files.
+    /// Returns its manifest.
     pub fn make(&self, dir: &Path, about: Value, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Manifest> {
         let mut manifest = self.manifest(about);
         atomic::replace_dir(dir, |temporary| {
@@ -233,8 +237,9 @@ impl Plan {
         }
     }
 
-    /// The artefact in `dir` if it is there and is what is planned, whatever device it was computed on; none if it is not
-    /// there; an error with what differs and the `advice` if it is another one.
+    /// The artefact in `dir` if it is there and is what is planned, whatever device it was computed
+    /// on; none if it is not there; an error with what differs and the `advice` if it is another
+    /// one.
     pub fn find(&self, dir: &Path, advice: &str) -> Result<Option<Manifest>> {
         let Some(there) = Manifest::find(dir, self.kind)? else { return Ok(None) };
         let planned = Plan { device: there.device.clone(), ..self.clone() };
@@ -401,9 +406,9 @@ fn short(value: &Value) -> String {
     if text.chars().count() <= 80 { text } else { text.chars().take(79).chain(['…']).collect() }
 }
 
-/// A name that a directory may have: `name` as far as it is readable, of small letters, digits, dots and dashes, and where that
-/// loses something, a short hash of it. Never longer than 60 bytes, and without `=`, which readers of tables would take
-/// for a column.
+/// A name that a directory may have: `name` as far as it is readable, of small letters, digits,
+/// dots and dashes, and where that loses something, a short hash of it. Never longer than 60 bytes,
+/// and without `=`, which readers of tables would take for a column.
 ///
 /// ```
 /// use cgil::artefact::slug;

@@ -1,4 +1,5 @@
-//! Files and directories that appear whole or not at all, and one process at a time that writes them.
+//! Files and directories that appear whole or not at all, and one process at a time that writes
+//! them.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -38,7 +39,8 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     })
 }
 
-/// Fills a directory through `fill`, under a temporary name, then renames it to `path`, which must not be there.
+/// Fills a directory through `fill`, under a temporary name, then renames it to `path`, which must
+/// not be there.
 pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
     create_dir(&temporary)?;
@@ -77,8 +79,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Waits until no other process writes into `dir`; `wait` is called if there is one. Clears what a killed process left
-    /// there unfinished.
+    /// Waits until no other process writes into `dir`; `wait` is called if there is one. Clears
+    /// what a killed process left there unfinished.
     pub fn of(dir: &Path, wait: impl FnOnce()) -> Result<Lock> {
         create_dir(dir)?;
         let path = dir.join(LOCK);

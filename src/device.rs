@@ -53,8 +53,8 @@ impl FromStr for Choice {
 
 impl Choice {
     /// The devices, in the order given. With `streams` above 1 each CUDA device comes as often,
-    /// every time with a stream of its own, so that one copies while another computes. A device that
-    /// is not there is an [`Error::Device`], and any in a program without CUDA an
+    /// every time with a stream of its own, so that one copies while another computes. A device
+    /// that is not there is an [`Error::Device`], and any in a program without CUDA an
     /// [`Error::BuiltWithoutCuda`].
     pub fn open(&self, streams: usize) -> Result<Vec<Device>> {
         let cuda = |number: usize| -> Result<Vec<Device>> {

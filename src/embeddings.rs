@@ -1,9 +1,11 @@
-//! The embeddings of a source: an artefact whose shards appear one by one, and which is complete with the last.
+//! The embeddings of a source: an artefact whose shards appear one by one, and which is complete
+//! with the last.
 //!
-//! Shard k of a split holds the rows k·R to (k + 1)·R of the source's stable order, less those in the quarantine shard k; so
-//! shards can be made in any order, by anyone, again, and come out the same. `plan.json` says what the shards are to be,
-//! before the first; `manifest.json` seals the artefact when all are there: its identity knows the rows, quarantined ones
-//! included, and what was in them.
+//! Shard k of a split holds the rows k·R to (k + 1)·R of the source's stable order, less those in
+//! the quarantine shard k; so shards can be made in any order, by anyone, again, and come out the
+//! same. `plan.json` says what the shards are to be, before the first; `manifest.json` seals the
+//! artefact when all are there: its identity knows the rows, quarantined ones included, and what
+//! was in them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -141,7 +143,8 @@ struct ShardFacts {
     quarantined: usize,
 }
 
-/// What a row was made from, as a line: its id, its label, and the SHA-256 of what was encoded or imported.
+/// What a row was made from, as a line: its id, its label, and the SHA-256 of what was encoded or
+/// imported.
 pub fn content_line(sample_id: &str, label: i64, sha256: Option<&str>) -> String {
     format!("{} {label} {}", Value::from(sample_id), sha256.unwrap_or("unread"))
 }
@@ -178,8 +181,8 @@ struct Sealed {
 }
 
 impl Embeddings {
-    /// Starts or goes on with the embeddings of the source `name`. Refuses to mix: a plan that is there has to say the same,
-    /// else it is an [`Error::OtherEmbeddings`].
+    /// Starts or goes on with the embeddings of the source `name`. Refuses to mix: a plan that is
+    /// there has to say the same, else it is an [`Error::OtherEmbeddings`].
     pub fn create(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
         if artefact::slug(name) != name {
             bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
@@ -200,7 +203,8 @@ impl Embeddings {
         Ok(Embeddings { _lock: Some(lock), ..Self::open(run, name)? })
     }
 
-    /// The embeddings of the source `name`, complete or not; where there are none, an [`Error::NoEmbeddings`].
+    /// The embeddings of the source `name`, complete or not; where there are none, an
+    /// [`Error::NoEmbeddings`].
     pub fn open(run: &Run, name: &str) -> Result<Self> {
         let dir = dir(run, name);
         if !dir.join(PLAN).exists() {
@@ -212,7 +216,8 @@ impl Embeddings {
         Ok(Embeddings { run: run.clone(), name: name.to_owned(), plan, sealed, _lock: None })
     }
 
-    /// The embeddings of the source `name`, all of whose shards have been made, else an [`Error::IncompleteEmbeddings`].
+    /// The embeddings of the source `name`, all of whose shards have been made, else an
+    /// [`Error::IncompleteEmbeddings`].
     pub fn open_complete(run: &Run, name: &str) -> Result<Self> {
         let embeddings = Self::open(run, name)?;
         if embeddings.sealed.is_none() {
@@ -274,7 +279,8 @@ impl Embeddings {
         self.dir().join(shard_file(table, shard.split, shard.number))
     }
 
-    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is done.
+    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
+    /// done.
     pub fn write_shard(&mut self, shard: &Shard, rows: ShardRows) -> Result<()> {
         self.unseal()?;
         let quarantine = self.path(QUARANTINE, shard);
@@ -297,9 +303,9 @@ impl Embeddings {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Takes away shards that were made from other images than the source has now, so that they are made again: those some of
-    /// whose quarantined images can be read, or are others now, and those with files that are newer than the shard and
-    /// not what they were.
+    /// Takes away shards that were made from other images than the source has now, so that they are
+    /// made again: those some of whose quarantined images can be read, or are others now, and those
+    /// with files that are newer than the shard and not what they were.
     pub fn remove_changed(&mut self, source: &Source) -> Result<()> {
         for shard in self.shards() {
             let path = self.path(EMBEDDINGS, &shard);
@@ -540,8 +546,8 @@ impl Embeddings {
         Ok(values.into_iter().map(|values| Rows::new(dim, values)).collect())
     }
 
-    /// Calls `each` with the rows of some classes in a split, some at a time, in the source's order. Opens only shards that
-    /// have some, and of these reads only the pages that do.
+    /// Calls `each` with the rows of some classes in a split, some at a time, in the source's
+    /// order. Opens only shards that have some, and of these reads only the pages that do.
     fn scan(
         &self,
         split: &str,
@@ -589,7 +595,8 @@ impl Embeddings {
         Ok(())
     }
 
-    /// An error unless a shard is what it was when it was written. Reads it, once for each time that it was changed.
+    /// An error unless a shard is what it was when it was written. Reads it, once for each time
+    /// that it was changed.
     fn check_shard(&self, manifest: &Manifest, name: &str) -> Result<()> {
         static CHECKED: Mutex<BTreeMap<PathBuf, (FileSum, SystemTime)>> = Mutex::new(BTreeMap::new());
         let path = self.dir().join(name);
@@ -665,7 +672,8 @@ impl SourcePlan {
         self.classes.binary_search_by_key(&label, |c| c.label).map_or("", |i| &self.classes[i].name)
     }
 
-    /// What makes embeddings of the other plan no neighbours of these, in words: another CLIP, or another way to use it.
+    /// What makes embeddings of the other plan no neighbours of these, in words: another CLIP, or
+    /// another way to use it.
     pub fn difference_of_encoders(&self, other: &SourcePlan) -> Option<String> {
         if self.dim != other.dim {
             return Some(format!("one has embeddings of {} values, the other of {}", self.dim, other.dim));

@@ -32,14 +32,16 @@ pub struct TestSet {
 /// What a classifier says of an image. Classes are positions in learning order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
-    /// The class with the highest score: for an image of a seen class among the seen ones, else among all.
+    /// The class with the highest score: for an image of a seen class among the seen ones, else
+    /// among all.
     pub class: usize,
     /// Its score: for an image of an unseen class its cosine, else the classifier's own.
     pub score: f32,
-    /// The class with the highest score among those of the image's own task, as if the task were known.
+    /// The class with the highest score among those of the image's own task, as if the task were
+    /// known.
     pub in_task: usize,
-    /// For an image of an unseen class: the class, where text features of unseen classes keep their length, as in the
-    /// authors' code; none where the length is not known.
+    /// For an image of an unseen class: the class, where text features of unseen classes keep their
+    /// length, as in the authors' code; none where the length is not known.
     pub raw: Option<usize>,
 }
 
@@ -132,9 +134,10 @@ impl TestSet {
     }
 }
 
-/// Predicts every test image's class after `learned` tasks. `scores` takes embeddings (N, D) to scores for the n seen
-/// classes; it is not called before the first task. Images of unseen classes are predicted where `zero_shot` is given: the
-/// open scores say whether the class is a seen one, and then those for seen classes say which.
+/// Predicts every test image's class after `learned` tasks. `scores` takes embeddings (N, D) to
+/// scores for the n seen classes; it is not called before the first task. Images of unseen classes
+/// are predicted where `zero_shot` is given: the open scores say whether the class is a seen one,
+/// and then those for seen classes say which.
 pub fn evaluate(
     test: &TestSet,
     stream: &Stream,
@@ -243,7 +246,8 @@ mod tests {
     #[test]
     fn seen_images_are_told_among_seen_classes_and_within_their_task() {
         let test = test(&[0, 1, 2], &[0.0; 9].map(|_| 1.0));
-        // after both tasks: image 0 is taken for class 2, image 1 for class 2 but in its task for 0, image 2 has a tie
+        // after both tasks: image 0 is taken for class 2, image 1 for class 2 but in its task for
+        // 0, image 2 has a tie
         let scores = vec![1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0];
         let predictions = evaluate(&test, &stream(), 2, None, |_| Ok(scores.clone().into())).unwrap();
         assert_eq!(said(predictions), [(2, 1, None), (2, 0, None), (0, 2, None)]);
@@ -259,7 +263,8 @@ mod tests {
         let mut scores = |_: &[f32]| Ok(Scores { open: open.clone(), seen: Some(seen.clone()) });
         let predictions = evaluate(&test, &stream(), 1, Some(zero_shot), &mut scores).unwrap();
         let scores_said: Vec<f32> = predictions.iter().flatten().map(|p| p.score).collect();
-        // the second is a seen class by the open scores (0.9), and then class 1 by the decisive ones: its own open score is told
+        // the second is a seen class by the open scores (0.9), and then class 1 by the decisive
+        // ones: its own open score is told
         assert_eq!(said(predictions), [(2, 2, None), (1, 2, None), (0, 0, None)]);
         assert_eq!(scores_said, [1.0, 0.3, -1.0]);
         // a classifier that knows nothing of unseen classes says nothing of their images

@@ -1,4 +1,5 @@
-//! What identities are made of: SHA-256 as lower-case hexadecimal, and JSON that depends on nothing but its value.
+//! What identities are made of: SHA-256 as lower-case hexadecimal, and JSON that depends on nothing
+//! but its value.
 
 use std::{
     fmt::Write,
@@ -53,7 +54,8 @@ pub fn key(text: &str) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
 }
 
-/// A JSON value as text that depends on nothing but the value: keys sorted by their bytes, no blanks.
+/// A JSON value as text that depends on nothing but the value: keys sorted by their bytes, no
+/// blanks.
 ///
 /// ```
 /// let value = serde_json::json!({"b": [1, 0.5, null], "a": {"y": "é", "x": true}});

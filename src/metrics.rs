@@ -8,8 +8,8 @@ use crate::{
     stream::Stream,
 };
 
-/// What a score is called, and how it is to be read. [`MetricName::ALL`] lists them as the table of methods shows them, those
-/// of single tasks last.
+/// What a score is called, and how it is to be read. [`MetricName::ALL`] lists them as the table of
+/// methods shows them, those of single tasks last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MetricName {
     /// Final average accuracy: mean accuracy over all tasks after the last.
@@ -30,7 +30,8 @@ pub enum MetricName {
     Fwt,
     /// Mean accuracy of tasks that are not learned yet, in class-incremental evaluation.
     CiTransfer,
-    /// The same with text features of the length that the encoder gives them, as in the authors' code.
+    /// The same with text features of the length that the encoder gives them, as in the authors'
+    /// code.
     CiTransferRaw,
     /// Bytes kept beside the CLIP to go on learning, per class seen.
     StoredBytes,
@@ -166,8 +167,8 @@ impl fmt::Display for MetricName {
     }
 }
 
-/// `matrix[t][k]`: accuracy in percent on the test images of task k after task t (both from 0). For k > t the classes are
-/// unseen and scored zero-shot, among all classes.
+/// `matrix[t][k]`: accuracy in percent on the test images of task k after task t (both from 0). For
+/// k > t the classes are unseen and scored zero-shot, among all classes.
 pub type AccuracyMatrix = [Vec<f64>];
 
 /// The scores of a finished run, in percent. Those that need a past or a future task are None with

@@ -1,4 +1,5 @@
-//! Encoded pictures: what a file is by its first bytes or its name, and its pixels as Pillow would give them.
+//! Encoded pictures: what a file is by its first bytes or its name, and its pixels as Pillow would
+//! give them.
 
 use std::{io::Cursor, ops::Range, path::Path};
 
@@ -74,8 +75,8 @@ fn other(first: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// An encoded picture's pixels: 8 bits, RGB, without transparency; of an animation the first frame. `exif` turns it as its
-/// EXIF orientation says. The content decides what it is, not a name.
+/// An encoded picture's pixels: 8 bits, RGB, without transparency; of an animation the first frame.
+/// `exif` turns it as its EXIF orientation says. The content decides what it is, not a name.
 pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
     let Some((_, format)) = readable(encoded) else {
         match format_of(&encoded[..encoded.len().min(FIRST_BYTES)]) {
@@ -114,7 +115,8 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
 struct GifFrame {
     columns: Range<u32>,
     rows: Range<u32>,
-    /// The colour that Pillow has around it: the transparent one of the frame's palette, or the first.
+    /// The colour that Pillow has around it: the transparent one of the frame's palette, or the
+    /// first.
     around: Rgb<u8>,
 }
 
@@ -150,8 +152,9 @@ fn first_frame(encoded: &[u8]) -> Option<GifFrame> {
     }
 }
 
-/// Whether a JPEG ends before its end-of-image marker. The decoder would paint the missing part grey, which
-/// Pillow refuses. An embedded thumbnail has a marker of its own, so only what follows the headers counts.
+/// Whether a JPEG ends before its end-of-image marker. The decoder would paint the missing part
+/// grey, which Pillow refuses. An embedded thumbnail has a marker of its own, so only what follows
+/// the headers counts.
 fn jpeg_is_cut_short(encoded: &[u8]) -> bool {
     if !encoded.starts_with(&[0xff, 0xd8]) {
         return false;

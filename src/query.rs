@@ -1,5 +1,5 @@
-//! SQL over the tables of a run, through Polars. Only what belongs together is shown: files of artefacts that were made from
-//! others than are there now are left out, and named.
+//! SQL over the tables of a run, through Polars. Only what belongs together is shown: files of
+//! artefacts that were made from others than are there now are left out, and named.
 
 mod scan;
 
@@ -28,7 +28,8 @@ pub struct Tables {
     run: Run,
     tables: BTreeMap<String, LazyFrame>,
     views: BTreeMap<String, LazyFrame>,
-    /// The files of each table that belong to an artefact: its directory below the run, and their name in that.
+    /// The files of each table that belong to an artefact: its directory below the run, and their
+    /// name in that.
     files: BTreeMap<String, Vec<(PathBuf, PathBuf)>>,
     manifests: BTreeMap<PathBuf, Manifest>,
     /// Tables whose files are what they were when they were written.
@@ -91,7 +92,8 @@ impl Tables {
         context
     }
 
-    /// The answer to a query. An error where a file of a table that it names is not what it was when it was written.
+    /// The answer to a query. An error where a file of a table that it names is not what it was
+    /// when it was written.
     pub fn sql(&self, sql: &str) -> Result<DataFrame> {
         let views = views::all().iter().filter(|view| names(sql, &view.name)).map(|view| view.sql.as_str());
         let asked = [sql].into_iter().chain(views).collect::<Vec<_>>().join("\n");
@@ -101,7 +103,8 @@ impl Tables {
         self.context().execute(sql).and_then(LazyFrame::collect).context("the query failed")
     }
 
-    /// An error unless every file of a table has the checksum in its artefact's manifest. Reads each once.
+    /// An error unless every file of a table has the checksum in its artefact's manifest. Reads
+    /// each once.
     fn check(&self, table: &str) -> Result<()> {
         if self.checked.borrow().contains(table) {
             return Ok(());
@@ -142,8 +145,8 @@ pub fn quoted(texts: &[String]) -> String {
     }
 }
 
-/// The directory, below the run's, of the artefact that a table's file belongs to, and the file's name in it; none where the
-/// artefact is a source that is not complete.
+/// The directory, below the run's, of the artefact that a table's file belongs to, and the file's
+/// name in it; none where the artefact is a source that is not complete.
 fn artefact_of(run: &Run, table: &Contract, file: &Path) -> Option<(PathBuf, PathBuf)> {
     let below = file.strip_prefix(run.dir()).ok()?;
     let depth = if table.path.starts_with("sources/") { 2 } else { below.iter().count() - 1 };

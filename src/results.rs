@@ -1,7 +1,9 @@
-//! What a method predicts and scores: `results/STREAM/METHOD`, in it per step an artefact, `task-00` before the first task,
-//! `task-NN` after NN tasks, so that an interrupted method goes on with the next task.
+//! What a method predicts and scores: `results/STREAM/METHOD`, in it per step an artefact,
+//! `task-00` before the first task, `task-NN` after NN tasks, so that an interrupted method goes on
+//! with the next task.
 //!
-//! A step is scored among the classes that the stream has when it is made. Tasks that follow later leave it as it is.
+//! A step is scored among the classes that the stream has when it is made. Tasks that follow later
+//! leave it as it is.
 
 use std::{
     collections::HashMap,
@@ -55,7 +57,8 @@ pub struct Step {
     pub predictions: Vec<Option<Prediction>>,
     /// Bytes that are kept to go on learning, beside the CLIP.
     pub stored: usize,
-    /// Rows of more tables, such as the classifier itself, after the columns that every table of results begins with.
+    /// Rows of more tables, such as the classifier itself, after the columns that every table of
+    /// results begins with.
     pub tables: Vec<StepTable>,
 }
 
@@ -83,7 +86,8 @@ impl<'a> Results<'a> {
         self.dir.join(step_name(learned))
     }
 
-    /// Adds the step after `learned` tasks to `history` if it is there. An error where it was made otherwise.
+    /// Adds the step after `learned` tasks to `history` if it is there. An error where it was made
+    /// otherwise.
     pub fn read(&self, learned: usize, made: &Made, test: &TestSet, history: &mut History) -> Result<bool> {
         let dir = self.step_dir(learned);
         let Some(there) = Manifest::find(&dir, &artefact::RESULTS)? else { return Ok(false) };
@@ -144,7 +148,8 @@ impl<'a> Results<'a> {
         Ok(plan)
     }
 
-    /// The columns that say what the `n` rows of a table belong to: stream, class_order, seed, method, after_task.
+    /// The columns that say what the `n` rows of a table belong to: stream, class_order, seed,
+    /// method, after_task.
     fn keys(&self, learned: usize, n: usize) -> Vec<ArrayRef> {
         let mut keys = self.stream.keys(n);
         keys.extend([
@@ -181,8 +186,8 @@ impl<'a> Results<'a> {
         file::rows(contract::predictions(), 0, columns)
     }
 
-    /// The predictions of a step, in the order of the test images. Those of seen tasks must cover the test set, and so must
-    /// those of the other tasks that were `known` where there are any.
+    /// The predictions of a step, in the order of the test images. Those of seen tasks must cover
+    /// the test set, and so must those of the other tasks that were `known` where there are any.
     fn read_predictions(
         &self,
         dir: &Path,
@@ -255,8 +260,8 @@ pub fn stored_bytes(results: &Results, learned: usize) -> Result<f64> {
     Ok(*stored.with_context(|| format!("{} has no stored bytes: remove {}", path.display(), dir.display()))?.1)
 }
 
-/// The name of a method with options: `base`, and each option that is not its default, such as `cgil,lr=0.01`. In a value `;`
-/// stands for a comma.
+/// The name of a method with options: `base`, and each option that is not its default, such as
+/// `cgil,lr=0.01`. In a value `;` stands for a comma.
 pub fn method_name(base: &str, options: &Value, defaults: &Value) -> String {
     let mut name = base.to_owned();
     let mut keys: Vec<&String> = options.as_object().into_iter().flat_map(|options| options.keys()).collect();
@@ -269,7 +274,8 @@ pub fn method_name(base: &str, options: &Value, defaults: &Value) -> String {
     name
 }
 
-/// A method's name with its options in the order that [`method_name`] gives them, but for those called `without`.
+/// A method's name with its options in the order that [`method_name`] gives them, but for those
+/// called `without`.
 ///
 /// ```
 /// assert_eq!(cgil::results::sorted_name("cgil,lr=0.1,epochs=2,statistics=0.0", "statistics"), "cgil,epochs=2,lr=0.1");
@@ -398,7 +404,8 @@ mod tests {
         assert_eq!(value(&history, MetricName::Faa), None);
         grown.write(3, &made(1, Vec::new()), &test, &right(&[Some(0), Some(0), Some(3)]), &mut history).unwrap();
         assert_eq!(history.steps.len(), 3);
-        // task 2 was told wrongly before and after it was learned, and in the end; task 3 never before the end
+        // task 2 was told wrongly before and after it was learned, and in the end; task 3 never
+        // before the end
         assert_eq!(value(&history, MetricName::Faa), Some(200.0 / 3.0));
         assert_eq!(value(&history, MetricName::CiTransfer), Some(0.0));
         assert_eq!(value(&history, MetricName::Fwt), Some(0.0));

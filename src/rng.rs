@@ -6,7 +6,8 @@
 
 use crate::dense::vector::{ln, sin_cos, vectorised};
 
-/// What a stream is drawn for: the first part of its key. Where that has a class, it is `Class::key`.
+/// What a stream is drawn for: the first part of its key. Where that has a class, it is
+/// `Class::key`.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Draw {

@@ -1,5 +1,5 @@
-//! Embeddings in memory. Their dimension and their split are part of the type, so that test rows cannot reach anything that
-//! learns, and the rows of one task nothing that learns another.
+//! Embeddings in memory. Their dimension and their split are part of the type, so that test rows
+//! cannot reach anything that learns, and the rows of one task nothing that learns another.
 
 use std::marker::PhantomData;
 
@@ -76,7 +76,8 @@ impl<S: Split> Rows<S> {
     }
 }
 
-/// The training rows of the classes of one task, and of no other: all that a learner is shown of it.
+/// The training rows of the classes of one task, and of no other: all that a learner is shown of
+/// it.
 pub struct TaskRows {
     /// The task, from 0.
     pub task: usize,

@@ -93,7 +93,8 @@ pub(crate) fn step_name(learned: usize) -> String {
     format!("task-{learned:02}")
 }
 
-/// Which artefacts of a run belong to what is there: those whose inputs are what they were made from, or are gone.
+/// Which artefacts of a run belong to what is there: those whose inputs are what they were made
+/// from, or are gone.
 pub struct Belonging<'a> {
     run: &'a Run,
     manifests: RefCell<HashMap<PathBuf, Option<Manifest>>>,
@@ -106,7 +107,8 @@ impl<'a> Belonging<'a> {
         Belonging { run, manifests: RefCell::default(), reasons: RefCell::default() }
     }
 
-    /// The manifest of the artefact in `dir`, a path below the run; none where it has none that can be read.
+    /// The manifest of the artefact in `dir`, a path below the run; none where it has none that can
+    /// be read.
     pub fn manifest(&self, dir: &Path) -> Option<Manifest> {
         if let Some(known) = self.manifests.borrow().get(dir) {
             return known.clone();
@@ -116,7 +118,8 @@ impl<'a> Belonging<'a> {
         found
     }
 
-    /// Why the artefact in `dir`, a path below the run, is to be left out, in words; none where it belongs.
+    /// Why the artefact in `dir`, a path below the run, is to be left out, in words; none where it
+    /// belongs.
     pub fn reason(&self, dir: &Path) -> Option<String> {
         if let Some(known) = self.reasons.borrow().get(dir) {
             return known.clone();
@@ -154,7 +157,8 @@ impl<'a> Belonging<'a> {
     }
 }
 
-/// Whether an artefact lies where it was made: below the name of its stream, and of its method or prompts.
+/// Whether an artefact lies where it was made: below the name of its stream, and of its method or
+/// prompts.
 fn is_in_place(dir: &Path, manifest: &Manifest) -> bool {
     let part = |place: usize| dir.iter().nth(place).and_then(|part| part.to_str());
     let stream = manifest.inputs.get("stream").and_then(|input| input.path.split('/').nth(1));

@@ -1,5 +1,6 @@
-//! Streams: append-only lists of tasks, each of some classes of one source. Every task is an artefact whose identity has those
-//! of the tasks before it in it, so what was made of the first tasks stays what it is when others follow.
+//! Streams: append-only lists of tasks, each of some classes of one source. Every task is an
+//! artefact whose identity has those of the tasks before it in it, so what was made of the first
+//! tasks stays what it is when others follow.
 
 use std::{
     collections::HashMap,
@@ -142,8 +143,8 @@ impl Stream {
         Ok(there)
     }
 
-    /// Adds the classes of a source as one more task. Where a label of theirs is another class's already, all of them get
-    /// labels that are free.
+    /// Adds the classes of a source as one more task. Where a label of theirs is another class's
+    /// already, all of them get labels that are free.
     pub fn append(&mut self, run: &Run, source: &Embeddings) -> Result<()> {
         let _lock = run.lock(&run.dir().join("streams"))?;
         let mut grown = Stream::open(run, &self.name)?; // another process may have added a task
@@ -202,8 +203,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The stream of an order and a cut; of the only cut that the run has, where none is given. Where there is none,
-    /// an [`Error::NoStream`].
+    /// The stream of an order and a cut; of the only cut that the run has, where none is given.
+    /// Where there is none, an [`Error::NoStream`].
     pub fn find(run: &Run, order: &Order, cut: Option<Cut>) -> Result<Self> {
         let order_name = order.name()?;
         let mut all = Vec::new();
@@ -326,7 +327,8 @@ impl Stream {
         Input { path: format!("streams/{}/{}", self.name, step_name(t + 1)), identity: self.tasks[t].identity.clone() }
     }
 
-    /// The embeddings of the source of task `t` (from 0). An error where they are others than the stream was made of.
+    /// The embeddings of the source of task `t` (from 0). An error where they are others than the
+    /// stream was made of.
     pub fn embeddings(&self, run: &Run, t: usize) -> Result<Embeddings> {
         let embeddings = Embeddings::open_complete(run, self.source(t))?;
         if embeddings.input()?.identity != self.tasks[t].source.identity {
@@ -353,7 +355,8 @@ impl Stream {
         Ok(TaskRows { task: t, classes: self.classes_of(t).to_vec(), rows })
     }
 
-    /// The columns that say which stream the `n` rows of a table belong to: stream, class_order, seed.
+    /// The columns that say which stream the `n` rows of a table belong to: stream, class_order,
+    /// seed.
     pub fn keys(&self, n: usize) -> Vec<ArrayRef> {
         vec![
             Arc::new(StringArray::from(vec![self.name.as_str(); n])),
@@ -400,8 +403,8 @@ impl Stream {
     }
 }
 
-/// The failure of a class that has fewer training rows than are `needed`: an [`Error::TooFewRows`]. An error of its own
-/// where the embeddings cannot be read.
+/// The failure of a class that has fewer training rows than are `needed`: an [`Error::TooFewRows`].
+/// An error of its own where the embeddings cannot be read.
 pub fn too_few_rows(embeddings: &Embeddings, class: &Class, label: i64, needed: usize) -> Result<Error> {
     let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
     let left_out = match quarantined.first() {

@@ -30,8 +30,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of the finished `results` in `tasks` tasks, methods on streams. The first of the `methods` that has some is what the
-    /// others are compared with.
+    /// Of the finished `results` in `tasks` tasks, methods on streams. The first of the `methods`
+    /// that has some is what the others are compared with.
     pub fn new(
         tables: &Tables,
         methods: &[String],
@@ -72,7 +72,8 @@ impl Summary {
         self.of(method, MetricName::Faa).into_iter().flat_map(|scores| scores.keys().cloned()).collect()
     }
 
-    /// Differences of a method's score from the first method's, one for every stream that both have; none of the first itself.
+    /// Differences of a method's score from the first method's, one for every stream that both
+    /// have; none of the first itself.
     pub fn differences(&self, method: &str, metric: MetricName) -> Vec<f64> {
         let first = &self.methods[0];
         match (self.of(method, metric), self.of(first, metric)) {
@@ -100,7 +101,8 @@ impl Summary {
     }
 }
 
-/// Mean ± standard deviation (n − 1); the mean alone where there is one value, a dash where there is none.
+/// Mean ± standard deviation (n − 1); the mean alone where there is one value, a dash where there
+/// is none.
 pub fn spread(values: &[f64], decimals: usize) -> String {
     let centre = mean(values.iter().copied());
     match values.len() {

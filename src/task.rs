@@ -10,14 +10,16 @@ use crate::{choice::choices, hash};
 /// A class of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Class {
-    /// What tables know it by: the dataset's own label, unless another source's class has that already.
+    /// What tables know it by: the dataset's own label, unless another source's class has that
+    /// already.
     pub label: i64,
     /// What a prompt calls it.
     pub name: String,
 }
 
 impl Class {
-    /// What its draws are keyed by: its name, so that they are the same whatever its label and whichever task learns it.
+    /// What its draws are keyed by: its name, so that they are the same whatever its label and
+    /// whichever task learns it.
     pub fn key(&self) -> u64 {
         hash::key(&self.name)
     }
@@ -33,7 +35,8 @@ impl std::fmt::Display for Class {
 /// A class order.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
-    /// Seed of the order, unless that is a file's, and of every draw; without, the dataset's order, and seed 0.
+    /// Seed of the order, unless that is a file's, and of every draw; without, the dataset's order,
+    /// and seed 0.
     pub seed: Option<u32>,
     /// A JSON list of numbers from 0, and what they mean.
     pub file: Option<(PathBuf, Convention)>,
@@ -67,7 +70,8 @@ impl Order {
         Order { seed, file: None }
     }
 
-    /// The name of the order, in tables and directories: `dataset-order`, `seed-1992`, `order-NAME`, `order-NAME-seed-1992`.
+    /// The name of the order, in tables and directories: `dataset-order`, `seed-1992`,
+    /// `order-NAME`, `order-NAME-seed-1992`.
     pub fn name(&self) -> Result<String> {
         let seed = self.seed.map(|seed| format!("seed-{seed}"));
         let Some((path, _)) = &self.file else { return Ok(seed.unwrap_or("dataset-order".into())) };
@@ -108,7 +112,8 @@ impl Order {
     }
 }
 
-/// The list `inverse` with inverse[list[i]] = i. An error that names what is missing or doubled unless `list` holds each of 0..n once.
+/// The list `inverse` with inverse[list[i]] = i. An error that names what is missing or doubled
+/// unless `list` holds each of 0..n once.
 fn inverse(list: &[usize], n: usize) -> Result<Vec<usize>> {
     let mut inverse = vec![None; n];
     for (i, &x) in list.iter().enumerate() {
@@ -150,7 +155,8 @@ impl Cut {
         Ok([first].into_iter().chain(next).collect())
     }
 
-    /// What names the cut of `count` classes: the same sizes have the same name, however they were asked for.
+    /// What names the cut of `count` classes: the same sizes have the same name, however they were
+    /// asked for.
     pub fn name(self, count: usize) -> Result<String> {
         let sizes = self.sizes(count)?;
         if Cut::Tasks(sizes.len()).sizes(count).is_ok_and(|same| same == sizes) {
@@ -164,7 +170,8 @@ impl Cut {
     }
 }
 
-/// New position of each of `n` classes: the identity, or `numpy.random.RandomState(seed).permutation(n)`.
+/// New position of each of `n` classes: the identity, or
+/// `numpy.random.RandomState(seed).permutation(n)`.
 ///
 /// ```
 /// assert_eq!(cgil::task::class_order(3, None), [0, 1, 2]);

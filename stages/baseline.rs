@@ -102,7 +102,8 @@ pub struct LdaOptions {
 pub struct RanpacOptions {
     #[command(flatten)]
     run: RunOptions,
-    /// Random features per embedding [default: 500, 1000 or 2000, as rows held out of the first task say]
+    /// Random features per embedding [default: 500, 1000 or 2000, as rows held out of the first
+    /// task say]
     #[arg(long, value_parser = features)]
     features: Option<usize>,
 }
@@ -275,7 +276,8 @@ impl Setting {
         terminal::print(format!("keeps {stored:.0} bytes per class\n"))
     }
 
-    /// A classifier that learns the tasks one after another; `options` decide what it keeps of them.
+    /// A classifier that learns the tasks one after another; `options` decide what it keeps of
+    /// them.
     fn learn(
         &self,
         baseline: &Baseline,

@@ -15,7 +15,8 @@ use clap::Args;
 /// Where the checkpoint is.
 #[derive(Args, Clone)]
 pub struct ClipOptions {
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
+    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
+    /// knows it
     #[arg(long)]
     pub model: Option<PathBuf>,
 }

@@ -23,18 +23,21 @@ use crate::{
 
 #[derive(Args)]
 pub struct Options {
-    /// Directory of a CLIP checkpoint: config.json, model.safetensors, tokenizer.json, preprocessor_config.json
+    /// Directory of a CLIP checkpoint: config.json, model.safetensors, tokenizer.json,
+    /// preprocessor_config.json
     #[arg(long)]
     model: PathBuf,
-    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF) or directory of Hugging Face
-    /// Parquet shards (train.parquet, train-00000-of-00002.parquet, train/0000.parquet, and so for test)
+    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF) or
+    /// directory of Hugging Face Parquet shards (train.parquet, train-00000-of-00002.parquet,
+    /// train/0000.parquet, and so for test)
     #[arg(long)]
     data: PathBuf,
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
-    /// What classes are called in prompts: a CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the
-    /// class directories (of Parquet shards the names there), or all of them labels, counted from 0; each class needs one
+    /// What classes are called in prompts: a CSV file of lines KEY,NAME, or a JSON file {"KEY":
+    /// "NAME"}. The keys are the class directories (of Parquet shards the names there), or all of
+    /// them labels, counted from 0; each class needs one
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Column of the images in Parquet shards, where several fit

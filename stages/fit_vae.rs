@@ -98,8 +98,8 @@ fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
     Ok(missing)
 }
 
-/// Tasks that are fitted together: enough of them for every thread to have classes to choose from, and not all, so that
-/// their rows fit the memory.
+/// Tasks that are fitted together: enough of them for every thread to have classes to choose from,
+/// and not all, so that their rows fit the memory.
 fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     let enough = CLASSES_PER_THREAD * rayon::current_num_threads();
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();

@@ -19,8 +19,9 @@ use crate::{options::at_least, terminal};
 
 #[derive(Args)]
 pub struct Options {
-    /// Parquet file, or directory of them, with the columns split (train or test), label, class_name and
-    /// embedding (a list of float16, float32 or float64); sample_id is kept where there is one
+    /// Parquet file, or directory of them, with the columns split (train or test), label,
+    /// class_name and embedding (a list of float16, float32 or float64); sample_id is kept where
+    /// there is one
     table: PathBuf,
     /// Directory of the run
     #[arg(long)]

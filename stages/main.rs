@@ -1,4 +1,5 @@
-//! `cgil`: teach CLIP new classes, task after task, without keeping the images and without forgetting.
+//! `cgil`: teach CLIP new classes, task after task, without keeping the images and without
+//! forgetting.
 
 mod baseline;
 mod checkpoint;
@@ -20,8 +21,8 @@ use clap::{Parser, Subcommand};
 
 /// Teach CLIP new classes, task after task, without keeping the images and without forgetting.
 ///
-/// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`), `fit-vae`,
-/// `prompt-tune`. Each goes on where it stopped.
+/// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`),
+/// `fit-vae`, `prompt-tune`. Each goes on where it stopped.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -45,7 +46,8 @@ enum Stage {
     Sweep(sweep::Options),
     /// Print a class order as JSON
     Order(order::Options),
-    /// Compare what the generators give with held-out embeddings, class by class, into the table `quality`
+    /// Compare what the generators give with held-out embeddings, class by class, into the table
+    /// `quality`
     Quality(quality::Options),
     /// One self-contained HTML page about the methods of a run
     Report(report::Options),

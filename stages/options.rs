@@ -46,10 +46,12 @@ impl TaskOptions {
 /// How classes are ordered.
 #[derive(Args, Clone, Debug, Default)]
 pub struct OrderOptions {
-    /// Permute the classes, and draw everything from this seed; without it the dataset's order, and seed 0
+    /// Permute the classes, and draw everything from this seed; without it the dataset's order, and
+    /// seed 0
     #[arg(long)]
     pub seed: Option<u32>,
-    /// A class order as a JSON list of numbers from 0, instead of the seed's; the seed is then for the draws alone
+    /// A class order as a JSON list of numbers from 0, instead of the seed's; the seed is then for
+    /// the draws alone
     #[arg(long, value_name = "FILE", requires = "convention")]
     pub order: Option<PathBuf>,
     /// What the numbers of --order are
@@ -84,14 +86,15 @@ pub struct PromptOptions {
     /// Context vectors per prompt, without the generated one of --context combined
     #[arg(long, default_value_t = PromptConfig::default().n_ctx, value_parser = at_least::<1>)]
     n_ctx: usize,
-    /// Weight of a penalty that draws the context vectors of a prompt to be orthonormal; where there is one per class, those
-    /// of the seen classes
+    /// Weight of a penalty that draws the context vectors of a prompt to be orthonormal; where
+    /// there is one per class, those of the seen classes
     #[arg(long, default_value_t = PromptConfig::default().ortho, value_parser = not_negative)]
     ortho: f64,
     /// Whose own context vectors are trained; what classes share always is
     #[arg(long, value_parser = choice::<TrainPrompts>(), default_value_t = PromptConfig::default().train_prompts)]
     train_prompts: TrainPrompts,
-    /// Text of a class, {} its name; the text's feature is the zero-shot one, and what context vectors are generated from
+    /// Text of a class, {} its name; the text's feature is the zero-shot one, and what context
+    /// vectors are generated from
     #[arg(long, default_value = texts::TEMPLATE, value_parser = template)]
     template: String,
     /// Embeddings drawn per seen class and epoch
@@ -141,7 +144,8 @@ pub struct GeneratorOptions {
     #[arg(long, help = help("Rows per step; the VAE skips a batch of one row", VAE.batch_size, DIFFUSION.batch_size))]
     #[arg(value_parser = at_least::<2>)]
     batch_size: Option<usize>,
-    /// Sample the VAE's posterior as mu + eps·exp(logvar), as the authors' code does, instead of exp(logvar / 2)
+    /// Sample the VAE's posterior as mu + eps·exp(logvar), as the authors' code does, instead of
+    /// exp(logvar / 2)
     #[arg(long)]
     legacy_reparam: bool,
 }
@@ -164,7 +168,8 @@ pub fn options_of(kind: Kind) -> &'static [&'static str] {
 }
 
 impl GeneratorOptions {
-    /// The configuration, with the kind's own defaults. What the kind does not have must not be set.
+    /// The configuration, with the kind's own defaults. What the kind does not have must not be
+    /// set.
     pub fn config(&self) -> Result<GeneratorConfig> {
         let set = [
             ("--epochs", self.epochs.is_some()),

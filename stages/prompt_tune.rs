@@ -1,4 +1,5 @@
-//! Stage 3: prompts learned task after task from real and generated embeddings, and what they are worth.
+//! Stage 3: prompts learned task after task from real and generated embeddings, and what they are
+//! worth.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -47,8 +48,8 @@ pub struct Options {
     current: Current,
     #[command(flatten)]
     config: PromptOptions,
-    /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the prompts when learned classes are
-    /// told apart, 0 to 1; 0 is the paper's
+    /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the
+    /// prompts when learned classes are told apart, 0 to 1; 0 is the paper's
     #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = share)]
     statistics: f64,
     /// What computes: auto, cpu, cuda, or cuda:1

@@ -1,4 +1,5 @@
-//! How good the generators are: what each gives, beside held-out embeddings of its class. The table is made anew each time.
+//! How good the generators are: what each gives, beside held-out embeddings of its class. The table
+//! is made anew each time.
 
 use std::path::PathBuf;
 
@@ -84,7 +85,8 @@ pub struct Options {
     /// Kind of generator, as fitted with the same --generator
     #[arg(long, value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     generator: Kind,
-    /// Rows generated per class, at most as many as it has training rows, which are measured beside them
+    /// Rows generated per class, at most as many as it has training rows, which are measured beside
+    /// them
     #[arg(long, default_value_t = 256, value_parser = at_least::<1>)]
     samples: usize,
 }
@@ -180,7 +182,8 @@ fn report(stream: &Stream, qualities: &[Quality], accuracies: &[Accuracy]) -> St
     )
 }
 
-/// Classes by how much farther than training rows generated ones are from held-out ones, by the Fréchet distance.
+/// Classes by how much farther than training rows generated ones are from held-out ones, by the
+/// Fréchet distance.
 fn worst(qualities: &[Quality]) -> Vec<usize> {
     let excess = |class: usize| {
         let Quality { generated, real, .. } = &qualities[class];

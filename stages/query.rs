@@ -16,7 +16,8 @@ pub struct Options {
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
-    /// What to ask of the tables and views of schemas/README.md, such as embeddings, metrics, class_accuracy, confusion
+    /// What to ask of the tables and views of schemas/README.md, such as embeddings, metrics,
+    /// class_accuracy, confusion
     sql: String,
     /// How to print the answer
     #[arg(long, value_enum, default_value_t = Format::Table)]

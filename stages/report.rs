@@ -31,10 +31,12 @@ pub struct Options {
     /// A class order, as tables name it; may be given again
     #[arg(long = "class-order", value_name = "ORDER")]
     orders: Vec<String>,
-    /// A method, as tables name it; may be given again, the first is what the others are compared with. Without, all: cgil first
+    /// A method, as tables name it; may be given again, the first is what the others are compared
+    /// with. Without, all: cgil first
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
-    /// A class whose embeddings are drawn; may be given again. Without, those that are confused most
+    /// A class whose embeddings are drawn; may be given again. Without, those that are confused
+    /// most
     #[arg(long = "class", value_name = "NAME")]
     classes: Vec<String>,
     #[command(flatten)]

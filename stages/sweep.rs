@@ -1,4 +1,5 @@
-//! Methods and seeds, side by side: runs what is missing, then tables means, deviations and paired differences.
+//! Methods and seeds, side by side: runs what is missing, then tables means, deviations and paired
+//! differences.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,14 +42,17 @@ pub struct Options {
     /// Seeds, each a class order and its draws
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u32>,
-    /// A method: cgil or a baseline, and options of it as in the tables' column `method`; | between values stands for one method
-    /// each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. May be given again; the first is what the others are compared with; without, cgil and every baseline
+    /// A method: cgil or a baseline, and options of it as in the tables' column `method`; | between
+    /// values stands for one method each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. May
+    /// be given again; the first is what the others are compared with; without, cgil and every
+    /// baseline
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
     /// Options of fit-vae, such as epochs=100,latent=64
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     fit_vae: String,
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run knows it
+    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
+    /// knows it
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -196,7 +200,8 @@ fn commands_of_prompts(options: &Options, method: &str, seed: u32) -> Result<Vec
     }
 }
 
-/// Options as pairs of name and value: `lr=0.01,template=a {}; here` is lr with 0.01 and template with "a {}, here".
+/// Options as pairs of name and value: `lr=0.01,template=a {}; here` is lr with 0.01 and template
+/// with "a {}, here".
 fn pairs(options: &str) -> Result<Vec<(String, String)>> {
     let options = options.split(',').filter(|option| !option.is_empty());
     let pair = |option: &str| {
@@ -223,8 +228,9 @@ fn path(path: &Path) -> Result<String> {
     Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned())
 }
 
-/// Runs the members' commands one after another, each with all threads; one that several members need runs once, and a member
-/// ends with the first that fails. Returns the methods and orders that are there now, and what failed, in words.
+/// Runs the members' commands one after another, each with all threads; one that several members
+/// need runs once, and a member ends with the first that fails. Returns the methods and orders that
+/// are there now, and what failed, in words.
 fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
     let program = env::current_exe().context("cannot find this program")?;
     let progress = terminal::bar("sweep", members.len());

@@ -25,7 +25,8 @@ pub fn bar(what: &'static str, length: usize) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
 }
 
-/// An epoch of a task (from 0) of `epochs` is done. Tasks before it that were there already count as done.
+/// An epoch of a task (from 0) of `epochs` is done. Tasks before it that were there already count
+/// as done.
 pub fn tick(bar: &ProgressBar, task: usize, tasks: usize, epochs: usize, loss: f64) {
     bar.set_message(format!("task {} of {tasks}, loss {loss:.3}", task + 1));
     let start = (task * epochs) as u64;
@@ -60,7 +61,8 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
     }
 }
 
-/// Tells where zero-shot accuracy is hardly better than a guess, which is often a fault of the class names.
+/// Tells where zero-shot accuracy is hardly better than a guess, which is often a fault of the
+/// class names.
 pub fn warn_near_chance(history: &History, stream: &Stream) {
     let Some(zero_shot) = &history.zero_shot else { return };
     let known = zero_shot.iter().copied().filter(|accuracy| accuracy.is_finite());

@@ -1,5 +1,5 @@
-//! Bad input: a message that names the file or class and what to do, exit code 1 where nothing useful was
-//! done, no panic, nothing lost.
+//! Bad input: a message that names the file or class and what to do, exit code 1 where nothing
+//! useful was done, no panic, nothing lost.
 
 use std::{
     fs,
@@ -443,7 +443,8 @@ fn a_checkpoint_whose_configuration_changed() {
     fails(&["prompt-tune", "--run", path(&run_dir)], &["config.json", "restore"]);
     edit(&model.join("config.json"), "\"gelu\"", "\"quick_gelu\"");
 
-    // a tokenizer that never gives the end of text, and weights with more layers than the configuration
+    // a tokenizer that never gives the end of text, and weights with more layers than the
+    // configuration
     let fresh = dir.path().join("fresh");
     Rows::clouds(2, 3, 1).write(&dir.path().join("table.parquet"));
     run(&["import", path(&dir.path().join("table.parquet")), "--run", path(&fresh)]);

@@ -1,5 +1,5 @@
-//! Checkpoints as people have them: saved by today's transformers or by early ones, and relatives of CLIP, which are
-//! refused by name.
+//! Checkpoints as people have them: saved by today's transformers or by early ones, and relatives
+//! of CLIP, which are refused by name.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! The kinds of generators: what scikit-learn fits, moments of draws, and every kind through the program.
+//! The kinds of generators: what scikit-learn fits, moments of draws, and every kind through the
+//! program.
 
 use std::{
     fs,
@@ -83,8 +84,8 @@ fn adam_with_decay_takes_pytorchs_steps() {
     }
 }
 
-/// Asserts that means and variances of `n` draws (n, D) are within 3 standard errors; of each dimension the mean, the variance, and
-/// the fourth central moment are given.
+/// Asserts that means and variances of `n` draws (n, D) are within 3 standard errors; of each
+/// dimension the mean, the variance, and the fourth central moment are given.
 fn assert_moments(what: &str, drawn: &[f32], expected: &[(f64, f64, f64)]) {
     let (dim, n) = (expected.len(), (drawn.len() / expected.len()) as f64);
     for (j, &(mean, variance, fourth)) in expected.iter().enumerate() {

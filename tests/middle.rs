@@ -1,4 +1,5 @@
-//! What belongs together, and who may see which rows: runs of imported tables, everything learned and scored on them.
+//! What belongs together, and who may see which rows: runs of imported tables, everything learned
+//! and scored on them.
 
 use std::{
     collections::BTreeMap,

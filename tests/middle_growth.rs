@@ -134,7 +134,8 @@ fn a_second_source_becomes_a_task_that_leaves_the_first_ones_as_they_are() {
         assert!(whole_models[name] == *bytes, "{name} differs");
     }
 
-    // so are the predictions of the last step, and the scores that need no step before the task came
+    // so are the predictions of the last step, and the scores that need no step before the task
+    // came
     let predictions = |run_dir: &Path| {
         query(
             run_dir,
@@ -217,7 +218,8 @@ fn labels_that_are_free_stay_and_a_stream_is_found_by_the_cut_of_its_first_sourc
     assert_ne!(there.input(1), there.input(2));
 }
 
-/// A source whose embeddings are not those that a stream was made of is not appended, and its rows are not read for others.
+/// A source whose embeddings are not those that a stream was made of is not appended, and its rows
+/// are not read for others.
 #[test]
 fn every_task_reads_its_own_source() {
     let rows = Rows::clouds(6, 12, 6);

@@ -183,7 +183,8 @@ fn text_features_are_pytorchs() {
     assert_close("logit scale", &[scale], &values(&expected["logit_scale_exp"]), 1e-6);
 }
 
-/// The golden checkpoint with `edit` done to its config.json and its weights as `weights` lays them out.
+/// The golden checkpoint with `edit` done to its config.json and its weights as `weights` lays them
+/// out.
 fn changed_checkpoint(edit: impl Fn(String) -> String, weights: impl Fn(&Path)) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "preprocessor_config.json"] {
@@ -280,8 +281,8 @@ fn vae_steps(file: &str, legacy_reparam: bool) {
         let change = |after: &[f32]| -> Vec<f32> { after.iter().zip(&before).map(|(a, b)| a - b).collect() };
         let (found, expected) = (vae.parameter(name).to_vec(), flat(&format!("after.{name}")));
         if matches!(name, "enc.0.bias" | "enc.3.bias") {
-            // The batch norm after them takes these biases out again. Their gradient is rounding noise, which Adam
-            // turns into steps of the learning rate's size, in any direction.
+            // The batch norm after them takes these biases out again. Their gradient is rounding
+            // noise, which Adam turns into steps of the learning rate's size, in any direction.
             let farthest = change(&found).into_iter().fold(0f32, |m, x| m.max(x.abs()));
             assert!(farthest <= 12.0 * 2e-4, "{name} moved by {farthest}");
             continue;
@@ -488,7 +489,8 @@ fn metrics_are_the_references() {
         let (found, expected) = (found.unwrap(), facts["metrics"][name].as_f64().unwrap());
         assert!((found - expected).abs() < 1e-9, "{name}: {found} {expected}");
     }
-    // the reference takes the best of all steps, the last one too: of each task what is published, but at least 0
+    // the reference takes the best of all steps, the last one too: of each task what is published,
+    // but at least 0
     let past = matrix.len() - 1;
     let forgotten: Vec<f64> = (0..past)
         .map(|k| matrix[k..past].iter().map(|row| row[k]).fold(f64::MIN, f64::max) - matrix[past][k])

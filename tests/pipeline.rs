@@ -61,7 +61,8 @@ fn an_image_folder_goes_through_the_three_stages() {
     assert!(number(&run_dir, "SELECT MIN(norm) FROM embeddings") > 0.0);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine"), 0.0);
 
-    // the datasets library finds its features in the Arrow schema, and a ClassLabel only in a nullable field
+    // the datasets library finds its features in the Arrow schema, and a ClassLabel only in a
+    // nullable field
     let shard = fs::File::open(run_dir.join("sources/base/embeddings/train/part-00000.parquet")).unwrap();
     let schema = ParquetRecordBatchReaderBuilder::try_new(shard).unwrap().schema().clone();
     assert!(schema.metadata()["huggingface"].contains(r#""names":["forest","red_fox","river","tabby cat"]"#));

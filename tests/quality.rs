@@ -144,7 +144,8 @@ fn quality_is_measured_printed_and_asked_for() {
     assert!(lines[8].trim_start().starts_with("mean of 6 classes"), "{printed}");
     assert!(lines[8].contains(&format!(" {own:.3} ({real:.3}) ")), "{printed}");
 
-    // the clouds lie apart; generators keep them so, and neither repeat rows nor vary as much as they do
+    // the clouds lie apart; generators keep them so, and neither repeat rows nor vary as much as
+    // they do
     let least = |column: &str| number(&run_dir, &format!("SELECT MIN({column}) FROM quality"));
     assert_eq!((least("accuracy_real_to_real"), least("accuracy_generated_to_real")), (100.0, 100.0));
     assert!(least("recall_real") >= 50.0 && number(&run_dir, "SELECT MAX(recall) FROM quality") < 50.0, "{printed}");

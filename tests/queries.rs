@@ -1,4 +1,5 @@
-//! What a query sees: the tables of the run and nothing else, whatever the run is called and whoever changed a file.
+//! What a query sees: the tables of the run and nothing else, whatever the run is called and
+//! whoever changed a file.
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
-//! What is a source: which files are pictures, which shards are a split, what classes are called; what is left out is said.
+//! What is a source: which files are pictures, which shards are a split, what classes are called;
+//! what is left out is said.
 
 use std::{
     ffi::OsStr,

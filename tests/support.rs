@@ -135,8 +135,8 @@ pub fn assert_same_tables(a: &Path, b: &Path) {
     assert_eq!(query(a, latents), query(b, latents));
 }
 
-/// The directory of the only method whose name begins with `name` among the results of a stream, or of the only prompts
-/// among the prompts: `kind` is `results` or `prompts`.
+/// The directory of the only method whose name begins with `name` among the results of a stream, or
+/// of the only prompts among the prompts: `kind` is `results` or `prompts`.
 pub fn only(run_dir: &Path, kind: &str, stream: &str, name: &str) -> PathBuf {
     let dir = run_dir.join(kind).join(stream);
     let entries = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -185,7 +185,8 @@ pub fn image_folder(dir: &Path, train: usize, test: usize) {
     }
 }
 
-/// Writes Hugging Face Parquet shards with the pictures of [`image_folder`]; `images` are (label, bytes).
+/// Writes Hugging Face Parquet shards with the pictures of [`image_folder`]; `images` are (label,
+/// bytes).
 pub fn hugging_face_shard(file: &Path, images: &[(i64, Option<Vec<u8>>)]) {
     let names: Vec<String> = CLASSES.iter().map(|c| format!("{c:?}")).collect();
     let features = format!(
@@ -225,7 +226,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// `classes` clouds in the golden checkpoint's space of 48 dimensions, each around its own axis.
+    /// `classes` clouds in the golden checkpoint's space of 48 dimensions, each around its own
+    /// axis.
     pub fn clouds(classes: usize, train: usize, test: usize) -> Self {
         let mut rows = Rows::default();
         let mut state = 1u64;

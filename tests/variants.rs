@@ -1,5 +1,5 @@
-//! Variants of the prompts and of how they learn: gradients against finite differences, optimisers against torch's, and every
-//! option through the program.
+//! Variants of the prompts and of how they learn: gradients against finite differences, optimisers
+//! against torch's, and every option through the program.
 
 use std::{
     collections::BTreeMap,
@@ -101,11 +101,13 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert!(worst <= tolerance * largest, "{what}: off by {worst:e}, largest value {largest:e}");
 }
 
-/// Compares the gradients of a learner with central differences of its loss, parameter by parameter.
+/// Compares the gradients of a learner with central differences of its loss, parameter by
+/// parameter.
 fn differences(what: &str, learner: &mut dyn Differentiable) {
     let (embeddings, labels) = batch(7, 4);
     let mut parameters = learner.parameters().unwrap();
-    // contexts as long as words, and activations that stay on their side of the kinks of SELU and ReLU
+    // contexts as long as words, and activations that stay on their side of the kinks of SELU and
+    // ReLU
     for (name, _, range) in parameters.clone().fields() {
         let values = &mut parameters.values[range];
         match name {

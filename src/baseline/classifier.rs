@@ -108,8 +108,8 @@ impl Known {
         self.labels.len()
     }
 
-    /// The labels and the keys as tensors (n, 2): their high and low 32 bits, since not every integer of 64 bits is a
-    /// float64.
+    /// The labels and the keys as tensors (n, 2): their high and low 32 bits, since not every
+    /// integer of 64 bits is a float64.
     pub fn put(&self, state: &mut State) {
         let labels: Vec<u64> = self.labels.iter().map(|label| label.cast_unsigned()).collect();
         for (name, values) in [(LABELS, &labels), (KEYS, &self.keys)] {

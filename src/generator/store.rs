@@ -1,8 +1,9 @@
-//! The latent store: per task an artefact with a table with a row per class, and beside it the tensors of the classes'
-//! generators, stacked in one safetensors file. Kinds of generators stand side by side in a run.
+//! The latent store: per task an artefact with a table with a row per class, and beside it the
+//! tensors of the classes' generators, stacked in one safetensors file. Kinds of generators stand
+//! side by side in a run.
 //!
-//! A class that is fitted is written at once, so that an interrupted task goes on with the classes that are missing; a task's
-//! artefact appears when all its classes are there.
+//! A class that is fitted is written at once, so that an interrupted task goes on with the classes
+//! that are missing; a task's artefact appears when all its classes are there.
 
 use std::{
     fs,
@@ -151,7 +152,8 @@ impl<'a> LatentStore<'a> {
         self.class_file(task, class).exists()
     }
 
-    /// Takes up a task that is not complete: classes of it that were fitted as another artefact are removed.
+    /// Takes up a task that is not complete: classes of it that were fitted as another artefact are
+    /// removed.
     pub fn begin(&self, task: usize) -> Result<()> {
         let (file, identity) = (self.partial_dir(task).join(PARTIAL), self.plan(task).identity());
         let there: Option<Identity> = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());

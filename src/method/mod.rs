@@ -1,5 +1,6 @@
-//! Methods: how what was learned is scored. Training makes artefacts, generators, statistics and prompts, task by task; a method
-//! is a recipe that asks them about the test images after each task. So nothing is trained twice, however many ways it is scored.
+//! Methods: how what was learned is scored. Training makes artefacts, generators, statistics and
+//! prompts, task by task; a method is a recipe that asks them about the test images after each
+//! task. So nothing is trained twice, however many ways it is scored.
 
 mod classifier;
 mod prompted;
@@ -23,7 +24,8 @@ use crate::{
 
 /// How a method predicts after a number of tasks.
 pub trait Recipe {
-    /// The first number of tasks that it can be asked after: 0 where it knows something before the first.
+    /// The first number of tasks that it can be asked after: 0 where it knows something before the
+    /// first.
     fn first(&self) -> usize;
 
     /// What its predictions after `learned` tasks are made with. Trains nothing.

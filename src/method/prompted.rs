@@ -37,8 +37,8 @@ pub struct Prompted<'a> {
 }
 
 impl<'a> Prompted<'a> {
-    /// `load` makes the prompts as they are before the first task, when they are needed; `tick` is called after each epoch of
-    /// training with the task (from 0) and the mean loss.
+    /// `load` makes the prompts as they are before the first task, when they are needed; `tick` is
+    /// called after each epoch of training with the task (from 0) and the mean loss.
     pub fn new(
         stream: &'a Stream,
         training: Training<'a>,
@@ -49,8 +49,9 @@ impl<'a> Prompted<'a> {
         Prompted { stream, training, statistics, load: Box::new(load), learner: None, tick: Box::new(tick) }
     }
 
-    /// The classifier after `learned` tasks as a table: normalised text features, learned for seen classes, zero-shot for the
-    /// others. Where prompts depend on the image, those of the others alone.
+    /// The classifier after `learned` tasks as a table: normalised text features, learned for seen
+    /// classes, zero-shot for the others. Where prompts depend on the image, those of the others
+    /// alone.
     fn text_features(&self, learned: usize, keys: &[f32], zero_shot: &[f32]) -> Result<StepTable> {
         let (classes, seen) = (&self.stream.classes, self.stream.seen(learned));
         let dim = zero_shot.len() / classes.len();

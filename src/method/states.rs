@@ -1,5 +1,5 @@
-//! What classifiers have learned, task by task: `statistics/STREAM/LEARNER/task-NN`. The state after a task is made from that
-//! after the one before and the task's rows alone.
+//! What classifiers have learned, task by task: `statistics/STREAM/LEARNER/task-NN`. The state
+//! after a task is made from that after the one before and the task's rows alone.
 
 use std::path::PathBuf;
 
@@ -72,7 +72,8 @@ impl<'a, C: Classifier> States<'a, C> {
         before.into_iter().fold(plan, |plan, before| plan.with("before", before))
     }
 
-    /// The state after `learned` tasks, 1 or more, as the input of another artefact, whether it is there yet or not.
+    /// The state after `learned` tasks, 1 or more, as the input of another artefact, whether it is
+    /// there yet or not.
     pub fn input(&self, learned: usize) -> Result<Input> {
         let mut before = None;
         for step in 1..=learned {

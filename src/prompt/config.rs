@@ -121,7 +121,8 @@ impl PromptConfig {
         Ok(())
     }
 
-    /// An error where training on `classes` classes with embeddings of `dim` values would take more memory than a machine has.
+    /// An error where training on `classes` classes with embeddings of `dim` values would take more
+    /// memory than a machine has.
     pub fn check_size(&self, classes: usize, dim: usize) -> Result<()> {
         const MOST: f64 = 16e9;
         // an epoch's rows, and a step's logits and their gradients

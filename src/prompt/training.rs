@@ -1,5 +1,6 @@
-//! The prompts of a stream, task after task: `prompts/STREAM/PROMPTS/task-NN`. Those after a task are made from those after the
-//! one before, the generators, and what the current task's rows are used for.
+//! The prompts of a stream, task after task: `prompts/STREAM/PROMPTS/task-NN`. Those after a task
+//! are made from those after the one before, the generators, and what the current task's rows are
+//! used for.
 
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -129,8 +130,8 @@ impl<'a> Training<'a> {
         Ok(if learned == 1 { plan } else { plan.with("before", self.input(learned - 1)?) })
     }
 
-    /// The prompts after `learned` tasks, 1 or more, as the input of another artefact, whether they are there yet or not. An
-    /// error where others are there.
+    /// The prompts after `learned` tasks, 1 or more, as the input of another artefact, whether they
+    /// are there yet or not. An error where others are there.
     pub fn input(&self, learned: usize) -> Result<Input> {
         let known = self.known.borrow().len();
         for step in known + 1..=learned {
@@ -156,8 +157,8 @@ impl<'a> Training<'a> {
         self.plan(learned)?.find(&self.step_dir(learned), ADVICE)
     }
 
-    /// Sets `learner` to what it is after `learned` tasks. Trains what is missing; `tick` is called after each epoch with the
-    /// task (from 0) and the mean loss.
+    /// Sets `learner` to what it is after `learned` tasks. Trains what is missing; `tick` is called
+    /// after each epoch with the task (from 0) and the mean loss.
     pub fn after(&mut self, learned: usize, learner: &mut dyn Learner, tick: &dyn Fn(usize, f64)) -> Result<()> {
         if self.initial.is_none() {
             self.initial = Some(learner.parameters()?);
@@ -262,8 +263,8 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Bytes that have to be kept after `learned` tasks to learn further ones: prompts, and generators, or embeddings
-    /// themselves.
+    /// Bytes that have to be kept after `learned` tasks to learn further ones: prompts, and
+    /// generators, or embeddings themselves.
     pub fn stored(&self, learned: usize, learner: &dyn Learner) -> Result<usize> {
         if learned == 0 {
             return Ok(0);

@@ -9,10 +9,10 @@ const STEPS: usize = 100;
 /// Heusel et al., 2017), with covariances Σ of N − 1: |μa − μb|² + tr Σa + tr Σb − 2 tr (Σa^½ Σb Σa^½)^½. None where a set
 /// has fewer than 2 rows.
 ///
-/// No covariance is made. With A and B the centred rows over √(N − 1), so that Σa = AᵀA and Σb = BᵀB, the eigenvalues of
-/// Σa^½ Σb Σa^½ are those of P Pᵀ with P = A Bᵀ, but for zeros. So as few rows as the smaller set has decide the work,
-/// and fewer rows than dimensions are no special case. Where both sets have more, the R of A's QR decomposition stands
-/// for A: RᵀR is Σa as well.
+/// No covariance is made. With A and B the centred rows over √(N − 1), so that Σa = AᵀA and Σb =
+/// BᵀB, the eigenvalues of Σa^½ Σb Σa^½ are those of P Pᵀ with P = A Bᵀ, but for zeros. So as few
+/// rows as the smaller set has decide the work, and fewer rows than dimensions are no special case.
+/// Where both sets have more, the R of A's QR decomposition stands for A: RᵀR is Σa as well.
 pub fn frechet(a: &[f32], b: &[f32], dim: usize) -> Option<f64> {
     let ((mean_a, a), (mean_b, b)) = (centred(a, dim)?, centred(b, dim)?);
     let traces = a.norm_squared() + b.norm_squared();

@@ -45,12 +45,13 @@ pub struct Quality {
     pub generated: Likeness,
     /// Of the training rows.
     pub real: Likeness,
-    /// How far generated rows are from the nearest training row, in units of held-out rows' distance.
+    /// How far generated rows are from the nearest training row, in units of held-out rows'
+    /// distance.
     pub neighbour_distance: Option<f64>,
 }
 
-/// How well classes are told apart by their nearest neighbours: recall of each, in %. None for a class without rows to be
-/// recognised.
+/// How well classes are told apart by their nearest neighbours: recall of each, in %. None for a
+/// class without rows to be recognised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accuracy {
     /// Held-out rows among generated ones.
@@ -88,7 +89,8 @@ impl Quality {
     }
 }
 
-/// How well classes are told apart by what their generators give. `tick` is called after each class.
+/// How well classes are told apart by what their generators give. `tick` is called after each
+/// class.
 pub fn accuracies(classes: &[Sets], dim: usize, tick: impl Fn() + Sync) -> Vec<Accuracy> {
     let of = |set: fn(&Sets) -> &[f32]| -> Vec<&[f32]> { classes.iter().map(set).collect() };
     let (generated, real) = (of(|sets| &sets.generated), of(|sets| &sets.real));

@@ -1,4 +1,5 @@
-//! Nearest neighbours: what of the real rows is missed, what is made up, what is copied, and what is confused.
+//! Nearest neighbours: what of the real rows is missed, what is made up, what is copied, and what
+//! is confused.
 
 use crate::{
     dense::{
@@ -12,9 +13,10 @@ use crate::{
 /// How many neighbours a ball reaches to; the authors' choice.
 const K: usize = 3;
 
-/// Share in % of the rows (N, D) that lie in the balls around the rows of `set` (M, D), flat, each of which reaches to its row's
-/// third nearest neighbour in the set: of generated rows in a set of real ones the precision, of real rows in a set of
-/// generated ones the recall (Kynkäänniemi et al., 2019). None without rows, or where the set has fewer than 4.
+/// Share in % of the rows (N, D) that lie in the balls around the rows of `set` (M, D), flat, each
+/// of which reaches to its row's third nearest neighbour in the set: of generated rows in a set of
+/// real ones the precision, of real rows in a set of generated ones the recall (Kynkäänniemi et
+/// al., 2019). None without rows, or where the set has fewer than 4.
 pub fn covered(rows: &[f32], set: &[f32], dim: usize) -> Option<f64> {
     if rows.is_empty() || set.len() <= K * dim {
         return None;
@@ -26,15 +28,17 @@ pub fn covered(rows: &[f32], set: &[f32], dim: usize) -> Option<f64> {
     Some(percent(count, rows.len() / dim))
 }
 
-/// Mean Euclidean distance of rows (N, D) to the nearest row of `set` (M, D), flat. None without rows, or without a set.
+/// Mean Euclidean distance of rows (N, D) to the nearest row of `set` (M, D), flat. None without
+/// rows, or without a set.
 pub fn distance_to(rows: &[f32], set: &[f32], dim: usize) -> Option<f64> {
     let nearest = |row| f64::from(distances(row, set).into_iter().fold(f32::INFINITY, f32::min));
     (!rows.is_empty() && !set.is_empty()).then(|| mean(rows.chunks_exact(dim).map(nearest)))
 }
 
-/// Share in % of rows (N, D), flat, of a class whose nearest neighbour among the `known` rows of all classes is of the class: its
-/// recall by a nearest-neighbour classifier. All rows have length 1, so the nearest is that with the highest cosine; of
-/// equally near ones the first class has it. None without rows.
+/// Share in % of rows (N, D), flat, of a class whose nearest neighbour among the `known` rows of
+/// all classes is of the class: its recall by a nearest-neighbour classifier. All rows have length
+/// 1, so the nearest is that with the highest cosine; of equally near ones the first class has it.
+/// None without rows.
 pub fn recognised(rows: &[f32], class: usize, known: &[&[f32]], dim: usize) -> Option<f64> {
     let right = nearest_classes(rows, known, dim).into_iter().filter(|&found| found == class).count();
     (!rows.is_empty()).then(|| percent(right, rows.len() / dim))

@@ -1,4 +1,5 @@
-//! Charts with the page's colours: kuva draws them as SVG, and the page's style sheet says what its variables are.
+//! Charts with the page's colours: kuva draws them as SVG, and the page's style sheet says what its
+//! variables are.
 
 use kuva::{
     backend::svg::SvgBackend,

@@ -1,5 +1,5 @@
-//! The report: one HTML page about a run, made of its tables alone. It needs no network and no script, and its figures follow
-//! the reader's light or dark theme.
+//! The report: one HTML page about a run, made of its tables alone. It needs no network and no
+//! script, and its figures follow the reader's light or dark theme.
 
 mod chart;
 mod classes;
@@ -46,7 +46,8 @@ pub struct Request<'a> {
     pub methods: &'a [String],
     /// Score whose differences between methods are taken.
     pub metric: MetricName,
-    /// Names of the classes whose embeddings are drawn; those that are confused most where none is named.
+    /// Names of the classes whose embeddings are drawn; those that are confused most where none is
+    /// named.
     pub classes: &'a [String],
 }
 
@@ -151,8 +152,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// What each method was made with, on the first of the streams that it has: its results, and the prompts and generators
-    /// that these are of.
+    /// What each method was made with, on the first of the streams that it has: its results, and
+    /// the prompts and generators that these are of.
     fn configuration(&self) -> Result<Vec<(String, Value)>> {
         let of = |method: &String| {
             let stream = self.summary.streams(method).first().cloned().unwrap_or_default();
@@ -168,8 +169,8 @@ impl<'a> Scope<'a> {
         self.summary.methods.iter().map(of).collect()
     }
 
-    /// The manifests of a method's last step on a stream, and of the prompts and generators that it was made from, where there
-    /// are some.
+    /// The manifests of a method's last step on a stream, and of the prompts and generators that it
+    /// was made from, where there are some.
     fn made(&self, method: &str, stream: &str) -> Result<[Option<Manifest>; 3]> {
         let dir = self.run.dir().join(results::DIR).join(stream).join(slug(method)).join(step_name(self.tasks));
         let results = Manifest::find(&dir, &artefact::RESULTS)?;
@@ -182,7 +183,8 @@ impl<'a> Scope<'a> {
         Ok([results, prompts, generators])
     }
 
-    /// The stream and the kind of the generators that the first of the methods with some learns from.
+    /// The stream and the kind of the generators that the first of the methods with some learns
+    /// from.
     fn generators(&self) -> Result<Option<(&Stream, Kind)>> {
         for method in &self.summary.methods {
             for name in self.summary.streams(method) {
@@ -253,8 +255,9 @@ fn require<'n>(what: &str, asked: &[String], there: impl Iterator<Item = &'n Str
     Ok(())
 }
 
-/// The sizes of the tasks of the results that are reported: of those that are there the only ones that a cut gives, if one is
-/// `asked` for. Tasks that followed later do not keep a stream from being told by its number of tasks.
+/// The sizes of the tasks of the results that are reported: of those that are there the only ones
+/// that a cut gives, if one is `asked` for. Tasks that followed later do not keep a stream from
+/// being told by its number of tasks.
 fn sizes(asked: Option<Cut>, there: BTreeSet<Vec<usize>>) -> Result<Vec<usize>> {
     let is_cut = |sizes: &Vec<usize>, cut: Cut| cut.sizes(sizes.iter().sum()).is_ok_and(|cut| cut == *sizes);
     let of = |fits: &dyn Fn(&Vec<usize>) -> bool| there.iter().filter(|sizes| fits(sizes)).collect::<Vec<_>>();

@@ -12,7 +12,8 @@ use crate::{
 
 const STYLE: &str = include_str!("page.css");
 
-/// The whole page. `differences` are those from the first method, `configuration` what each method was made with.
+/// The whole page. `differences` are those from the first method, `configuration` what each method
+/// was made with.
 pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configuration: &[(String, Value)]) -> String {
     let name = scope.run.dir().file_name().unwrap_or_default().to_string_lossy();
     let page = html! {

@@ -23,7 +23,8 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// Of rows (N, `dim`), flat, at least 2 of which differ. A direction's sign is such that its largest value is above 0.
+    /// Of rows (N, `dim`), flat, at least 2 of which differ. A direction's sign is such that its
+    /// largest value is above 0.
     pub fn of(rows: &[f32], dim: usize) -> Result<Self> {
         let n = rows.len() / dim;
         let mut centred = DMatrix::from_row_iterator(n, dim, rows.iter().map(|&x| f64::from(x))); // (N, D)

@@ -13,7 +13,8 @@ use crate::{
     sheet::Sheet,
 };
 
-/// Columns of the table that are shown as means over classes, with the column of real rows where there is one.
+/// Columns of the table that are shown as means over classes, with the column of real rows where
+/// there is one.
 const MEASURES: [(&str, &str, Option<&str>, usize); 6] = [
     ("Fréchet distance", "frechet", Some("frechet_real"), 3),
     ("precision (%)", "precision", Some("precision_real"), 1),

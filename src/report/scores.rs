@@ -19,7 +19,8 @@ use crate::{
     summary::{deviation, spread},
 };
 
-/// How far the other methods are from the first, and how sure that is: over class orders, and over images.
+/// How far the other methods are from the first, and how sure that is: over class orders, and over
+/// images.
 pub fn differences(scope: &Scope) -> Result<Sheet> {
     let (methods, metric) = (&scope.summary.methods, scope.metric.title());
     let header = vec![
@@ -47,8 +48,8 @@ pub fn differences(scope: &Scope) -> Result<Sheet> {
     Ok(Sheet { header, rows })
 }
 
-/// By how many percentage points more often than the first method another is right after the last task, for each test image, over
-/// the streams that both have; nothing where they share none.
+/// By how many percentage points more often than the first method another is right after the last
+/// task, for each test image, over the streams that both have; nothing where they share none.
 fn by_image(scope: &Scope, method: &str) -> Result<Vec<f64>> {
     let first = scope.summary.streams(scope.first());
     let both: Vec<String> = scope.summary.streams(method).into_iter().filter(|stream| first.contains(stream)).collect();
@@ -262,7 +263,8 @@ pub fn matrix(scope: &Scope) -> Result<Figure> {
     })
 }
 
-/// A drawing with the texts that are these values, which are rounded to tenths, written as tenths; those that are none are empty.
+/// A drawing with the texts that are these values, which are rounded to tenths, written as tenths;
+/// those that are none are empty.
 fn with_tenths(svg: &str, values: impl Iterator<Item = f64>) -> String {
     let texts: HashSet<String> = values.map(|value| format!("{value:.2}")).collect();
     let parts = svg.split_inclusive('<').map(|part| {

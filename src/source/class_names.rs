@@ -16,8 +16,8 @@ use crate::task::Class;
 /// The keys and names of a file, in its order.
 type Pairs = Vec<(String, String)>;
 
-/// Calls classes by the names that `file` has for them. Its keys are what the classes are called now, or all of them their
-/// labels; each class has to have one.
+/// Calls classes by the names that `file` has for them. Its keys are what the classes are called
+/// now, or all of them their labels; each class has to have one.
 pub fn rename(classes: &mut [Class], file: &Path) -> Result<()> {
     let pairs = read(file).with_context(|| format!("class names of {}", file.display()))?;
     let (mut names, mut twice) = (BTreeMap::new(), BTreeSet::new());
@@ -129,7 +129,8 @@ fn records(text: &str) -> Vec<Vec<String>> {
     records
 }
 
-/// What looks wrong about the names: ids instead of words, unless the names were given, and several spellings of one.
+/// What looks wrong about the names: ids instead of words, unless the names were given, and several
+/// spellings of one.
 pub fn notes(classes: &[Class], counts: &BTreeMap<String, Vec<usize>>, given: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let ids: Vec<&Class> = classes.iter().filter(|class| looks_like_an_id(&class.name)).collect();
@@ -159,7 +160,8 @@ pub fn notes(classes: &[Class], counts: &BTreeMap<String, Vec<usize>>, given: bo
     notes
 }
 
-/// Whether a name is a WordNet id (n01440764), a number, or begins with one (001.Black_footed_Albatross).
+/// Whether a name is a WordNet id (n01440764), a number, or begins with one
+/// (001.Black_footed_Albatross).
 fn looks_like_an_id(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits(name)
@@ -167,7 +169,8 @@ fn looks_like_an_id(name: &str) -> bool {
         || name.split_once('.').is_some_and(|(number, _)| digits(number))
 }
 
-/// A name without what people do not see: case, blanks around and between its words, the way accents are composed.
+/// A name without what people do not see: case, blanks around and between its words, the way
+/// accents are composed.
 fn folded(name: &str) -> String {
     let mut folded = NormalizedString::from(name);
     folded.nfc().lowercase();

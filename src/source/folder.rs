@@ -1,7 +1,8 @@
 //! An image folder: `train/CLASS/*.jpg`, `test/CLASS/*.png`.
 //!
-//! A class is a directory that holds a file in `train` or `test`; one without any file is none. Every file below it that
-//! is a picture by its name or by its first bytes is a row, whether it can be decoded or not.
+//! A class is a directory that holds a file in `train` or `test`; one without any file is none.
+//! Every file below it that is a picture by its name or by its first bytes is a row, whether it can
+//! be decoded or not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -96,7 +97,8 @@ pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &So
     })
 }
 
-/// What was left out: files that are no pictures of a class, and class directories that hold nothing.
+/// What was left out: files that are no pictures of a class, and class directories that hold
+/// nothing.
 fn notes(listing: &Listing, rows: &BTreeMap<String, Vec<(PathBuf, i64)>>) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     let taken: BTreeSet<&PathBuf> = rows.values().flatten().map(|(path, _)| path).collect();
@@ -142,7 +144,8 @@ impl Folder {
     }
 }
 
-/// The split and the class's directory of `train/CLASS/…/file`; none of another path. A class has to be called by text.
+/// The split and the class's directory of `train/CLASS/…/file`; none of another path. A class has
+/// to be called by text.
 fn split_and_class(path: &Path) -> Result<Option<(&str, &str)>> {
     let mut parts = path.iter();
     let split = parts.next().and_then(|part| part.to_str()).filter(|part| SPLITS.contains(part));

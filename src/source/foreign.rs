@@ -39,7 +39,8 @@ pub struct Row<'a> {
 }
 
 impl ForeignTable {
-    /// Opens a table, after checking the columns of every file. The directory `leave_out`, the run's, is no part of it.
+    /// Opens a table, after checking the columns of every file. The directory `leave_out`, the
+    /// run's, is no part of it.
     pub fn open(path: &Path, leave_out: Option<&Path>) -> Result<Self> {
         let files = if path.is_dir() {
             let below = Listing::of(path, leave_out)?.files;

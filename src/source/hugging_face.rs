@@ -1,5 +1,5 @@
-//! Parquet shards as the `datasets` library writes them: a column of images, `struct<bytes, path>`, and a ClassLabel
-//! column, whose names stand in the footer under the key `huggingface`.
+//! Parquet shards as the `datasets` library writes them: a column of images, `struct<bytes, path>`,
+//! and a ClassLabel column, whose names stand in the footer under the key `huggingface`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,8 +44,8 @@ struct Columns {
 /// A shard, and its number and the total where its name has them.
 type Numbered<'a> = (&'a PathBuf, Option<(usize, usize)>);
 
-/// What a file's place says of it: the directory that the data set lies in, the split, and its group. The files of one group
-/// make a split together.
+/// What a file's place says of it: the directory that the data set lies in, the split, and its
+/// group. The files of one group make a split together.
 struct Place {
     dir: PathBuf,
     split: &'static str,
@@ -125,8 +125,9 @@ pub fn open(root: &Path, listing: &Listing, options: &SourceOptions) -> Result<S
     })
 }
 
-/// What a file's name and directory say: `SPLIT.parquet`, `SPLIT-N.parquet`, `SPLIT-NNNNN-of-NNNNN.parquet`, where a hash may
-/// follow, or any file in a directory called SPLIT.
+/// What a file's name and directory say: `SPLIT.parquet`, `SPLIT-N.parquet`,
+/// `SPLIT-NNNNN-of-NNNNN.parquet`, where a hash may follow, or any file in a directory called
+/// SPLIT.
 fn place_of(path: &Path) -> Option<Place> {
     if !has_extension(path, "parquet") {
         return None;
@@ -153,7 +154,8 @@ fn place_of(path: &Path) -> Option<Place> {
     of_dir.map(|split| Place { dir, split, group: parent.join("*.parquet"), number: None })
 }
 
-/// The shards of each split, in the order of their names. An error where they are not those of one data set, or not all.
+/// The shards of each split, in the order of their names. An error where they are not those of one
+/// data set, or not all.
 fn splits(root: &Path, shards: &[&PathBuf], left_out: &[&PathBuf]) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let mut splits = Vec::new();
     let mut dirs: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
@@ -363,7 +365,8 @@ impl WrongLabels {
     }
 }
 
-/// Counts the rows of each class (C) in a shard, of which the labels alone are read. Returns its rows.
+/// Counts the rows of each class (C) in a shard, of which the labels alone are read. Returns its
+/// rows.
 fn count_labels(path: &Path, name: &str, column: &str, counts: &mut [usize], wrong: &mut WrongLabels) -> Result<usize> {
     let builder = file::builder(path)?;
     let projection = ProjectionMask::columns(builder.parquet_schema(), [column]);

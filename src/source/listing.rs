@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use super::{id_of, some_of};
 use crate::rows::SPLITS;
 
-/// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links are followed, as people
-/// link data sets into place.
+/// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links
+/// are followed, as people link data sets into place.
 #[derive(Default)]
 pub struct Listing {
     /// Regular files, and links that lead nowhere.
@@ -24,8 +24,9 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists `dir` without the directory `leave_out`. An error where `dir` itself, a split or anything below one may not be
-    /// listed, since rows could lie there; another such directory is noted.
+    /// Lists `dir` without the directory `leave_out`. An error where `dir` itself, a split or
+    /// anything below one may not be listed, since rows could lie there; another such directory is
+    /// noted.
     pub fn of(dir: &Path, leave_out: Option<&Path>) -> Result<Self> {
         let leave_out = leave_out.and_then(|path| path.canonicalize().ok()); // one that is not there holds nothing
         let mut listing = Listing::default();

@@ -110,7 +110,8 @@ impl Source {
         }
     }
 
-    /// When the youngest of the files of the rows `range` of a split was changed; none where that is not known.
+    /// When the youngest of the files of the rows `range` of a split was changed; none where that
+    /// is not known.
     pub fn modified(&self, split: &str, range: Range<usize>) -> Option<SystemTime> {
         let files = match &self.kind {
             Kind::Folder(folder) => folder.paths(split, range),
@@ -119,7 +120,8 @@ impl Source {
         files.iter().filter_map(|file| fs::metadata(file).and_then(|file| file.modified()).ok()).max()
     }
 
-    /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no image.
+    /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no
+    /// image.
     pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
         match &self.kind {
             Kind::Folder(folder) => folder.ids(split, range),
@@ -138,7 +140,8 @@ fn require_both_splits(path: &Path, counts: &BTreeMap<String, Vec<usize>>, expec
     Ok(())
 }
 
-/// A note about classes without a row in a split. `why` says more about a class in a split, by its place in `classes`.
+/// A note about classes without a row in a split. `why` says more about a class in a split, by its
+/// place in `classes`.
 fn note_on_empty_classes(
     classes: &[Class],
     counts: &BTreeMap<String, Vec<usize>>,
@@ -163,8 +166,9 @@ fn some_of(names: impl IntoIterator<Item = String>) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// A path below a source as text. Different paths have different texts: where one is not UTF-8 its other bytes are written
-/// as `\xff`, its backslashes double, and `./`, which no path below a source begins with, stands before it.
+/// A path below a source as text. Different paths have different texts: where one is not UTF-8 its
+/// other bytes are written as `\xff`, its backslashes double, and `./`, which no path below a
+/// source begins with, stands before it.
 fn id_of(path: &Path) -> String {
     let Some(text) = path.to_str() else {
         let mut id = "./".to_owned();

@@ -111,8 +111,8 @@ pub fn on_disk() -> impl Iterator<Item = &'static Contract> {
 }
 
 impl Contract {
-    /// The Arrow schema, with vectors of `dim` values. Every field may be null by its type, since the datasets
-    /// library takes a ClassLabel from no other; only columns that say so hold nulls.
+    /// The Arrow schema, with vectors of `dim` values. Every field may be null by its type, since
+    /// the datasets library takes a ClassLabel from no other; only columns that say so hold nulls.
     pub fn schema(&self, dim: usize) -> SchemaRef {
         let fields = self.columns.iter().map(|c| Field::new(&c.name, c.kind.arrow(dim), true));
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -202,8 +202,8 @@ impl Kind {
     }
 }
 
-/// Whether a file's or directory's name fits a part of a contract's path: `{…}` stands for any name, `NN` for
-/// a number.
+/// Whether a file's or directory's name fits a part of a contract's path: `{…}` stands for any
+/// name, `NN` for a number.
 fn part_fits(part: &str, name: &str) -> bool {
     if part.starts_with('{') {
         return !name.starts_with('.');

@@ -1,4 +1,5 @@
-//! One Parquet file of a table: written whole or not at all, checked against its contract when opened.
+//! One Parquet file of a table: written whole or not at all, checked against its contract when
+//! opened.
 
 use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
@@ -77,7 +78,8 @@ pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Foot
     })
 }
 
-/// Opens `columns` of a file of a table, after checking it against the table's contract; vectors have `dim` values.
+/// Opens `columns` of a file of a table, after checking it against the table's contract; vectors
+/// have `dim` values.
 pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
     let builder = checked(path, contract, dim)?;
     let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
@@ -85,8 +87,8 @@ pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> R
     builder.build().with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// As [`open`], of the rows whose integer in the column `key` is `wanted`; of other columns, pages without such rows are not
-/// read.
+/// As [`open`], of the rows whose integer in the column `key` is `wanted`; of other columns, pages
+/// without such rows are not read.
 pub(crate) fn open_where(
     path: &Path,
     contract: &Contract,

@@ -1,4 +1,5 @@
-//! Tables: [`contract`] holds what each promises, [`file`] writes and reads one Parquet file under its contract.
+//! Tables: [`contract`] holds what each promises, [`file`] writes and reads one Parquet file under
+//! its contract.
 
 pub mod contract;
 pub mod file;

@@ -57,7 +57,8 @@ impl Prompts {
         seed: u64,
     ) -> Result<Self> {
         let (zero_shot, tails) = texts(tokenizer, classes, config)?;
-        // one at a time: among others it would be rounded otherwise, and classes that come later change nothing of these
+        // one at a time: among others it would be rounded otherwise, and classes that come later
+        // change nothing of these
         let feature = |text: &String| encoder.features(tokenizer, std::slice::from_ref(text));
         let zero_shot: Vec<Vec<f32>> = zero_shot.par_iter().map(feature).collect::<Result<_>>()?;
         let embed = |ids: Vec<u32>| ids.iter().flat_map(|&id| encoder.embed(id)).copied().collect();
