@@ -1,0 +1,218 @@
+//! The embeddings of a source: an artefact whose shards appear one by one, and which is complete
+//! with the last.
+//!
+//! Shard k of a split holds the rows k·R to (k + 1)·R of the source's stable order, less those in
+//! the quarantine shard k; so shards can be made in any order, by anyone, again, and come out the
+//! same. `plan.json` says what the shards are to be, before the first; `manifest.json` seals the
+//! artefact when all are there: its identity knows the rows, quarantined ones included, and what
+//! was in them.
+
+mod plan;
+mod reader;
+mod sealed;
+mod shards;
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use plan::PLAN;
+pub use plan::{Shard, SourcePlan};
+pub use reader::LabelledRows;
+use reader::Reader;
+use sealed::Sealed;
+use shards::ShardFiles;
+pub use shards::{Quarantined, ShardRows, content_line};
+
+use crate::{
+    Error,
+    artefact::{self, Input, MANIFEST, Manifest},
+    atomic::{self, Lock},
+    rows::{Rows, Split, Test},
+    run::Run,
+    source::Source,
+};
+
+/// Name of the first source of a run.
+pub const FIRST_SOURCE: &str = "base";
+
+/// The embeddings of a source of a run.
+#[derive(Debug)]
+pub struct Embeddings {
+    run: Run,
+    /// Name of the source in the run.
+    pub name: String,
+    /// What its shards are.
+    pub plan: SourcePlan,
+    /// The sealed artefact; none while shards are missing.
+    sealed: Option<Sealed>,
+    /// Held while shards are written.
+    _lock: Option<Lock>,
+}
+
+impl Embeddings {
+    /// Starts or goes on with the embeddings of the source `name`. Refuses to mix: a plan that is
+    /// there has to say the same, else it is an [`Error::OtherEmbeddings`].
+    pub fn create(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
+        if artefact::slug(name) != name {
+            bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
+        }
+        let dir = dir(run, name);
+        let lock = run.lock(&dir)?;
+        if dir.join(PLAN).exists() {
+            let before = SourcePlan::read(&dir)?;
+            if let Some(difference) = before.difference(&plan) {
+                return Err(Error::OtherEmbeddings { run: run.dir().to_owned(), dir, difference }.into());
+            }
+        } else if let Some(shard) = shards::on_disk(&dir).first() {
+            bail!("{} has lost its {PLAN}, so nobody knows what it holds: remove {}", shard.display(), dir.display());
+        }
+        if !dir.join(PLAN).exists() {
+            atomic::write_json(&dir.join(PLAN), &plan)?;
+        }
+        Ok(Embeddings { _lock: Some(lock), ..Self::open(run, name)? })
+    }
+
+    /// The embeddings of the source `name`, complete or not; where there are none, an
+    /// [`Error::NoEmbeddings`].
+    pub fn open(run: &Run, name: &str) -> Result<Self> {
+        let dir = dir(run, name);
+        if !dir.join(PLAN).exists() {
+            return Err(Error::NoEmbeddings { run: run.dir().to_owned() }.into());
+        }
+        let plan = SourcePlan::read(&dir)?;
+        let sealed = Manifest::find(&dir, &artefact::SOURCE)?;
+        let sealed = sealed.map(|manifest| Sealed::new(&dir, &plan, manifest)).transpose()?;
+        Ok(Embeddings { run: run.clone(), name: name.to_owned(), plan, sealed, _lock: None })
+    }
+
+    /// The embeddings of the source `name`, all of whose shards have been made, else an
+    /// [`Error::IncompleteEmbeddings`].
+    pub fn open_complete(run: &Run, name: &str) -> Result<Self> {
+        let embeddings = Self::open(run, name)?;
+        if embeddings.sealed.is_none() {
+            let (missing, shards) = (embeddings.missing().len(), embeddings.shards().len());
+            return Err(Error::IncompleteEmbeddings { dir: embeddings.dir(), missing, shards }.into());
+        }
+        Ok(embeddings)
+    }
+
+    /// The directory of the artefact.
+    pub fn dir(&self) -> PathBuf {
+        dir(&self.run, &self.name)
+    }
+
+    /// The artefact as the input of another.
+    pub fn input(&self) -> Result<Input> {
+        Ok(self.run.input(&self.dir(), &self.sealed()?.manifest))
+    }
+
+    fn sealed(&self) -> Result<&Sealed> {
+        self.sealed.as_ref().with_context(|| format!("the embeddings in {} are not complete", self.dir().display()))
+    }
+
+    /// Whether all shards have been made.
+    pub fn is_complete(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// Its shards, as they lie.
+    fn files(&self) -> ShardFiles<'_> {
+        ShardFiles { dir: self.dir(), source: &self.name, plan: &self.plan }
+    }
+
+    /// Every shard.
+    pub fn shards(&self) -> Vec<Shard> {
+        self.plan.shards()
+    }
+
+    /// The shards that are not there.
+    pub fn missing(&self) -> Vec<Shard> {
+        let files = self.files();
+        self.shards().into_iter().filter(|shard| !files.has(shard)).collect()
+    }
+
+    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
+    /// done.
+    pub fn write_shard(&mut self, shard: &Shard, rows: ShardRows) -> Result<()> {
+        self.unseal()?;
+        self.files().write(shard, rows)
+    }
+
+    /// Takes a shard away, so that it is made again.
+    pub fn remove_shard(&mut self, shard: &Shard) -> Result<()> {
+        self.unseal()?;
+        self.files().remove(shard)
+    }
+
+    /// Takes away shards that were made from other images than the source has now, so that they are
+    /// made again: those some of whose quarantined images can be read, or are others now, and those
+    /// with files that are newer than the shard and not what they were.
+    pub fn remove_changed(&mut self, source: &Source) -> Result<()> {
+        for shard in self.shards() {
+            if self.files().is_changed(source, &shard)? {
+                self.remove_shard(&shard)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unseal(&mut self) -> Result<()> {
+        if self.sealed.take().is_some() {
+            let path = self.dir().join(MANIFEST);
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Seals the artefact, all of whose shards are there. Does nothing where it is sealed.
+    pub fn seal(&mut self) -> Result<()> {
+        if self.sealed.is_none() {
+            let sealed = Sealed::make(&self.files())?;
+            self.sealed = Some(sealed);
+        }
+        Ok(())
+    }
+
+    /// What was quarantined of a shard.
+    pub fn quarantine_of(&self, shard: &Shard) -> Result<Vec<Quarantined>> {
+        self.files().quarantine_of(shard)
+    }
+
+    /// How many rows of a split a class has, without those in the quarantine.
+    pub fn count<S: Split>(&self, label: i64) -> Result<usize> {
+        Ok(self.sealed()?.count::<S>(label))
+    }
+
+    /// How many rows were quarantined.
+    pub fn quarantined(&self) -> Result<usize> {
+        Ok(self.sealed()?.quarantined())
+    }
+
+    /// What was quarantined of a class's rows of a split.
+    pub fn quarantined_of<S: Split>(&self, label: i64) -> Result<Vec<Quarantined>> {
+        let mut found = Vec::new();
+        for shard in self.shards().iter().filter(|shard| shard.split == S::NAME) {
+            found.extend(self.quarantine_of(shard)?.into_iter().filter(|q| q.label == label));
+        }
+        Ok(found)
+    }
+
+    /// The test rows of some classes, in the source's order.
+    pub fn test_rows(&self, labels: &BTreeSet<i64>) -> Result<LabelledRows<Test>> {
+        self.reader()?.test_rows(labels)
+    }
+
+    /// The rows of each of some classes in a split, each in the source's order.
+    pub fn class_rows<S: Split>(&self, labels: &[i64]) -> Result<Vec<Rows<S>>> {
+        self.reader()?.class_rows(labels)
+    }
+
+    fn reader(&self) -> Result<Reader<'_>> {
+        Ok(Reader { dir: self.dir(), dim: self.plan.dim, sealed: self.sealed()? })
+    }
+}
+
+fn dir(run: &Run, name: &str) -> PathBuf {
+    run.dir().join("sources").join(name)
+}

@@ -1,0 +1,116 @@
+//! The seal of a source: what is known of its shards once all are there.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    plan::{PLAN, SourcePlan},
+    shards::{CONTENTS, EMBEDDINGS, QUARANTINE, ShardFiles, shard_file},
+};
+use crate::{
+    artefact::{self, FileSum, MANIFEST, Manifest},
+    atomic,
+    hash::hash_lines,
+    rows::Split,
+    table::{contract, file},
+};
+
+/// A sealed source.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    /// The manifest of the artefact.
+    pub manifest: Manifest,
+    /// Every shard.
+    pub shards: Vec<ShardFacts>,
+}
+
+/// What is known of a shard that is complete.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShardFacts {
+    /// Name of the split.
+    pub split: String,
+    /// Number of the shard in the split.
+    pub number: usize,
+    /// Rows of each label.
+    pub labels: BTreeMap<i64, usize>,
+    /// Rows in quarantine.
+    pub quarantined: usize,
+}
+
+impl Sealed {
+    /// Seals an artefact, all of whose shards are there.
+    pub fn make(of: &ShardFiles) -> Result<Self> {
+        let (mut files, mut facts, mut contents) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for shard in of.plan.shards() {
+            let path = of.path(EMBEDDINGS, &shard);
+            let builder = file::builder(&path)?;
+            let hash = file::footer_value(&builder, CONTENTS)
+                .with_context(|| format!("{} is damaged: its footer has no {CONTENTS}; remove it", path.display()))?;
+            if of.footer().iter().any(|(key, value)| file::footer_value(&builder, key).as_ref() != Some(value)) {
+                bail!(
+                    "{} was made by another CLIP, or from another source, than {PLAN} says: remove it",
+                    path.display()
+                );
+            }
+            contents.push(format!("{} {} {hash}", shard.split, shard.number));
+            let mut labels: BTreeMap<i64, usize> = BTreeMap::new();
+            for batch in file::open(&path, contract::embeddings(), of.plan.dim, &["label"])? {
+                let batch = batch.with_context(|| format!("{} is damaged; remove it", path.display()))?;
+                file::int64s(&batch, "label").iter().for_each(|&label| *labels.entry(label).or_default() += 1);
+            }
+            let quarantined = of.quarantine_of(&shard)?;
+            contents.extend(quarantined.iter().map(|q| format!("{} {} {}", q.row, q.stage, q.sample_id)));
+            let (kept, lost) = (labels.values().sum::<usize>(), quarantined.len());
+            if kept + lost != shard.rows.len() {
+                bail!(
+                    "{} has {kept} rows and {lost} in quarantine, of {} in the source: remove it, and make it again",
+                    path.display(),
+                    shard.rows.len()
+                );
+            }
+            let split = shard.split.to_owned();
+            facts.push(ShardFacts { split, number: shard.number, labels, quarantined: quarantined.len() });
+            for (table, is_there) in [(EMBEDDINGS, true), (QUARANTINE, !quarantined.is_empty())] {
+                if is_there {
+                    let name = shard_file(table, shard.split, shard.number);
+                    files.insert(name.clone(), FileSum::of(&of.dir.join(name))?);
+                }
+            }
+        }
+        let (plan, about) = (of.plan.artefact(&hash_lines(contents)), json!({"plan": of.plan, "shards": facts}));
+        let mut manifest = plan.manifest(about);
+        manifest.files = files;
+        atomic::write_json(&of.dir.join(MANIFEST), &manifest)?;
+        Sealed::new(&of.dir, of.plan, manifest)
+    }
+
+    /// Of a manifest, unless that is of other embeddings than the plan.
+    pub fn new(dir: &Path, plan: &SourcePlan, manifest: Manifest) -> Result<Self> {
+        let contents = manifest.options["contents"].as_str().unwrap_or_default();
+        ensure!(
+            plan.artefact(contents).identity() == manifest.identity && manifest.about["plan"] == json!(plan),
+            "{} is damaged: it says other things than {MANIFEST} beside it; remove {} and make the embeddings again",
+            dir.join(PLAN).display(),
+            dir.display()
+        );
+        let shards = Vec::<ShardFacts>::deserialize(&manifest.about["shards"]);
+        let what = |e: serde_json::Error| format!("shards of its {MANIFEST}: {e}");
+        let shards = shards.map_err(|e| artefact::Error::Damaged { dir: dir.to_owned(), what: what(e) })?;
+        Ok(Sealed { manifest, shards })
+    }
+
+    /// How many rows of a split a class has, without those in the quarantine.
+    pub fn count<S: Split>(&self, label: i64) -> usize {
+        let shards = self.shards.iter().filter(|shard| shard.split == S::NAME);
+        shards.filter_map(|shard| shard.labels.get(&label)).sum()
+    }
+
+    /// How many rows were quarantined.
+    pub fn quarantined(&self) -> usize {
+        self.shards.iter().map(|shard| shard.quarantined).sum()
+    }
+}

@@ -1,0 +1,264 @@
+//! The shards of a source as files: rows with their embeddings, and beside them those that have
+//! none.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use arrow::array::{Array, AsArray, Float32Array, Int64Array, RecordBatch, StringArray};
+use serde_json::{Value, json};
+
+use super::plan::{Shard, SourcePlan};
+use crate::{
+    hash::{hash_bytes, hash_lines},
+    rows::SPLITS,
+    source::Source,
+    table::{contract, file},
+};
+
+/// Footer key of the hash of what a shard's rows were made from.
+pub(super) const CONTENTS: &str = "cgil.contents";
+
+/// Directories of the shards in the artefact's.
+pub(super) const EMBEDDINGS: &str = "embeddings";
+pub(super) const QUARANTINE: &str = "quarantine";
+
+/// The rows of one shard, being collected.
+#[derive(Default)]
+pub struct ShardRows {
+    /// Keys of the rows in the source.
+    pub sample_ids: Vec<String>,
+    /// Their labels.
+    pub labels: Vec<i64>,
+    /// Embeddings (rows, D), flat.
+    pub embeddings: Vec<f32>,
+    /// Rows that have no embedding.
+    pub quarantine: Vec<Quarantined>,
+    /// A line for each row of the source, quarantined ones included: what it was made from.
+    pub contents: Vec<String>,
+}
+
+impl ShardRows {
+    /// Adds the rows that follow.
+    pub fn append(&mut self, next: ShardRows) {
+        self.sample_ids.extend(next.sample_ids);
+        self.labels.extend(next.labels);
+        self.embeddings.extend(next.embeddings);
+        self.quarantine.extend(next.quarantine);
+        self.contents.extend(next.contents);
+    }
+}
+
+/// A row that could not be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quarantined {
+    /// Its place in the split's source order.
+    pub row: usize,
+    /// Its key in the source.
+    pub sample_id: String,
+    /// Its label.
+    pub label: i64,
+    /// `read` or `decode`.
+    pub stage: &'static str,
+    /// What went wrong, in words.
+    pub error: String,
+    /// SHA-256 of the encoded image; none where it could not be read.
+    pub sha256: Option<String>,
+}
+
+/// What a row was made from, as a line: its id, its label, and the SHA-256 of what was encoded or
+/// imported.
+pub fn content_line(sample_id: &str, label: i64, sha256: Option<&str>) -> String {
+    format!("{} {label} {}", Value::from(sample_id), sha256.unwrap_or("unread"))
+}
+
+/// The shards of a source, as they lie.
+pub(super) struct ShardFiles<'a> {
+    /// The directory of the artefact.
+    pub dir: PathBuf,
+    /// Name of the source in the run.
+    pub source: &'a str,
+    /// What its shards are.
+    pub plan: &'a SourcePlan,
+}
+
+impl ShardFiles<'_> {
+    /// Whether a shard is there.
+    pub fn has(&self, shard: &Shard) -> bool {
+        self.path(EMBEDDINGS, shard).exists()
+    }
+
+    /// The file of a shard in one of the two directories.
+    pub fn path(&self, table: &str, shard: &Shard) -> PathBuf {
+        self.dir.join(shard_file(table, shard.split, shard.number))
+    }
+
+    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
+    /// done.
+    pub fn write(&self, shard: &Shard, rows: ShardRows) -> Result<()> {
+        let quarantine = self.path(QUARANTINE, shard);
+        if !rows.quarantine.is_empty() {
+            let batch = self.quarantine_rows(shard.split, &rows.quarantine)?;
+            file::write(&quarantine, contract::quarantine(), &batch, &vec![])?;
+        } else if quarantine.exists() {
+            // of an earlier try, whose images can be read now
+            fs::remove_file(&quarantine).with_context(|| format!("cannot remove {}", quarantine.display()))?;
+        }
+        let mut footer = self.footer();
+        footer.push((CONTENTS.into(), hash_lines(rows.contents.iter().cloned())));
+        file::write(&self.path(EMBEDDINGS, shard), contract::embeddings(), &self.rows_of(shard.split, rows)?, &footer)
+    }
+
+    /// Takes a shard away, so that it is made again.
+    pub fn remove(&self, shard: &Shard) -> Result<()> {
+        let path = self.path(EMBEDDINGS, shard);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Whether a shard is there and was made from other images than the source has now.
+    pub fn is_changed(&self, source: &Source, shard: &Shard) -> Result<bool> {
+        let path = self.path(EMBEDDINGS, shard);
+        Ok(path.exists() && (self.is_repaired(source, shard)? || self.is_outdated(source, shard, &path)?))
+    }
+
+    /// Whether an image of a shard's quarantine is another one now.
+    fn is_repaired(&self, source: &Source, shard: &Shard) -> Result<bool> {
+        for quarantined in self.quarantine_of(shard)? {
+            let row = quarantined.row;
+            ensure!(shard.rows.contains(&row), "{} is damaged: remove it", self.path(QUARANTINE, shard).display());
+            if let Some(record) = source.read(shard.split, row..row + 1)?.next().transpose()? {
+                let now = record.image.ok().map(|image| hash_bytes(&image));
+                if now != quarantined.sha256 {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a shard has files that are newer than it, and other rows than these have.
+    fn is_outdated(&self, source: &Source, shard: &Shard, path: &Path) -> Result<bool> {
+        let made = fs::metadata(path).and_then(|file| file.modified());
+        let made = made.with_context(|| format!("cannot read {}", path.display()))?;
+        if source.modified(shard.split, shard.rows.clone()).is_none_or(|modified| modified <= made) {
+            return Ok(false);
+        }
+        let mut lines = Vec::with_capacity(shard.rows.len());
+        for record in source.read(shard.split, shard.rows.clone())? {
+            let record = record?;
+            let sha256 = record.image.ok().map(|image| hash_bytes(&image));
+            lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
+        }
+        Ok(file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)))
+    }
+
+    fn quarantine_rows(&self, split: &str, quarantined: &[Quarantined]) -> Result<RecordBatch> {
+        let text = |f: fn(&Quarantined) -> &str| Arc::new(StringArray::from_iter_values(quarantined.iter().map(f)));
+        let hashes = quarantined.iter().map(|q| q.sha256.as_deref());
+        let n = quarantined.len();
+        file::rows(
+            contract::quarantine(),
+            0,
+            vec![
+                Arc::new(StringArray::from(vec![self.source; n])),
+                text(|q| &q.sample_id),
+                Arc::new(Int64Array::from_iter_values(quarantined.iter().map(|q| q.label))),
+                Arc::new(StringArray::from(vec![split; n])),
+                Arc::new(Int64Array::from_iter_values(quarantined.iter().map(|q| q.row as i64))),
+                text(|q| q.stage),
+                text(|q| &q.error),
+                Arc::new(StringArray::from_iter(hashes)),
+            ],
+        )
+    }
+
+    /// What was quarantined of a shard.
+    pub fn quarantine_of(&self, shard: &Shard) -> Result<Vec<Quarantined>> {
+        let path = self.path(QUARANTINE, shard);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let rows = file::read(&path, contract::quarantine(), 0)?;
+        let (labels, places) = (file::int64s(&rows, "label"), file::int64s(&rows, "row"));
+        let hashes = rows["sha256"].as_string::<i32>();
+        let texts = file::text(&rows, "sample_id").zip(file::text(&rows, "stage")).zip(file::text(&rows, "error"));
+        let of_row = |(i, ((sample_id, stage), error)): (usize, ((&str, &str), &str))| Quarantined {
+            row: places[i] as usize,
+            sample_id: sample_id.to_owned(),
+            label: labels[i],
+            stage: if stage == "read" { "read" } else { "decode" },
+            error: error.to_owned(),
+            sha256: hashes.is_valid(i).then(|| hashes.value(i).to_owned()),
+        };
+        Ok(texts.enumerate().map(of_row).collect())
+    }
+
+    fn rows_of(&self, split: &str, rows: ShardRows) -> Result<RecordBatch> {
+        let (dim, n) = (self.plan.dim, rows.labels.len());
+        let norms: Float32Array =
+            rows.embeddings.chunks(dim).map(|x| Some(x.iter().map(|v| v * v).sum::<f32>().sqrt())).collect();
+        let names = rows.labels.iter().map(|&label| self.plan.class_name(label));
+        file::rows(
+            contract::embeddings(),
+            dim,
+            vec![
+                Arc::new(StringArray::from(vec![self.source; n])),
+                Arc::new(StringArray::from_iter_values(&rows.sample_ids)),
+                Arc::new(Int64Array::from_iter_values(rows.labels.iter().copied())),
+                Arc::new(StringArray::from_iter_values(names)),
+                Arc::new(StringArray::from(vec![split; n])),
+                file::vectors(rows.embeddings, dim),
+                Arc::new(norms),
+            ],
+        )
+    }
+
+    /// What the footer of every shard says.
+    pub fn footer(&self) -> file::Footer {
+        let p = self.plan;
+        let mut pairs: file::Footer = vec![
+            ("cgil.compute_dtype".into(), p.compute_dtype.clone()),
+            ("cgil.source".into(), p.source.fingerprint.clone()),
+        ];
+        if let Some(model) = &p.model {
+            pairs.push(("cgil.model".into(), model.name.clone()));
+            pairs.push(("cgil.model_sha256".into(), model.sha256.clone()));
+        }
+        if let Some(preprocessing) = &p.preprocessing {
+            pairs.push(("cgil.preprocessing".into(), preprocessing.clone()));
+        }
+        // a ClassLabel's value is an index into its names
+        if p.classes.iter().enumerate().all(|(i, class)| class.label == i as i64) {
+            let value = |dtype: &str| json!({"dtype": dtype, "_type": "Value"});
+            let names: Vec<&str> = p.classes.iter().map(|c| c.name.as_str()).collect();
+            let features = json!({"info": {"features": {
+                "source": value("string"),
+                "sample_id": value("string"),
+                "label": {"names": names, "_type": "ClassLabel"},
+                "class_name": value("string"),
+                "split": value("string"),
+                "embedding": {"feature": value("float32"), "length": p.dim, "_type": "Sequence"},
+                "norm": value("float32"),
+            }}});
+            pairs.push((file::HUGGING_FACE_KEY.into(), features.to_string()));
+        }
+        pairs
+    }
+}
+
+/// A shard's file in the artefact's directory.
+pub(super) fn shard_file(table: &str, split: &str, number: usize) -> String {
+    format!("{table}/{split}/part-{number:05}.parquet")
+}
+
+/// The shards that lie in the artefact's directory.
+pub(super) fn on_disk(dir: &Path) -> Vec<PathBuf> {
+    let of_split = |split: &str| {
+        let dir = dir.join(EMBEDDINGS).join(split);
+        crate::run::names(&dir).into_iter().map(move |name| dir.join(name))
+    };
+    SPLITS.into_iter().flat_map(of_split).collect()
+}
