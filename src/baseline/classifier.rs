@@ -130,6 +130,14 @@ impl Known {
         ensure!(labels == keys, "tensor {KEYS:?} should have the shape [{labels}, 2], but has [{keys}, 2]");
         Ok(known)
     }
+
+    /// As [`Known::take`], for embeddings of as many values as these; with the number of classes,
+    /// n, and that of values, D.
+    pub fn take_next(&self, state: &mut State) -> Result<(Self, usize, usize)> {
+        let next = Known::take(state, self.dim)?;
+        let n = next.count();
+        Ok((next, n, self.dim))
+    }
 }
 
 /// The tensors of the labels and of the keys in a state.

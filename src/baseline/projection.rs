@@ -326,9 +326,7 @@ impl Classifier for RandomProjection {
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        let dim = self.known.dim;
-        let known = Known::take(&mut state, dim)?;
-        let n = known.count();
+        let (known, n, dim) = self.known.take_next(&mut state)?;
         let features = match (self.choice, state.get("sums")) {
             (Features::HeldOut, Some((shape, _))) if n > 0 => shape.last().copied().unwrap_or(0),
             (Features::HeldOut, _) => FEATURES[0],

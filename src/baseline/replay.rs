@@ -263,9 +263,7 @@ impl Classifier for ReplayHead {
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        let dim = self.known.dim;
-        let known = Known::take(&mut state, dim)?;
-        let n = known.count();
+        let (known, n, dim) = self.known.take_next(&mut state)?;
         let (spread, size) = self.covariance.field(dim);
         let means = take_f32(&mut state, "means", &[n, dim])?;
         let spreads = take_f32(&mut state, spread, &[n, size])?;
