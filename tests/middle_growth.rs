@@ -13,7 +13,7 @@ use cgil::{
     stream::Stream,
     task::{Class, Cut, Order},
 };
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
 use crate::{
     middle::{imported, learn_all},
@@ -192,14 +192,19 @@ fn a_second_source_becomes_a_task_that_leaves_the_first_ones_as_they_are() {
     assert!(page.contains("3 tasks"), "the report is not about three tasks");
 }
 
+/// A run of the first four of six classes, in two tasks: where it lies, the rows of all six, the
+/// run, its source and its stream.
+fn begun() -> (TempDir, Rows, Run, Embeddings, Stream) {
+    let (dir, rows) = (tempdir().unwrap(), Rows::clouds(6, 12, 6));
+    let library = Run::open(&imported(&part(&rows, 0..4), dir.path()), silent).unwrap();
+    let base = Embeddings::open_complete(&library, "base").unwrap();
+    let stream = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
+    (dir, rows, library, base, stream)
+}
+
 #[test]
 fn labels_that_are_free_stay_and_a_stream_is_found_by_the_cut_of_its_first_source() {
-    let rows = Rows::clouds(6, 12, 6);
-    let dir = tempdir().unwrap();
-    let run_dir = imported(&part(&rows, 0..4), dir.path());
-    let library = Run::open(&run_dir, silent).unwrap();
-    let base = Embeddings::open_complete(&library, "base").unwrap();
-    let mut stream = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
+    let (_dir, rows, library, base, mut stream) = begun();
     let mut second = part(&rows, 4..6);
     second.label.iter_mut().for_each(|label| *label += 40);
     let arrived = arrive(&library, "second", &second);
@@ -222,12 +227,7 @@ fn labels_that_are_free_stay_and_a_stream_is_found_by_the_cut_of_its_first_sourc
 /// are not read for others.
 #[test]
 fn every_task_reads_its_own_source() {
-    let rows = Rows::clouds(6, 12, 6);
-    let dir = tempdir().unwrap();
-    let run_dir = imported(&part(&rows, 0..4), dir.path());
-    let library = Run::open(&run_dir, silent).unwrap();
-    let base = Embeddings::open_complete(&library, "base").unwrap();
-    let mut stream = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
+    let (_dir, rows, library, _, mut stream) = begun();
     let second = part(&rows, 4..6);
     stream.append(&library, &arrive(&library, "second", &second)).unwrap();
     let found = stream.task_rows(&library, 2).unwrap();
@@ -241,7 +241,7 @@ fn every_task_reads_its_own_source() {
     assert_eq!(stream.task_rows(&library, 0).unwrap().rows[1].len(), 12);
 
     // another source under the same name
-    fs::remove_dir_all(run_dir.join("sources/second")).unwrap();
+    fs::remove_dir_all(library.dir().join("sources/second")).unwrap();
     let mut other = second.clone();
     other.class_name.iter_mut().for_each(|name| name.push('!'));
     arrive(&library, "second", &other);
