@@ -16,8 +16,8 @@ use arrow::{
 };
 
 use crate::support::{
-    Rows, command, encoded, fails, files, golden, hugging_face_shard, image_folder, number, path, picture, query, run,
-    text, write_parquet,
+    Rows, command, copy_checkpoint, encoded, fails, files, golden, hugging_face_shard, image_folder, imported, number,
+    path, picture, query, run, text, write_parquet,
 };
 use image::{ImageFormat, RgbImage};
 use tempfile::{TempDir, tempdir};
@@ -26,19 +26,8 @@ use tempfile::{TempDir, tempdir};
 fn checkpoint() -> (TempDir, PathBuf) {
     let dir = tempdir().unwrap();
     let copy = dir.path().join("clip");
-    fs::create_dir(&copy).unwrap();
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"] {
-        fs::copy(golden("checkpoint").join(file), copy.join(file)).unwrap();
-    }
+    copy_checkpoint(&copy);
     (dir, copy)
-}
-
-/// Rows imported into a new run.
-fn imported(dir: &Path, rows: &Rows) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("run"));
-    rows.write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
 }
 
 fn edit(file: &Path, from: &str, to: &str) {
@@ -64,7 +53,7 @@ fn a_checkpoint_without_a_file() {
     // the tokenizer is not needed before the prompts
     let (dir, model) = checkpoint();
     fs::remove_file(model.join("tokenizer.json")).unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "1"]);
     fails(&["prompt-tune", "--run", path(&run_dir), "--model", path(&model)], &["tokenizer.json", path(&model)]);
 }
@@ -106,7 +95,7 @@ fn a_name_longer_than_the_context() {
             *name = long.clone();
         }
     }
-    let run_dir = imported(dir.path(), &rows);
+    let run_dir = imported(dir.path(), "run", &rows);
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "1"]);
     fails(
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&golden("checkpoint"))],
@@ -289,7 +278,7 @@ fn embeddings_of_another_dimension() {
     let dir = tempdir().unwrap();
     let mut rows = Rows::clouds(2, 3, 1);
     rows.embedding.iter_mut().for_each(|e| e.truncate(32));
-    let run_dir = imported(dir.path(), &rows);
+    let run_dir = imported(dir.path(), "run", &rows);
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "1"]);
     fails(
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&golden("checkpoint"))],
@@ -305,7 +294,7 @@ fn a_class_with_one_image() {
     for i in 4..6 {
         rows.split[i] = "test"; // of class 1, one row is left to train on
     }
-    let run_dir = imported(dir.path(), &rows);
+    let run_dir = imported(dir.path(), "run", &rows);
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["\"river 1\"", "1 training", "at least 2"]);
     assert!(!run_dir.join("latents").exists());
 }
@@ -313,7 +302,7 @@ fn a_class_with_one_image() {
 #[test]
 fn learning_rates_that_diverge() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 6, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 6, 1));
     let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "30", "--lr"];
     fails(&[&fit[..], &["1e9"]].concat(), &["diverged", "\"forest 0\"", "smaller --lr"]);
     fs::remove_dir_all(run_dir.join("latents")).unwrap();
@@ -329,7 +318,7 @@ fn learning_rates_that_diverge() {
 #[test]
 fn more_tasks_than_classes() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(3, 3, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(3, 3, 1));
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "4"], &["3 classes", "4 tasks", "--tasks 1 to 3"]);
     let none = command(&["fit-vae", "--run", path(&run_dir), "--tasks", "0"]).output().unwrap();
     assert!(text(&none.stderr).contains("--tasks"), "{}", text(&none.stderr));
@@ -341,7 +330,7 @@ fn a_task_without_test_images() {
     let dir = tempdir().unwrap();
     let mut rows = Rows::clouds(2, 3, 1);
     rows.split[7] = "train";
-    let run_dir = imported(dir.path(), &rows);
+    let run_dir = imported(dir.path(), "run", &rows);
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "1"]);
     fails(
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&golden("checkpoint"))],
@@ -459,7 +448,7 @@ fn a_checkpoint_whose_configuration_changed() {
 #[test]
 fn generators_that_lost_their_manifest_are_made_again_and_damaged_ones_are_named() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
     let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--epochs", "1"];
     run(&fit);
     let task = run_dir.join("latents/dataset-order-tasks-2/vae/task-01");
@@ -533,7 +522,7 @@ fn stages_out_of_order() {
     let run_dir = dir.path().join("run");
     fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "2"], &["no embeddings", "cgil extract"]);
     fails(&["query", "--run", path(&run_dir), "SELECT 1"], &["not a run"]);
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
     fails(
         &["prompt-tune", "--run", path(&run_dir), "--model", path(&golden("checkpoint"))],
         &["no tasks in the order dataset-order", "cgil fit-vae"],
@@ -551,7 +540,7 @@ fn stages_out_of_order() {
 #[test]
 fn a_damaged_or_foreign_shard_is_named() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 3, 1));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
     let shard = run_dir.join("sources/base/embeddings/train/part-00000.parquet");
     let bytes = fs::read(&shard).unwrap();
     fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
@@ -627,7 +616,7 @@ fn a_class_without_rows_is_named_and_why_its_images_could_not_be_used() {
 #[test]
 fn sizes_that_no_memory_holds_are_refused_with_what_they_would_take() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(3, 4, 2));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(3, 4, 2));
     let model = golden("checkpoint");
     let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "1", "--epochs", "1"];
     for more in [
@@ -652,7 +641,7 @@ fn sizes_that_no_memory_holds_are_refused_with_what_they_would_take() {
 
     let many = dir.path().join("many");
     fs::create_dir(&many).unwrap();
-    let run_dir = imported(&many, &Rows::clouds(90, 2, 1));
+    let run_dir = imported(&many, "run", &Rows::clouds(90, 2, 1));
     let tasks = ["--run", path(&run_dir), "--tasks", "1"];
     run(&[&["fit-vae", "--generator", "gaussian"][..], &tasks].concat());
     for stage in [&["prompt-tune", "--generator", "gaussian"][..], &["baseline", "joint"], &["baseline", "finetune"]] {
@@ -680,7 +669,7 @@ fn kinds(run_dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_flipped_bit_is_no_panic_and_no_other_answer() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 4, 2));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 4, 2));
     let model = golden("checkpoint");
     let stage = |name: &'static str, more: &[&str]| -> Vec<String> {
         [&[name, "--run", path(&run_dir)], more].concat().into_iter().map(str::to_owned).collect()
@@ -743,7 +732,7 @@ fn a_flipped_bit_is_no_panic_and_no_other_answer() {
 #[test]
 fn a_plan_of_nonsense_is_refused() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(2, 4, 2));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 4, 2));
     let plan = run_dir.join("sources/base/plan.json");
     let whole = fs::read_to_string(&plan).unwrap();
     for (from, to) in [

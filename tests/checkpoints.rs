@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor, safetensors};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Rows, fails, golden, image_folder, path, query, run};
+use crate::support::{Rows, copy_checkpoint, fails, image_folder, path, query, run};
 
 /// A copy of the golden checkpoint, some pictures, and places for runs.
 struct Place {
@@ -23,10 +23,7 @@ impl Place {
     fn new() -> Self {
         let dir = tempdir().unwrap();
         let model = dir.path().join("clip");
-        fs::create_dir(&model).unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"] {
-            fs::copy(golden("checkpoint").join(file), model.join(file)).unwrap();
-        }
+        copy_checkpoint(&model);
         image_folder(&dir.path().join("data"), 2, 1);
         Place { dir, model }
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, assert_same_tables, command, fails, golden, golden_tensors, number, path, query, run, text, values,
+    self, Rows, assert_same_tables, command, fails, golden, golden_tensors, number, path, query, run, text, values,
 };
 
 const KINDS: [&str; 4] = ["vae", "gaussian", "mog", "diffusion"];
@@ -172,10 +172,7 @@ fn a_class_depends_on_nothing_fitted_beside_it_and_no_draws_are_none() {
 
 /// Embeddings of four classes, imported into a run that `name` calls.
 fn imported(dir: &Path, name: &str) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join(name));
-    Rows::clouds(4, 20, 10).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
+    support::imported(dir, name, &Rows::clouds(4, 20, 10))
 }
 
 #[test]

@@ -4,16 +4,13 @@ use std::{fs, path::Path};
 
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, golden, number, only, path, query, run, text};
+use crate::support::{self, Rows, command, copy_checkpoint, fails, golden, number, only, path, query, run, text};
 
 const FIT: &str = "epochs=8,hidden=32,latent=8";
 
 /// A run with the embeddings of `classes` classes.
 fn imported(dir: &Path, classes: usize) -> std::path::PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("run"));
-    Rows::clouds(classes, 12, 6).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
+    support::imported(dir, "run", &Rows::clouds(classes, 12, 6))
 }
 
 fn baseline(run_dir: &Path, name: &str, more: &[&str]) -> String {
@@ -211,10 +208,7 @@ fn per_class_accuracy_and_confusion_are_counted() {
 /// A checkpoint as the golden one, but for its tokens, so that texts have other features.
 fn other_checkpoint(dir: &Path) -> std::path::PathBuf {
     let model = dir.join("other");
-    fs::create_dir_all(&model).unwrap();
-    for file in ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"] {
-        fs::copy(golden("checkpoint").join(file), model.join(file)).unwrap();
-    }
+    copy_checkpoint(&model);
     let weights = model.join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let end = bytes.len();

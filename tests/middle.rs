@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, assert_same_tables, command, fails, files, golden, number, only, path, query, run, text, values,
+    Rows, assert_same_tables, command, copy, fails, files, golden, number, only, path, query, run, text, values,
 };
 
 /// Options that make generators and prompts quickly.
@@ -109,14 +109,6 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
     let other: Vec<&PathBuf> =
         found.iter().filter(|(name, bytes)| expected[*name] != **bytes).map(|(name, _)| name).collect();
     assert!(other.is_empty(), "{other:?} differ");
-}
-
-pub fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        let file = to.join(name);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, bytes).unwrap();
-    }
 }
 
 /// Directories that hold the steps of artefacts, below a run's.

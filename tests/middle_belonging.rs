@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use tempfile::tempdir;
 
 use crate::{
-    middle::{STREAM, copy, imported},
-    support::{Rows, command, fails, files, golden, number, only, path, query, run, text},
+    middle::{STREAM, imported},
+    support::{Rows, command, copy, fails, files, golden, number, only, path, query, run, text},
 };
 
 /// A run with generators, prompts, scores and statistics.

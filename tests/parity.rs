@@ -17,7 +17,7 @@ use cgil::{
 use image::{ImageEncoder, ImageFormat};
 use serde_json::Value;
 
-use crate::support::{encoded, golden, golden_tensors, picture, values};
+use crate::support::{assert_close, encoded, golden, golden_tensors, picture, values};
 
 const IMAGES: [&str; 5] = ["image_0_RGB.png", "image_1_RGB.png", "image_2_L.png", "image_3_RGBA.png", "image_4_P.png"];
 
@@ -39,14 +39,6 @@ fn least_cosine(a: &[f32], b: &[f32], dim: usize) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let rows = a.chunks(dim).zip(b.chunks(dim));
     rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).fold(1.0, f64::min)
-}
-
-/// Asserts that two lists differ by at most `tolerance`, relative to the largest value.
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(worst <= tolerance * largest, "{what}: off by {worst:e}, largest value {largest:e}");
 }
 
 #[test]

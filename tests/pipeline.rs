@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Stdio, thread, time::Duration};
 
 use crate::support::{
-    CLASSES, Rows, assert_same_tables, command, encoded, golden, hugging_face_shard, image_folder, kill_once, number,
-    only, path, picture, query, run, text,
+    self, CLASSES, Rows, assert_same_tables, command, encoded, golden, hugging_face_shard, image_folder, kill_once,
+    number, only, path, picture, query, run, text,
 };
 use image::ImageFormat;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -223,10 +223,7 @@ fn imported_embeddings_are_kept_whatever_the_list() {
 
 /// Embeddings of six classes, imported.
 fn imported(dir: &Path, name: &str) -> std::path::PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join(name));
-    Rows::clouds(6, 20, 10).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
+    support::imported(dir, name, &Rows::clouds(6, 20, 10))
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cgil::{
 };
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, files, golden_tensors, number, path, query, run, text, values};
+use crate::support::{Rows, command, fails, files, golden_tensors, imported, number, path, query, run, text, values};
 
 /// Sets of one class: generated and training rows (N, D), and as many held-out ones.
 fn sets(generated: &[f32], real: &[f32], test: &[f32]) -> Sets {
@@ -106,9 +106,7 @@ fn generators_that_repeat_or_collapse_are_recognised() {
 
 /// Six classes, imported and fitted in three tasks.
 fn fitted(dir: &Path, name: &str, epochs: &str) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join(name));
-    Rows::clouds(6, 20, 10).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir, name, &Rows::clouds(6, 20, 10));
     fit(&run_dir, "3", epochs);
     run_dir
 }
@@ -161,7 +159,6 @@ fn quality_is_measured_printed_and_asked_for() {
 #[test]
 fn what_real_rows_get_is_numpys_whatever_their_length() {
     let dir = tempdir().unwrap();
-    let (table, run_dir) = (dir.path().join("table.parquet"), dir.path().join("run"));
     let golden = golden_tensors("quality.safetensors");
     let mut rows = Rows::default();
     for split in ["train", "test"] {
@@ -172,8 +169,7 @@ fn what_real_rows_get_is_numpys_whatever_their_length() {
             rows.embedding.push(row.iter().map(|x| x * (1 + i % 5) as f32).collect());
         }
     }
-    rows.write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir.path(), "run", &rows);
     fit(&run_dir, "1", "1");
     run(&["quality", "--run", path(&run_dir)]);
     let expected = values(&golden["many_rows.expected"]);
@@ -202,14 +198,12 @@ fn the_same_bytes_again_and_with_one_and_two_threads() {
 #[test]
 fn what_needs_more_rows_than_a_class_has_is_null() {
     let dir = tempdir().unwrap();
-    let (table, run_dir) = (dir.path().join("table.parquet"), dir.path().join("run"));
     let mut rows = Rows::clouds(3, 10, 0);
     // held out: 7 rows of the first class, 1 of the second, none of the third
     for i in (0..7).chain([10]) {
         rows.split[i] = "test";
     }
-    rows.write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir.path(), "run", &rows);
     fit(&run_dir, "1", "5");
     let printed = run(&["quality", "--run", path(&run_dir), "--samples", "5"]);
     assert!(printed.lines().any(|line| line.contains("red_fox 2") && line.contains("- (-)")), "{printed}");

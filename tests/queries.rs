@@ -9,13 +9,11 @@ use std::{
 use cgil::table::{contract, views};
 use tempfile::tempdir;
 
-use crate::support::{Rows, fails, path, query, run};
+use crate::support::{Rows, fails, imported, path, query, run};
 
 /// A run with two methods, under a seed each.
 fn learned(dir: &Path) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("plain/run"));
-    Rows::clouds(4, 6, 3).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir, "plain/run", &Rows::clouds(4, 6, 3));
     run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"]);
     run(&["baseline", "lda", "--run", path(&run_dir), "--tasks", "2", "--seed", "5"]);
     run_dir

@@ -11,13 +11,11 @@ use cgil::{
 };
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, golden, number, path, query, run, text};
+use crate::support::{Rows, command, fails, golden, imported, number, path, query, run, text};
 
 /// A run with results of some methods under two seeds, in 3 tasks.
 fn swept(dir: &Path) -> std::path::PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("my <run>"));
-    Rows::clouds(6, 12, 6).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir, "my <run>", &Rows::clouds(6, 12, 6));
     let model = golden("checkpoint");
     let sweep = ["sweep", "--run", path(&run_dir), "--tasks", "3", "--seeds", "1,2", "--model", path(&model)];
     let methods = ["--method", "cgil,epochs=3,samples=16", "--method", "lda", "--method", "zero-shot"];
@@ -110,14 +108,6 @@ fn losses_are_kept_for_every_epoch() {
     assert!(query(&run_dir, last).iter().all(|x| x.parse::<f64>().unwrap().abs() < 1e-9));
 }
 
-/// Rows imported into a new run.
-fn imported(dir: &Path, rows: &Rows) -> std::path::PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("run"));
-    rows.write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
-}
-
 /// A baseline, with a CLIP where it reads one.
 fn baseline(run_dir: &Path, name: &str, more: &[&str]) {
     let model = golden("checkpoint");
@@ -137,7 +127,7 @@ fn page(run_dir: &Path, more: &[&str]) -> String {
 #[test]
 fn methods_without_a_common_stream_have_no_difference() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(4, 6, 3));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(4, 6, 3));
     baseline(&run_dir, "ncm", &["--tasks", "2"]);
     baseline(&run_dir, "lda", &["--tasks", "2", "--seed", "5"]);
     let page = page(&run_dir, &[]);
@@ -147,7 +137,7 @@ fn methods_without_a_common_stream_have_no_difference() {
 #[test]
 fn a_report_shows_what_is_finished_and_names_the_rest() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(6, 6, 3));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(6, 6, 3));
     let lda = run_dir.join("results/dataset-order-tasks-3/lda");
     baseline(&run_dir, "lda", &["--tasks", "3"]);
     fs::remove_dir_all(lda.join("task-03")).unwrap();
@@ -187,7 +177,7 @@ fn reports_of_little_are_whole() {
     for (name, rows, tasks) in [("one", Rows::clouds(1, 6, 3), "1"), ("few", few.clone(), "2"), ("all", few, "1")] {
         let dir = dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        let (run_dir, model) = (imported(&dir, &rows), golden("checkpoint"));
+        let (run_dir, model) = (imported(&dir, "run", &rows), golden("checkpoint"));
         run(&["fit-vae", "--run", path(&run_dir), "--tasks", tasks, "--epochs", "2"]);
         run(&["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--epochs", "2", "--samples", "8"]);
         baseline(&run_dir, "zero-shot", &["--tasks", tasks]);
@@ -213,7 +203,7 @@ fn without_the_training_embeddings_all_but_the_plane_is_shown() {
 #[test]
 fn a_stream_that_grew_is_reported_by_its_last_task() {
     let dir = tempdir().unwrap();
-    let run_dir = imported(dir.path(), &Rows::clouds(4, 6, 3));
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(4, 6, 3));
     baseline(&run_dir, "zero-shot", &["--tasks", "2"]);
     baseline(&run_dir, "ncm", &["--tasks", "2"]);
     baseline(&run_dir, "lda", &["--tasks", "2"]);

@@ -34,6 +34,22 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// Copies the golden checkpoint.
+pub fn copy_checkpoint(to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"] {
+        fs::copy(golden("checkpoint").join(file), to.join(file)).unwrap();
+    }
+}
+
+/// Asserts that two lists differ by at most `tolerance`, relative to the largest value.
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= tolerance * largest, "{what}: off by {worst:e}, largest value {largest:e}");
+}
+
 /// `cgil` with arguments, to be run.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cgil"));
@@ -109,6 +125,15 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+/// Copies every file below a directory.
+pub fn copy(from: &Path, to: &Path) {
+    for (name, bytes) in files(from) {
+        let file = to.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
+    }
 }
 
 /// Asserts that two runs hold the same files, byte for byte, but for the latents' recorded seconds.
@@ -264,4 +289,12 @@ impl Rows {
             ("embedding", Arc::new(ListArray::new(item, lengths, Arc::new(values), None))),
         ]
     }
+}
+
+/// Rows imported into a new run, the directory `name` in `dir`.
+pub fn imported(dir: &Path, name: &str, rows: &Rows) -> PathBuf {
+    let (table, run_dir) = (dir.join("table.parquet"), dir.join(name));
+    rows.write(&table);
+    run(&["import", path(&table), "--run", path(&run_dir)]);
+    run_dir
 }

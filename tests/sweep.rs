@@ -9,13 +9,10 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, files, golden, path, query, run, text};
+use crate::support::{self, Rows, command, files, golden, path, query, run, text};
 
 fn imported(dir: &Path, name: &str, classes: usize) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join(name));
-    Rows::clouds(classes, 8, 4).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
-    run_dir
+    support::imported(dir, name, &Rows::clouds(classes, 8, 4))
 }
 
 fn names(dir: &Path) -> Vec<String> {

@@ -19,7 +19,10 @@ use cgil::{
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::support::{Rows, command, fails, files, golden, kill_once, number, only, path, query, run, text, values};
+use crate::support::{
+    Rows, assert_close, command, copy, fails, files, golden, imported, kill_once, number, only, path, query, run, text,
+    values,
+};
 
 const CONTEXTS: [Context; 5] =
     [Context::Class, Context::General, Context::Generated, Context::Image, Context::Combined];
@@ -91,14 +94,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// The place of a parameter.
 fn place(parameters: &Parameters, name: &str) -> Range<usize> {
     parameters.fields().find(|(found, ..)| *found == name).expect("a parameter").2
-}
-
-/// Asserts that two lists differ by at most `tolerance`, relative to the largest value.
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(worst <= tolerance * largest, "{what}: off by {worst:e}, largest value {largest:e}");
 }
 
 /// Compares the gradients of a learner with central differences of its loss, parameter by
@@ -360,19 +355,9 @@ fn features_of_frozen_classes_are_kept_where_nothing_in_their_prompts_learns() {
 
 /// A run of six classes in three tasks, whose generators are fitted.
 fn fitted(dir: &Path) -> PathBuf {
-    let (table, run_dir) = (dir.join("table.parquet"), dir.join("run"));
-    Rows::clouds(6, 12, 5).write(&table);
-    run(&["import", path(&table), "--run", path(&run_dir)]);
+    let run_dir = imported(dir, "run", &Rows::clouds(6, 12, 5));
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--epochs", "20", "--hidden", "32", "--latent", "8"]);
     run_dir
-}
-
-fn copy(from: &Path, to: &Path) {
-    for (name, bytes) in files(from) {
-        let file = to.join(name);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, bytes).unwrap();
-    }
 }
 
 /// `cgil prompt-tune` of a run, with few epochs.
