@@ -1,7 +1,11 @@
 //! All tests of the program, in one binary: linking is what takes time.
 
 mod answers;
-mod bad_input;
+mod bad_checkpoints;
+mod bad_images;
+mod bad_options;
+mod bad_runs;
+mod bad_tables;
 mod baselines;
 mod checkpoints;
 mod contract;
