@@ -7,6 +7,8 @@ mod bad_options;
 mod bad_runs;
 mod bad_tables;
 mod baselines;
+mod baselines_learning;
+mod baselines_states;
 mod checkpoints;
 mod contract;
 mod example;

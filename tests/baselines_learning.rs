@@ -1,0 +1,238 @@
+//! What baselines learn: task by task as at once, whatever the threads, and of data that are hard to
+//! learn from.
+
+use cgil::{
+    baseline::{
+        Classifier, Covariance, Discriminant, Examples, FEATURES, Features, NearestMean, RandomProjection, ReplayHead,
+        Ridge, Shrinkage, TextAndMean,
+    },
+    rows::{Rows as TrainRows, Train},
+    task::Class,
+};
+
+use crate::baselines::{SETS, Set, accuracy, all, answers};
+
+#[test]
+fn the_first_task_chooses_the_number_of_random_features_by_rows_held_out() {
+    let set = Set::golden("plain");
+    let examples = set.examples();
+    let mut chosen = RandomProjection::new(set.dim, Features::HeldOut, Ridge::HeldOut, 3);
+    chosen.learn(&examples[..5]).unwrap();
+    let features = chosen.feature_count();
+    assert!(FEATURES.contains(&features), "{features}");
+    // it is then the one that had that number from the start, also in later tasks
+    let mut fixed = RandomProjection::new(set.dim, Features::Fixed(features), Ridge::HeldOut, 3);
+    fixed.learn(&examples[..5]).unwrap();
+    for classifier in [&mut chosen, &mut fixed] {
+        classifier.learn(&examples[5..]).unwrap();
+    }
+    assert_eq!(chosen.scores(&set.test), fixed.scores(&set.test));
+    // and the others have a larger error on the rows held out of the first task
+    let errors = |features| {
+        let candidate = RandomProjection::new(set.dim, Features::Fixed(features), Ridge::HeldOut, 3);
+        let errors = candidate.errors(&examples[..5]);
+        errors.into_iter().map(|error| error.mean).fold(f64::INFINITY, f64::min)
+    };
+    assert!(FEATURES.into_iter().all(|other| errors(other) >= errors(features)));
+}
+
+#[test]
+fn classes_learned_task_by_task_are_learned_as_well_as_at_once() {
+    for set in SETS.map(Set::golden) {
+        for (i, (mut by_task, mut at_once)) in all(set.dim).into_iter().zip(all(set.dim)).take(5).enumerate() {
+            assert_eq!(set.scores(&mut *by_task, 2), set.scores(&mut *at_once, 10), "{} classifier {i}", set.name);
+        }
+    }
+}
+
+#[test]
+fn a_head_on_draws_of_past_classes_is_nearly_as_good_as_on_their_embeddings() {
+    let set = Set::golden("plain");
+    for covariance in [Covariance::Diagonal, Covariance::Full] {
+        let [by_task, at_once] =
+            [2, 10].map(|n| accuracy(&set.scores(&mut ReplayHead::new(set.dim, covariance, 1), n), &set.truth));
+        assert!(by_task > at_once - 8.0 && by_task > 55.0, "{covariance:?}: {by_task}, at once {at_once}");
+    }
+}
+
+#[test]
+fn draws_are_keyed_by_the_names_of_classes_and_not_by_their_labels() {
+    let set = Set::golden("uneven");
+    let classifiers = || -> Vec<Box<dyn Classifier>> {
+        vec![
+            Box::new(ReplayHead::new(set.dim, Covariance::Diagonal, 1)),
+            Box::new(RandomProjection::new(set.dim, Features::Fixed(70), Ridge::HeldOut, 1)),
+        ]
+    };
+    let errors = |classes: &[Class]| {
+        let examples: Vec<Examples> =
+            classes.iter().zip(&set.train).map(|(class, rows)| Examples { class, rows }).collect();
+        let errors = RandomProjection::new(set.dim, Features::Fixed(70), Ridge::HeldOut, 1).errors(&examples);
+        errors.iter().map(|error| error.mean).collect::<Vec<f64>>()
+    };
+    let scores = |mut classifier: Box<dyn Classifier>, classes: &[Class]| {
+        let examples: Vec<Examples> =
+            classes.iter().zip(&set.train).map(|(class, rows)| Examples { class, rows }).collect();
+        examples.chunks(5).for_each(|task| classifier.learn(task).unwrap());
+        classifier.scores(&set.test)
+    };
+    let changed = |label: i64, name: &str| -> Vec<Class> {
+        let class = |class: &Class| Class { label: class.label + label, name: format!("{}{name}", class.name) };
+        set.classes.iter().map(class).collect()
+    };
+    let (relabelled, renamed) = (changed(1 << 40, ""), changed(0, "!"));
+    for (i, (a, b)) in classifiers().into_iter().zip(classifiers()).enumerate() {
+        assert!(scores(a, &set.classes) == scores(b, &relabelled), "classifier {i}");
+    }
+    let head = || classifiers().swap_remove(0);
+    assert!(scores(head(), &set.classes) != scores(head(), &renamed));
+    assert_eq!(errors(&set.classes), errors(&relabelled));
+    assert_ne!(errors(&set.classes), errors(&renamed));
+}
+
+#[test]
+fn one_thread_and_two_learn_the_same() {
+    let set = Set::golden("uneven");
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut classifiers = all(set.dim);
+            classifiers.push(Box::new(RandomProjection::new(set.dim, Features::Fixed(700), Ridge::HeldOut, 1)));
+            classifiers.iter_mut().map(|classifier| set.scores(&mut **classifier, 2)).collect::<Vec<_>>()
+        })
+    };
+    assert!(with(1) == with(2));
+}
+
+#[test]
+fn few_and_strange_rows_are_learned_without_nan() {
+    let [first, second, third] =
+        [(1, "one row"), (2, "two rows"), (3, "four rows")].map(|(label, name)| Class { label, name: name.into() });
+    let dim = 6; // the last is constant
+    let rows = |n: usize, place: usize| -> Vec<f32> {
+        (0..n * dim)
+            .map(|i| match i % dim {
+                5 => 2.0,
+                j if j == place => 3.0 + (i / dim) as f32,
+                _ => 0.5,
+            })
+            .collect()
+    };
+    let [one, two, four] = [rows(1, 0), rows(2, 1), rows(4, 2)].map(|rows| TrainRows::new(dim, rows));
+    let test = [rows(1, 0), rows(1, 1), rows(1, 2)].concat();
+    for (i, mut classifier) in all(dim).into_iter().enumerate() {
+        let [first, second, third] =
+            [(&first, &one), (&second, &two), (&third, &four)].map(|(class, rows)| Examples { class, rows });
+        classifier.learn(&[first, second]).unwrap();
+        classifier.learn(&[third]).unwrap();
+        let scores = classifier.scores(&test);
+        assert_eq!(answers(&scores, 3), [0, 1, 2], "classifier {i}: {scores:?}");
+        let strange = [vec![0.0; dim], vec![1e-30; dim], vec![1e6; dim]].concat();
+        assert!(classifier.scores(&strange).iter().all(|x| x.is_finite()), "classifier {i}");
+    }
+    let mut ranpac = RandomProjection::new(dim, Features::Fixed(20), Ridge::HeldOut, 1);
+    ranpac.learn(&[Examples { class: &first, rows: &one }]).unwrap(); // nothing to hold out
+    ranpac.learn(&[Examples { class: &second, rows: &two }, Examples { class: &third, rows: &four }]).unwrap();
+    assert_eq!(answers(&ranpac.scores(&test), 3), [0, 1, 2]);
+}
+
+#[test]
+fn what_cannot_be_learned_is_refused_by_name() {
+    let [cat, dog] = [(7, "cat"), (8, "dog")].map(|(label, name)| Class { label, name: name.into() });
+    let refused = |classifier: &mut dyn Classifier, class, rows: &[f32], part: &str| {
+        let rows = &TrainRows::new(2, rows.to_vec());
+        let error = classifier.learn(&[Examples { class, rows }]).unwrap_err().to_string();
+        for part in [format!("class {:?} (label {})", class.name, class.label).as_str(), part] {
+            assert!(error.contains(part), "expected {part:?} in: {error}");
+        }
+    };
+    for mut classifier in all(2) {
+        refused(&mut *classifier, &cat, &[], "no training embeddings");
+    }
+    for mut classifier in all(2) {
+        let rows = &TrainRows::new(3, vec![1.0, 2.0, 3.0]);
+        let error = classifier.learn(&[Examples { class: &cat, rows }]).unwrap_err().to_string();
+        assert!(error.contains("class \"cat\" (label 7) has embeddings of 3 values, not 2"), "{error}");
+    }
+    for mut classifier in all(2) {
+        refused(&mut *classifier, &cat, &[1.0, 2.0, f32::NAN, 1.0], "embedding 1");
+    }
+    for mut classifier in all(2) {
+        let rows = &TrainRows::new(2, vec![1.0, 2.0, 2.0, 1.0]);
+        classifier.learn(&[Examples { class: &cat, rows }]).unwrap();
+        refused(&mut *classifier, &cat, &[1.0, 2.0, 2.0, 1.0], "learned before");
+    }
+    let pointless = [1.0, 2.0, 0.0, 0.0];
+    refused(&mut NearestMean::new(2), &dog, &pointless, "embedding 1");
+    refused(&mut TextAndMean::new(&[1.0, 0.0], 2, 0.5).unwrap(), &dog, &pointless, "embedding 1");
+    refused(&mut NearestMean::new(2), &dog, &[1.0, 2.0, -1.0, -2.0], "cancel out");
+    for shrinkage in [Shrinkage::None, Shrinkage::Oas] {
+        refused(&mut Discriminant::new(2, shrinkage), &dog, &[1.0, 2.0, 1.0, 2.0], "two different");
+    }
+    let mut hybrid = TextAndMean::new(&[1.0, 0.0], 2, 0.5).unwrap();
+    hybrid.learn(&[Examples { class: &cat, rows: &TrainRows::new(2, vec![1.0, 2.0]) }]).unwrap();
+    refused(&mut hybrid, &dog, &[1.0, 2.0], "no text feature");
+    assert!(TextAndMean::new(&[0.0, 0.0], 2, 0.5).is_err());
+    assert!(TextAndMean::new(&[1.0, 0.0], 2, 1.5).is_err());
+}
+
+#[test]
+fn embeddings_at_any_scale_are_told_apart_alike() {
+    for set in SETS.map(Set::golden) {
+        let answers_at = |scale: f32| -> Vec<Vec<usize>> {
+            let scaled = |rows: &[f32]| -> Vec<f32> { rows.iter().map(|x| x * scale).collect() };
+            let scaled_rows = |rows: &TrainRows<Train>| TrainRows::new(set.dim, scaled(rows.values()));
+            let train: Vec<TrainRows<Train>> = set.train.iter().map(scaled_rows).collect();
+            let test = scaled(&set.test);
+            let mut classifiers = all(set.dim);
+            classifiers.push(Box::new(RandomProjection::new(set.dim, Features::Fixed(100), Ridge::HeldOut, 1)));
+            let learn = |mut classifier: Box<dyn Classifier>| {
+                let examples: Vec<Examples> =
+                    set.classes.iter().zip(&train).map(|(class, rows)| Examples { class, rows }).collect();
+                examples.chunks(5).for_each(|task| classifier.learn(task).unwrap());
+                answers(&classifier.scores(&test), 10)
+            };
+            classifiers.into_iter().map(learn).collect()
+        };
+        let expected = answers_at(1.0);
+        for scale in [1e-6, 1e-3, 1e3, 1e6] {
+            for (i, (found, expected)) in answers_at(scale).iter().zip(&expected).enumerate() {
+                let other = found.iter().zip(expected).filter(|(a, b)| a != b).count();
+                assert!(other <= 2, "{} classifier {i} at scale {scale:e}: {other} other answers", set.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_hardly_differ_are_learned_or_refused_with_advice_that_fits() {
+    let [cat, dog] = [(7, "cat"), (8, "dog")].map(|(label, name)| Class { label, name: name.into() });
+    // classes far apart; the rows of one differ by the smallest values that there are
+    let rows = |place: usize| -> Vec<f32> {
+        let value = |i: usize, j: usize| if j == place { 1.0 } else { 1e-42 * (i % 3) as f32 };
+        (0..6).flat_map(|i| (0..4).map(move |j| value(i, j))).collect()
+    };
+    let (first, second) = (rows(0), rows(1));
+    let [train_first, train_second] = [&first, &second].map(|rows| TrainRows::new(4, rows.clone()));
+    let examples = [Examples { class: &cat, rows: &train_first }, Examples { class: &dog, rows: &train_second }];
+    for mut classifier in all(4) {
+        match classifier.learn(&examples) {
+            Ok(()) => {
+                let scores = classifier.scores(&[first.clone(), second.clone()].concat());
+                let expected = [[0; 6], [1; 6]].concat();
+                assert_eq!(answers(&scores, 2), expected, "{scores:?}");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("differ by") && error.contains("baseline ncm"), "{error}");
+                assert!(classifier.state().contains_key("scatter"), "{error}");
+            }
+        }
+    }
+    // opposite rows, the second ones but for rounding
+    for opposite in [[1.0, 3.0, -1.0, -3.0], [1.0, 3.0, -1.0 - f32::EPSILON, -3.0]] {
+        let rows = &TrainRows::new(2, opposite.to_vec());
+        let error = NearestMean::new(2).learn(&[Examples { class: &cat, rows }]).unwrap_err().to_string();
+        assert!(error.contains("cancel out") && error.contains("lda or ranpac"), "{error}");
+    }
+}
