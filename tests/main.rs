@@ -13,6 +13,7 @@ mod checkpoints;
 mod contract;
 mod example;
 mod generators;
+mod learners;
 mod methods;
 mod middle;
 mod middle_belonging;
