@@ -18,6 +18,7 @@ mod methods;
 mod middle;
 mod middle_belonging;
 mod middle_growth;
+mod middle_tables;
 mod parity;
 mod pipeline;
 mod quality;

@@ -1,5 +1,4 @@
-//! What belongs together, and who may see which rows: runs of imported tables, everything learned
-//! and scored on them.
+//! Who may see which rows: runs of imported tables, everything learned and scored on them.
 
 use std::{
     collections::BTreeMap,
@@ -8,21 +7,21 @@ use std::{
     process::{Child, Stdio},
 };
 
-use candle_core::Device;
-use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, assert_same_tables, command, copy, fails, files, golden, number, only, path, query, run, text, values,
+    Rows, assert_same_tables, command, copy, fails, files, golden, number, only, path, query, run, text,
 };
 
 /// Options that make generators and prompts quickly.
 const FIT: [&str; 6] = ["--epochs", "4", "--hidden", "16", "--latent", "4"];
+
 const TUNE: [&str; 4] = ["--epochs", "2", "--samples", "16"];
 
 /// Classes, and training rows of each.
-const CLASSES: usize = 6;
-const TRAIN: usize = 12;
+pub const CLASSES: usize = 6;
+
+pub const TRAIN: usize = 12;
 
 /// Where the stream of [`CLASSES`] in three tasks stands, below each kind of artefact.
 pub const STREAM: &str = "dataset-order-tasks-3";
@@ -36,12 +35,12 @@ pub fn imported(rows: &Rows, dir: &Path) -> PathBuf {
 }
 
 /// `cgil prompt-tune`, quick.
-fn tune<'a>(run_dir: &'a Path, model: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+pub fn tune<'a>(run_dir: &'a Path, model: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&["prompt-tune", "--run", path(run_dir), "--model", path(model)], &TUNE[..], more].concat()
 }
 
 /// `cgil baseline`, with the stream in three tasks.
-fn baseline<'a>(run_dir: &'a Path, tasks: &'a str, name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub fn baseline<'a>(run_dir: &'a Path, tasks: &'a str, name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["baseline", name, "--run", path(run_dir), "--tasks", tasks], more].concat()
 }
 
@@ -79,7 +78,7 @@ pub fn learn_all(run_dir: &Path, tasks: &str) {
 }
 
 /// What keeps every row.
-fn joint<'a>(run_dir: &'a Path, model: &'a Path, epochs: &'a str) -> Vec<&'a str> {
+pub fn joint<'a>(run_dir: &'a Path, model: &'a Path, epochs: &'a str) -> Vec<&'a str> {
     baseline(run_dir, "3", "joint", &["--model", path(model), "--samples", "16", "--epochs", epochs])
 }
 
@@ -310,190 +309,4 @@ fn four_processes_at_once_make_the_tables_of_one_after_another() {
     assert_same_tables(&together, &apart);
     assert_eq!(number(&together, "SELECT COUNT(*) FROM metrics WHERE metric = 'faa'"), 4.0);
     assert_eq!(number(&together, "SELECT COUNT(DISTINCT stream) FROM prompt_losses"), 3.0);
-}
-
-/// Bytes of the tensors in a safetensors file, without its header.
-fn payload(file: &Path) -> usize {
-    let bytes = fs::read(file).unwrap();
-    bytes.len() - 8 - u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
-}
-
-#[test]
-fn stored_bytes_are_those_of_the_files() {
-    let dir = tempdir().unwrap();
-    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
-    learn_all(&run_dir, "3");
-    run(&joint(&run_dir, &golden("checkpoint"), "2"));
-    let tensors = |kind: &str, name: &str, file: &str, step: usize| {
-        payload(&run_dir.join(kind).join(STREAM).join(name).join(format!("task-{step:02}/{file}.safetensors")))
-    };
-    let names = |dir: &str| -> Vec<String> {
-        let entries = fs::read_dir(run_dir.join(dir).join(STREAM)).unwrap().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    };
-    let found = |begin: &str, parts: &[&str], without: &[&str]| {
-        let names: Vec<String> = names(begin)
-            .into_iter()
-            .filter(|name| {
-                parts.iter().all(|part| name.contains(part)) && !without.iter().any(|part| name.contains(part))
-            })
-            .collect();
-        assert_eq!(names.len(), 1, "{names:?}");
-        names[0].clone()
-    };
-    let stored = |condition: &str, learned: usize| {
-        let classes = 2 * learned;
-        let sql = format!(
-            "SELECT value FROM metrics WHERE metric = 'stored_bytes' AND after_task = {learned} AND {condition}"
-        );
-        let per_class = query(&run_dir, &sql);
-        assert_eq!(per_class.len(), 1, "{condition}: {per_class:?}");
-        (per_class[0].parse::<f64>().unwrap() * classes as f64).round() as usize
-    };
-    let default = "cgil,epochs=2,samples=16";
-    for learned in 1..=3 {
-        let classes = 2 * learned;
-        let labels_and_keys = 2 * classes * 2 * size_of::<f64>();
-        // float32 values lie as float64 in the state of a classifier
-        let state = |name: &str| tensors("statistics", name, "state", learned) - labels_and_keys;
-        let ranpac = found("statistics", &["ranpac"], &[]);
-        for (method, bytes) in [
-            ("ncm", state("class-means") / 2),
-            ("hybrid", state("class-means") / 2),
-            ("lda", state("class-statistics")),
-            ("linear", state("linear") / 2),
-            ("ranpac,features=60", state(&ranpac)),
-            ("zero-shot", 0),
-        ] {
-            assert_eq!(stored(&format!("method = '{method}'"), learned), bytes, "{method} after {learned}");
-        }
-        let generators =
-            |kind: &str| (1..=learned).map(|step| tensors("latents", kind, "generators", step)).sum::<usize>();
-        let prompts = |name: &str| tensors("prompts", name, "prompts", learned);
-        let own = found("prompts", &["cgil"], &["current", "generator"]);
-        let alone = generators("vae") + prompts(&own);
-        assert_eq!(stored(&format!("method = '{default},statistics=0.0'"), learned), alone);
-        assert_eq!(stored(&format!("method = '{default}'"), learned), alone + state("class-statistics"));
-        let gaussian = generators("gaussian") + prompts(&found("prompts", &["cgil", "generator"], &[]));
-        assert_eq!(stored("method LIKE 'cgil%generator=gaussian%'", learned), gaussian);
-        assert_eq!(stored("method LIKE 'finetune%'", learned), prompts(&found("prompts", &["finetune"], &[])));
-        let rows = classes * TRAIN * 48 * size_of::<f32>();
-        assert_eq!(stored("method LIKE 'joint%'", learned), rows + prompts(&found("prompts", &["joint"], &[])));
-    }
-}
-
-/// What `cgil query` answers as JSON, a map per row.
-fn rows_of(run_dir: &Path, sql: &str) -> Vec<Value> {
-    serde_json::from_str(&run(&["query", "--run", path(run_dir), "--format", "json", sql])).unwrap()
-}
-
-fn vector(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-#[test]
-fn prompts_and_statistics_are_weighed_as_their_tables_say() {
-    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
-    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
-    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
-    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "0.3"]));
-    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
-    let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();
-    assert!(logit_scale > 2.0, "{logit_scale}");
-    let log_softmax = |scores: Vec<f64>| -> Vec<f64> {
-        let sum: f64 = scores.iter().map(|x| x.exp()).sum();
-        scores.iter().map(|x| x - sum.ln()).collect()
-    };
-    for learned in [1, 3] {
-        let texts = rows_of(
-            &run_dir,
-            &format!(
-                "SELECT label, embedding FROM text_features WHERE after_task = {learned} AND origin = 'prompt' ORDER BY label"
-            ),
-        );
-        let heads = rows_of(
-            &run_dir,
-            &format!(
-                "SELECT label, \"offset\", embedding FROM statistics_head WHERE after_task = {learned} ORDER BY label"
-            ),
-        );
-        assert_eq!((texts.len(), heads.len()), (2 * learned, 2 * learned));
-        let images = rows_of(
-            &run_dir,
-            &format!(
-                "SELECT p.predicted, p.score, p.predicted_in_task, p.on_task, e.embedding FROM predictions p \
-                 JOIN embeddings e ON p.sample_id = e.sample_id \
-                 WHERE p.after_task = {learned} AND p.candidates = 'seen'"
-            ),
-        );
-        assert_eq!(images.len(), 12 * learned);
-        for image in images {
-            let x = vector(&image["embedding"]);
-            let length = dot(&x, &x).sqrt();
-            let prompts = texts.iter().map(|t| logit_scale * dot(&x, &vector(&t["embedding"])) / length).collect();
-            let of_head = |h: &Value| dot(&x, &vector(&h["embedding"])) + h["offset"].as_f64().unwrap();
-            let statistics = heads.iter().map(of_head).collect();
-            let both: Vec<f64> = log_softmax(prompts)
-                .iter()
-                .zip(log_softmax(statistics))
-                .map(|(prompts, statistics)| 0.7 * prompts + 0.3 * statistics)
-                .collect();
-            let best = |range: std::ops::Range<usize>| range.max_by(|&a, &b| both[a].total_cmp(&both[b])).unwrap();
-            let class = best(0..2 * learned);
-            let task = image["on_task"].as_u64().unwrap() as usize;
-            assert_eq!(image["predicted"].as_u64().unwrap() as usize, class);
-            assert_eq!(image["predicted_in_task"].as_u64().unwrap() as usize, best(2 * task - 2..2 * task));
-            let score = image["score"].as_f64().unwrap();
-            assert!((score - both[class]).abs() < 2e-3 * both[class].abs().max(1.0), "{score} {}", both[class]);
-        }
-    }
-}
-
-/// The golden checkpoint in two shards.
-fn sharded_checkpoint(dir: &Path) -> PathBuf {
-    let (model, from) = (dir.join("sharded"), golden("checkpoint"));
-    fs::create_dir(&model).unwrap();
-    for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
-        fs::copy(from.join(file), model.join(file)).unwrap();
-    }
-    let weights = candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu).unwrap();
-    let mut names: Vec<&String> = weights.keys().collect();
-    names.sort();
-    let mut map = serde_json::Map::new();
-    for (i, names) in [&names[..names.len() / 2], &names[names.len() / 2..]].into_iter().enumerate() {
-        let file = format!("model-{:05}-of-00002.safetensors", i + 1);
-        let own = names.iter().map(|&name| (name.clone(), weights[name].clone())).collect();
-        candle_core::safetensors::save(&own, model.join(&file)).unwrap();
-        map.extend(names.iter().map(|name| ((*name).clone(), Value::from(file.as_str()))));
-    }
-    let index = serde_json::json!({"metadata": {}, "weight_map": map});
-    fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
-    model
-}
-
-#[test]
-fn every_shard_of_the_weights_decides_which_clip_it_is() {
-    let dir = tempdir().unwrap();
-    let (model, run_dir) = (sharded_checkpoint(dir.path()), imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path()));
-    let zero_shot = baseline(&run_dir, "3", "zero-shot", &["--model", path(&model)]);
-    run(&zero_shot);
-    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
-    let prompts = tune(&run_dir, &model, &["--generator", "gaussian"]);
-    let printed = run(&prompts);
-    for shard in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
-        let place = model.join(shard);
-        let bytes = fs::read(&place).unwrap();
-        let mut other = bytes.clone();
-        let end = other.len();
-        other[end - 4..].copy_from_slice(&0.125f32.to_le_bytes());
-        fs::write(&place, other).unwrap();
-        fails(&zero_shot, &["made otherwise", "model_sha256"]);
-        fails(&prompts, &["made otherwise", "model_sha256"]);
-        fs::write(&place, bytes).unwrap();
-    }
-    assert_eq!(run(&prompts), printed);
 }

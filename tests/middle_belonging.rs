@@ -1,29 +1,30 @@
 //! Artefacts whose inputs are others now: left out by what reads, refused by what makes.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use candle_core::Device;
+use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::{
-    middle::{STREAM, imported},
+    middle::{STREAM, baseline, imported, tune},
     support::{Rows, command, copy, fails, files, golden, number, only, path, query, run, text},
 };
 
 /// A run with generators, prompts, scores and statistics.
-fn learned(rows: &Rows, dir: &Path) -> std::path::PathBuf {
+fn learned(rows: &Rows, dir: &Path) -> PathBuf {
     let run_dir = imported(rows, dir);
     fit(&run_dir, "4");
-    run(&tune(&run_dir, &golden("checkpoint")));
+    run(&tune(&run_dir, &golden("checkpoint"), &[]));
     run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"]);
     run_dir
 }
 
 fn fit(run_dir: &Path, epochs: &str) {
     run(&["fit-vae", "--run", path(run_dir), "--tasks", "3", "--epochs", epochs, "--hidden", "16", "--latent", "4"]);
-}
-
-fn tune<'a>(run_dir: &'a Path, model: &'a Path) -> Vec<&'a str> {
-    vec!["prompt-tune", "--run", path(run_dir), "--model", path(model), "--epochs", "2", "--samples", "16"]
 }
 
 /// What `cgil query` says beside its answer.
@@ -62,7 +63,7 @@ fn prompts_of_generators_that_were_fitted_anew_are_left_out_and_refused() {
         assert!(said.contains(part), "{part}: {said}");
     }
     let untouched = files(&run_dir.join("prompts"));
-    fails(&tune(&run_dir, &model), &["made otherwise", "its generators were not those of", "remove it"]);
+    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "its generators were not those of", "remove it"]);
     assert_eq!(files(&run_dir.join("prompts")), untouched);
     // the report is about what belongs
     run(&["report", "--run", path(&run_dir)]);
@@ -80,7 +81,7 @@ fn prompts_of_generators_that_were_fitted_anew_are_left_out_and_refused() {
     assert_eq!(rows_in(&run_dir, "latents"), latents);
     assert_eq!(rows_in(&run_dir, "prompt_losses"), 0.0);
     assert_eq!(query(&run_dir, "SELECT DISTINCT method FROM metrics WHERE after_task > 0"), ["ncm"]);
-    fails(&tune(&run_dir, &model), &["made otherwise"]);
+    fails(&tune(&run_dir, &model, &[]), &["made otherwise"]);
 
     // the last task's alone cannot be made otherwise
     fs::remove_dir_all(&before).unwrap();
@@ -119,7 +120,7 @@ fn what_was_made_of_other_embeddings_is_left_out_and_refused() {
     let untouched = files(&run_dir);
     fails(&ncm, &["made otherwise", "its source were not those of sources/base now", STREAM]);
     fails(&fit, &[STREAM]);
-    fails(&tune(&run_dir, &model), &["are others now than the stream", STREAM]);
+    fails(&tune(&run_dir, &model, &[]), &["are others now than the stream", STREAM]);
     let mut now = files(&run_dir);
     now.retain(|name, _| !name.ends_with(".lock"));
     assert!(now.keys().all(|name| untouched.contains_key(name)), "something was made");
@@ -132,7 +133,7 @@ fn what_was_made_of_other_embeddings_is_left_out_and_refused() {
     ] {
         fails(args, &["made otherwise", "its stream were not those of"]);
     }
-    fails(&tune(&run_dir, &model), &["made otherwise", "its stream were not those of"]);
+    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "its stream were not those of"]);
     assert_eq!(rows_in(&run_dir, "metrics"), 0.0);
     assert_eq!(rows_in(&run_dir, "classes"), 6.0);
     assert!(notes(&run_dir).contains(&format!("was made from other stream than streams/{STREAM}/task-01 has now")));
@@ -181,7 +182,7 @@ fn damaged_models_are_refused_by_name() {
             fs::remove_dir_all(work.join(format!("statistics/{STREAM}/class-statistics/task-03"))).unwrap();
         }
         let name = file.file_name().unwrap().to_str().unwrap();
-        fails(&tune(&work, &model), &["is damaged", name, "SHA-256"]);
+        fails(&tune(&work, &model, &[]), &["is damaged", name, "SHA-256"]);
         fs::remove_dir_all(&work).unwrap();
     }
 }
@@ -192,7 +193,7 @@ fn configurations_of_a_method_stand_side_by_side_under_names_that_readers_leave_
     let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
     let long = "an unusually long template that shows what a {} = looks like, in more words than a directory's name has room for";
     for template in [long, "一张关于{}的照片", "a {} = b"] {
-        run(&[&tune(&run_dir, &model)[..], &["--template", template]].concat());
+        run(&tune(&run_dir, &model, &["--template", template]));
     }
     run(&["baseline", "lda", "--run", path(&run_dir), "--tasks", "3", "--shrinkage", "none"]);
     run(&["baseline", "lda", "--run", path(&run_dir), "--tasks", "3"]);
@@ -207,4 +208,49 @@ fn configurations_of_a_method_stand_side_by_side_under_names_that_readers_leave_
             assert!(part.len() <= 60 && !part.contains('='), "{}", name.display());
         }
     }
+}
+
+/// The golden checkpoint in two shards.
+fn sharded_checkpoint(dir: &Path) -> PathBuf {
+    let (model, from) = (dir.join("sharded"), golden("checkpoint"));
+    fs::create_dir(&model).unwrap();
+    for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
+        fs::copy(from.join(file), model.join(file)).unwrap();
+    }
+    let weights = candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut names: Vec<&String> = weights.keys().collect();
+    names.sort();
+    let mut map = serde_json::Map::new();
+    for (i, names) in [&names[..names.len() / 2], &names[names.len() / 2..]].into_iter().enumerate() {
+        let file = format!("model-{:05}-of-00002.safetensors", i + 1);
+        let own = names.iter().map(|&name| (name.clone(), weights[name].clone())).collect();
+        candle_core::safetensors::save(&own, model.join(&file)).unwrap();
+        map.extend(names.iter().map(|name| ((*name).clone(), Value::from(file.as_str()))));
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    model
+}
+
+#[test]
+fn every_shard_of_the_weights_decides_which_clip_it_is() {
+    let dir = tempdir().unwrap();
+    let (model, run_dir) = (sharded_checkpoint(dir.path()), imported(&Rows::clouds(6, 12, 6), dir.path()));
+    let zero_shot = baseline(&run_dir, "3", "zero-shot", &["--model", path(&model)]);
+    run(&zero_shot);
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
+    let prompts = tune(&run_dir, &model, &["--generator", "gaussian"]);
+    let printed = run(&prompts);
+    for shard in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+        let place = model.join(shard);
+        let bytes = fs::read(&place).unwrap();
+        let mut other = bytes.clone();
+        let end = other.len();
+        other[end - 4..].copy_from_slice(&0.125f32.to_le_bytes());
+        fs::write(&place, other).unwrap();
+        fails(&zero_shot, &["made otherwise", "model_sha256"]);
+        fails(&prompts, &["made otherwise", "model_sha256"]);
+        fs::write(&place, bytes).unwrap();
+    }
+    assert_eq!(run(&prompts), printed);
 }

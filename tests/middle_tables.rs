@@ -1,0 +1,153 @@
+//! What tables say of what was learned, against the files that hold it.
+
+use std::{fs, path::Path};
+
+use candle_core::Device;
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::{
+    middle::{CLASSES, STREAM, TRAIN, imported, joint, learn_all, tune},
+    support::{Rows, golden, path, query, run, values},
+};
+
+/// Bytes of the tensors in a safetensors file, without its header.
+fn payload(file: &Path) -> usize {
+    let bytes = fs::read(file).unwrap();
+    bytes.len() - 8 - u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize
+}
+
+#[test]
+fn stored_bytes_are_those_of_the_files() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
+    learn_all(&run_dir, "3");
+    run(&joint(&run_dir, &golden("checkpoint"), "2"));
+    let tensors = |kind: &str, name: &str, file: &str, step: usize| {
+        payload(&run_dir.join(kind).join(STREAM).join(name).join(format!("task-{step:02}/{file}.safetensors")))
+    };
+    let names = |dir: &str| -> Vec<String> {
+        let entries = fs::read_dir(run_dir.join(dir).join(STREAM)).unwrap().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let found = |begin: &str, parts: &[&str], without: &[&str]| {
+        let names: Vec<String> = names(begin)
+            .into_iter()
+            .filter(|name| {
+                parts.iter().all(|part| name.contains(part)) && !without.iter().any(|part| name.contains(part))
+            })
+            .collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        names[0].clone()
+    };
+    let stored = |condition: &str, learned: usize| {
+        let classes = 2 * learned;
+        let sql = format!(
+            "SELECT value FROM metrics WHERE metric = 'stored_bytes' AND after_task = {learned} AND {condition}"
+        );
+        let per_class = query(&run_dir, &sql);
+        assert_eq!(per_class.len(), 1, "{condition}: {per_class:?}");
+        (per_class[0].parse::<f64>().unwrap() * classes as f64).round() as usize
+    };
+    let default = "cgil,epochs=2,samples=16";
+    for learned in 1..=3 {
+        let classes = 2 * learned;
+        let labels_and_keys = 2 * classes * 2 * size_of::<f64>();
+        // float32 values lie as float64 in the state of a classifier
+        let state = |name: &str| tensors("statistics", name, "state", learned) - labels_and_keys;
+        let ranpac = found("statistics", &["ranpac"], &[]);
+        for (method, bytes) in [
+            ("ncm", state("class-means") / 2),
+            ("hybrid", state("class-means") / 2),
+            ("lda", state("class-statistics")),
+            ("linear", state("linear") / 2),
+            ("ranpac,features=60", state(&ranpac)),
+            ("zero-shot", 0),
+        ] {
+            assert_eq!(stored(&format!("method = '{method}'"), learned), bytes, "{method} after {learned}");
+        }
+        let generators =
+            |kind: &str| (1..=learned).map(|step| tensors("latents", kind, "generators", step)).sum::<usize>();
+        let prompts = |name: &str| tensors("prompts", name, "prompts", learned);
+        let own = found("prompts", &["cgil"], &["current", "generator"]);
+        let alone = generators("vae") + prompts(&own);
+        assert_eq!(stored(&format!("method = '{default},statistics=0.0'"), learned), alone);
+        assert_eq!(stored(&format!("method = '{default}'"), learned), alone + state("class-statistics"));
+        let gaussian = generators("gaussian") + prompts(&found("prompts", &["cgil", "generator"], &[]));
+        assert_eq!(stored("method LIKE 'cgil%generator=gaussian%'", learned), gaussian);
+        assert_eq!(stored("method LIKE 'finetune%'", learned), prompts(&found("prompts", &["finetune"], &[])));
+        let rows = classes * TRAIN * 48 * size_of::<f32>();
+        assert_eq!(stored("method LIKE 'joint%'", learned), rows + prompts(&found("prompts", &["joint"], &[])));
+    }
+}
+
+/// What `cgil query` answers as JSON, a map per row.
+fn rows_of(run_dir: &Path, sql: &str) -> Vec<Value> {
+    serde_json::from_str(&run(&["query", "--run", path(run_dir), "--format", "json", sql])).unwrap()
+}
+
+fn vector(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[test]
+fn prompts_and_statistics_are_weighed_as_their_tables_say() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
+    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "0.3"]));
+    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();
+    assert!(logit_scale > 2.0, "{logit_scale}");
+    let log_softmax = |scores: Vec<f64>| -> Vec<f64> {
+        let sum: f64 = scores.iter().map(|x| x.exp()).sum();
+        scores.iter().map(|x| x - sum.ln()).collect()
+    };
+    for learned in [1, 3] {
+        let texts = rows_of(
+            &run_dir,
+            &format!(
+                "SELECT label, embedding FROM text_features WHERE after_task = {learned} AND origin = 'prompt' ORDER BY label"
+            ),
+        );
+        let heads = rows_of(
+            &run_dir,
+            &format!(
+                "SELECT label, \"offset\", embedding FROM statistics_head WHERE after_task = {learned} ORDER BY label"
+            ),
+        );
+        assert_eq!((texts.len(), heads.len()), (2 * learned, 2 * learned));
+        let images = rows_of(
+            &run_dir,
+            &format!(
+                "SELECT p.predicted, p.score, p.predicted_in_task, p.on_task, e.embedding FROM predictions p \
+                 JOIN embeddings e ON p.sample_id = e.sample_id \
+                 WHERE p.after_task = {learned} AND p.candidates = 'seen'"
+            ),
+        );
+        assert_eq!(images.len(), 12 * learned);
+        for image in images {
+            let x = vector(&image["embedding"]);
+            let length = dot(&x, &x).sqrt();
+            let prompts = texts.iter().map(|t| logit_scale * dot(&x, &vector(&t["embedding"])) / length).collect();
+            let of_head = |h: &Value| dot(&x, &vector(&h["embedding"])) + h["offset"].as_f64().unwrap();
+            let statistics = heads.iter().map(of_head).collect();
+            let both: Vec<f64> = log_softmax(prompts)
+                .iter()
+                .zip(log_softmax(statistics))
+                .map(|(prompts, statistics)| 0.7 * prompts + 0.3 * statistics)
+                .collect();
+            let best = |range: std::ops::Range<usize>| range.max_by(|&a, &b| both[a].total_cmp(&both[b])).unwrap();
+            let class = best(0..2 * learned);
+            let task = image["on_task"].as_u64().unwrap() as usize;
+            assert_eq!(image["predicted"].as_u64().unwrap() as usize, class);
+            assert_eq!(image["predicted_in_task"].as_u64().unwrap() as usize, best(2 * task - 2..2 * task));
+            let score = image["score"].as_f64().unwrap();
+            assert!((score - both[class]).abs() < 2e-3 * both[class].abs().max(1.0), "{score} {}", both[class]);
+        }
+    }
+}
