@@ -20,6 +20,7 @@ mod middle_belonging;
 mod middle_growth;
 mod middle_tables;
 mod parity;
+mod parity_learning;
 mod pipeline;
 mod quality;
 mod queries;
