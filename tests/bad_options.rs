@@ -1,5 +1,5 @@
-//! Options that make no sense, tasks that cannot be learned, and stages out of order: a message that
-//! says what to do, exit code 1 where nothing useful was done, no panic.
+//! Options that make no sense, tasks that cannot be learned, and stages out of order: a message
+//! that says what to do, exit code 1 where nothing useful was done, no panic.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! What baselines learn: task by task as at once, whatever the threads, and of data that are hard to
-//! learn from.
+//! What baselines learn: task by task as at once, whatever the threads, and of data that are hard
+//! to learn from.
 
 use cgil::{
     baseline::{

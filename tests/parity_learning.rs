@@ -1,5 +1,5 @@
-//! Parity of what learns with PyTorch, by golden vectors: VAEs and prompts step by step, class orders
-//! and metrics.
+//! Parity of what learns with PyTorch, by golden vectors: VAEs and prompts step by step, class
+//! orders and metrics.
 
 use std::collections::HashMap;
 
