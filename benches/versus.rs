@@ -14,10 +14,10 @@ use cgil::{
     dense::cosine::normalise,
     embed::embed,
     embeddings::Shard,
-    generator::{GeneratorConfig, VaeConfig, fit},
+    generator::{ClassRows, GeneratorConfig, VaeConfig, fit},
     prompt::{Learner, PromptConfig, cpu::Prompts},
     rng::{Draw, Rng},
-    rows::SPLITS,
+    rows::{Rows, SPLITS},
     source::{Source, SourceOptions},
     task::Class,
 };
@@ -63,10 +63,11 @@ fn encode(model: &str, images: &str) -> Result<f64> {
 
 fn vae(dim: usize, classes: usize, rows: usize, epochs: usize) -> f64 {
     let config = GeneratorConfig::Vae(VaeConfig { epochs, ..VaeConfig::DEFAULT });
-    let data: Vec<Vec<f32>> = (0..classes as u64).map(|i| noise(rows * dim, i)).collect();
+    let class = |key| ClassRows { key, rows: Rows::new(dim, noise(rows * dim, key)) };
+    let data: Vec<ClassRows> = (0..classes as u64).map(class).collect();
     let start = Instant::now();
-    data.par_iter().enumerate().with_max_len(1).for_each(|(label, rows)| {
-        fit(rows, dim, label as u64, 0, &config, || ());
+    data.par_iter().with_max_len(1).for_each(|class| {
+        fit(class, 0, &config, || ());
     });
     start.elapsed().as_secs_f64() / (classes * epochs) as f64
 }

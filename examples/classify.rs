@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use cgil::{
     clip::{Checkpoint, image::Workspace},
     dense::{cosine, softmax::log_softmax},
-    device::{Choice, Precision},
+    device::{DeviceChoice, Precision},
     source::{Source, SourceOptions},
     texts,
 };
@@ -33,7 +33,7 @@ pub fn classify() -> Result<[Guess; 2]> {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo");
     let checkpoint = Checkpoint::open(&demo.join("clip"))?;
     let (preprocess, tokenizer) = (checkpoint.preprocess()?, checkpoint.tokenizer()?);
-    let encoder = checkpoint.image_encoder(&Choice::Cpu.open_one()?, Precision::Float32.dtype())?;
+    let encoder = checkpoint.image_encoder(&DeviceChoice::Cpu.open_one()?, Precision::Float32.dtype())?;
     let source = Source::open(&demo.join("pictures"), &SourceOptions::default())?;
 
     let prompts: Vec<String> = source.classes.iter().map(|class| texts::fill(texts::TEMPLATE, class)).collect();

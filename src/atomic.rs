@@ -49,12 +49,18 @@ pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> 
     })
 }
 
-/// As [`write_dir`], in the place of a directory that may be there.
+/// As [`write_dir`], in the place of a directory that may be there, which goes last.
 pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    write_dir(path, |temporary| {
-        fill(temporary)?;
-        if path.exists() { remove_dir(path) } else { Ok(()) }
-    })
+    if !path.exists() {
+        return write_dir(path, fill);
+    }
+    let (new, old) = (temporary(path), temporary(path));
+    write_dir(&new, fill)?;
+    rename(path, &old)?;
+    rename(&new, path).inspect_err(|_| {
+        fs::rename(&old, path).ok();
+    })?;
+    fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))
 }
 
 /// Creates a directory and those above it.
@@ -106,12 +112,14 @@ impl Lock {
     }
 }
 
-/// Removes what processes that were killed left unfinished below a directory that is locked.
+/// Removes what processes that were killed left unfinished below a directory that is locked. Goes
+/// through no link: what lies behind one is locked elsewhere, or is not of a run at all.
 fn clear_unfinished(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match (name.starts_with('.') && name.ends_with(UNFINISHED), path.is_dir()) {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type());
+        let kind = kind.with_context(|| format!("cannot read {}", path.display()))?;
+        match (is_temporary(&entry.file_name().to_string_lossy()), kind.is_dir()) {
             (true, true) => fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?,
             (true, false) => fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?,
             (false, true) => clear_unfinished(&path)?,
@@ -127,6 +135,15 @@ fn temporary(path: &Path) -> PathBuf {
     let number = TAKEN.fetch_add(1, Ordering::Relaxed);
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(); // another machine may have the same process number
     path.with_file_name(format!(".{}-{number}-{:x}{UNFINISHED}", process::id(), since_1970.as_nanos()))
+}
+
+/// Whether a name is one of [`temporary`].
+fn is_temporary(name: &str) -> bool {
+    let parts = name.strip_prefix('.').and_then(|name| name.strip_suffix(UNFINISHED)).map(|name| name.split('-'));
+    parts.is_some_and(|parts| {
+        let parts: Vec<&str> = parts.collect();
+        parts.len() == 3 && parts.iter().all(|part| u128::from_str_radix(part, 16).is_ok())
+    })
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
@@ -191,12 +208,22 @@ mod tests {
         let work = dir.path().join("work");
         fs::create_dir_all(work.join("below/.12-0-ab.tmp")).unwrap();
         fs::write(work.join("below/.12-0-ab.tmp/x"), "x").unwrap();
-        for name in [".12-1-ab.tmp", ".hidden", "kept.tmp"] {
+        for name in [".12-1-ab.tmp", ".hidden", ".notes.tmp", ".1-2-three.tmp", ".1-2.tmp", "kept.tmp"] {
             fs::write(work.join(name), "x").unwrap();
         }
+        // what lies behind a link is not of this directory
+        let behind = dir.path().join("behind");
+        fs::create_dir_all(behind.join(".12-0-ab.tmp")).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&behind, work.join("link")).unwrap();
         let first = Lock::of(&work, || panic!("nobody holds it")).unwrap();
         assert_eq!(first.note, None);
-        assert_eq!(names(&work), [".hidden", ".lock", "below", "kept.tmp"]);
+        let mut kept = vec![".1-2-three.tmp", ".1-2.tmp", ".hidden", ".lock", ".notes.tmp", "below", "kept.tmp"];
+        if cfg!(unix) {
+            kept.push("link");
+        }
+        assert_eq!(names(&work), kept);
+        assert_eq!(names(&behind), [".12-0-ab.tmp"]);
         assert_eq!(names(&work.join("below")), Vec::<String>::new());
 
         let (said, heard) = mpsc::channel();

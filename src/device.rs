@@ -18,7 +18,7 @@ pub fn class_of(device: &Device) -> &'static str {
 
 /// Devices, as `--device` takes them: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,1`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Choice {
+pub enum DeviceChoice {
     /// The first CUDA device where there is one, else the CPU.
     Auto,
     /// The CPU.
@@ -27,15 +27,15 @@ pub enum Choice {
     Cuda(Vec<usize>),
 }
 
-impl FromStr for Choice {
+impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let expected = || format!("expected auto, cpu, cuda, or cuda:0,1 with the numbers of devices, not {text:?}");
         match text {
-            "auto" => Ok(Choice::Auto),
-            "cpu" => Ok(Choice::Cpu),
-            "cuda" => Ok(Choice::Cuda(vec![0])),
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(vec![0])),
             _ => {
                 let numbers = text.strip_prefix("cuda:").ok_or_else(expected)?;
                 let numbers: Vec<usize> = numbers
@@ -45,13 +45,13 @@ impl FromStr for Choice {
                 if (1..numbers.len()).any(|i| numbers[..i].contains(&numbers[i])) {
                     return Err(format!("{text:?} names a device twice"));
                 }
-                Ok(Choice::Cuda(numbers))
+                Ok(DeviceChoice::Cuda(numbers))
             }
         }
     }
 }
 
-impl Choice {
+impl DeviceChoice {
     /// The devices, in the order given. With `streams` above 1 each CUDA device comes as often,
     /// every time with a stream of its own, so that one copies while another computes. A device
     /// that is not there is an [`Error::Device`], and any in a program without CUDA an
@@ -61,11 +61,11 @@ impl Choice {
             (0..streams).map(|_| Ok(Device::new_cuda_with_stream(number)?)).collect()
         };
         match self {
-            Choice::Cpu => Ok(vec![Device::Cpu]),
-            Choice::Auto if !cfg!(feature = "cuda") => Ok(vec![Device::Cpu]),
-            Choice::Auto => Ok(cuda(0).unwrap_or_else(|_| vec![Device::Cpu])),
-            Choice::Cuda(_) if !cfg!(feature = "cuda") => Err(Error::BuiltWithoutCuda.into()),
-            Choice::Cuda(numbers) => {
+            DeviceChoice::Cpu => Ok(vec![Device::Cpu]),
+            DeviceChoice::Auto if !cfg!(feature = "cuda") => Ok(vec![Device::Cpu]),
+            DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|_| vec![Device::Cpu])),
+            DeviceChoice::Cuda(_) if !cfg!(feature = "cuda") => Err(Error::BuiltWithoutCuda.into()),
+            DeviceChoice::Cuda(numbers) => {
                 let open = |&number| cuda(number).map_err(|source| Error::Device { number, source });
                 Ok(numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?.concat())
             }
@@ -74,7 +74,7 @@ impl Choice {
 
     /// The one device that a stage computes on which cannot use several.
     pub fn open_one(&self) -> Result<Device> {
-        if let Choice::Cuda(numbers) = self
+        if let DeviceChoice::Cuda(numbers) = self
             && numbers.len() > 1
         {
             bail!("this stage computes on one device, but --device names {}", numbers.len());
@@ -119,15 +119,15 @@ mod tests {
     #[test]
     fn devices_are_read() {
         for (text, expected) in [
-            ("auto", Choice::Auto),
-            ("cpu", Choice::Cpu),
-            ("cuda", Choice::Cuda(vec![0])),
-            ("cuda:0,3", Choice::Cuda(vec![0, 3])),
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(vec![0])),
+            ("cuda:0,3", DeviceChoice::Cuda(vec![0, 3])),
         ] {
             assert_eq!(text.parse(), Ok(expected));
         }
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:1,1"] {
-            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text:?}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! let run = Run::open("runs/none".as_ref(), |_| ())?;
 //! let error = Embeddings::open(&run, "base").unwrap_err();
 //! match error.downcast_ref() {
-//!     Some(Error::NoEmbeddings { run }) => println!("embed the images into {} first", run.display()),
+//!     Some(Error::NoEmbeddings { run, .. }) => println!("embed the images into {} first", run.display()),
 //!     _ => return Err(error),
 //! }
 //! # Ok::<(), anyhow::Error>(())
@@ -22,11 +22,16 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A run has no embeddings yet: make them.
-    #[error("{} has no embeddings: run `cgil extract` or `cgil import` with this --run first", run.display())]
+    /// A run has no embeddings of a source yet: make them.
+    #[error(
+        "{} has no embeddings of the source {name:?}: run `cgil extract` or `cgil import` with this --run first",
+        run.display()
+    )]
     NoEmbeddings {
         /// The run's directory.
         run: PathBuf,
+        /// Name of the source.
+        name: String,
     },
     /// The embeddings of a source were begun and not finished: go on with them.
     #[error(

@@ -89,6 +89,12 @@ impl TestSet {
             let class_of: BTreeMap<i64, usize> =
                 tasks.iter().flat_map(|&t| stream.source_labels(t).into_iter().zip(stream.task(t))).collect();
             let found = embeddings.test_rows(&class_of.keys().copied().collect::<BTreeSet<_>>())?;
+            ensure!(
+                values.is_empty() || found.rows.dim() == dim,
+                "{} has embeddings of {} values, others of the stream have {dim}",
+                embeddings.dir().display(),
+                found.rows.dim()
+            );
             dim = found.rows.dim();
             sources.extend(vec![source.to_owned(); found.labels.len()]);
             sample_ids.extend(found.sample_ids);
@@ -101,12 +107,6 @@ impl TestSet {
                 })?;
                 classes.push(*class);
             }
-            ensure!(
-                values.is_empty() || found.rows.dim() == dim,
-                "{} has embeddings of {} values, others of the stream have {dim}",
-                embeddings.dir().display(),
-                found.rows.dim()
-            );
             values.extend(found.rows.into_values());
         }
         let test = TestSet { sources, sample_ids, classes, rows: Rows::new(dim, values) };

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-pub use crate::dense::moments::mean;
 use crate::{
+    dense::moments::mean,
     evaluate::{Prediction, TestSet},
     stream::Stream,
 };

@@ -22,13 +22,10 @@ use crate::{
     artefact::{self, Input, Manifest, Plan, slug},
     evaluate::{Prediction, TestSet},
     metrics::{Accuracies, History, Metric, MetricName},
-    run::{Run, step_name},
+    run::{RESULTS, Run, step_name},
     stream::Stream,
     table::{Contract, contract, file},
 };
-
-/// Directory of all results, below the run's.
-pub const DIR: &str = "results";
 
 /// What can be done about results that were made otherwise.
 const ADVICE: &str = "use another --run, or remove it and the steps after it";
@@ -77,7 +74,7 @@ pub struct StepTable {
 impl<'a> Results<'a> {
     /// Of a method on a stream. Reads nothing yet.
     pub fn new(run: &'a Run, stream: &'a Stream, method: &str) -> Self {
-        let dir = run.dir().join(DIR).join(&stream.name).join(slug(method));
+        let dir = run.dir().join(RESULTS).join(&stream.name).join(slug(method));
         Results { run, stream, method: method.to_owned(), dir }
     }
 
@@ -121,7 +118,8 @@ impl<'a> Results<'a> {
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         let plan = self.plan(learned, self.stream.tasks(), made)?;
-        plan.make(&self.step_dir(learned), json!({"method": self.method}), |dir| {
+        let dir = self.step_dir(learned);
+        plan.make(&dir, self.run.place(&dir), Value::Null, |dir| {
             write_table(dir, contract::predictions(), &predictions)?;
             write_table(dir, contract::metrics(), &metrics)?;
             tables.iter().try_for_each(|(contract, rows)| write_table(dir, contract, rows))
@@ -253,7 +251,9 @@ impl<'a> Results<'a> {
 /// Bytes per class that a method keeps after `learned` tasks, as its metrics say.
 pub fn stored_bytes(results: &Results, learned: usize) -> Result<f64> {
     let dir = results.step_dir(learned);
-    let path = dir.join(file_name(contract::metrics()));
+    let name = file_name(contract::metrics());
+    Manifest::read(&dir, &artefact::RESULTS)?.check_file(&dir, &name)?;
+    let path = dir.join(name);
     let rows = file::read(&path, contract::metrics(), 0)?;
     let values = rows["value"].as_primitive::<Float64Type>().values();
     let stored = file::text(&rows, "metric").zip(values).find(|(metric, _)| *metric == MetricName::StoredBytes.name());
@@ -368,7 +368,7 @@ mod tests {
 
         assert!(refused(&results, 1, &made(2), &test).contains("made.value is 1 there, 2 now"));
         let other = Made { inputs: vec![("prompts", two.input(1))], ..made(1) };
-        assert!(refused(&results, 1, &other, &test).contains("its prompts were not those of"));
+        assert!(refused(&results, 1, &other, &test).contains("from another streams/"));
         assert!(
             refused(&results, 1, &made(1), &test_set(&[0, 1, 1, 2, 0])).contains("lacks the test image \"image 4\"")
         );
@@ -391,7 +391,7 @@ mod tests {
         for learned in 0..=2 {
             results.write(learned, &made(1, Vec::new()), &test, &right(&[Some(0), Some(0)]), &mut history).unwrap();
         }
-        drop(results); // and the lock
+        drop(results);
         // an image of the class that has come, which these steps say nothing of
         let test = test_set(&[0, 2, 3]);
         let (grown, mut history) = (Results::new(&run, &three, "m"), History::new(&test, &three));

@@ -1,5 +1,6 @@
-//! Embeddings in memory. Their dimension and their split are part of the type, so that test rows
-//! cannot reach anything that learns, and the rows of one task nothing that learns another.
+//! Embeddings in memory. They know their dimension, and their split is part of the type, so that
+//! test rows cannot reach anything that learns. What learns a task is shown [`TaskRows`], of that
+//! task alone.
 
 use std::marker::PhantomData;
 

@@ -20,9 +20,17 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    artefact::{self, Input, Kind, MANIFEST, Manifest, slug},
+    artefact::{self, Input, Kind, MANIFEST, Manifest},
     atomic::Lock,
 };
+
+/// Directories of a run, by what lies in them.
+pub(crate) const SOURCES: &str = "sources";
+pub(crate) const STREAMS: &str = "streams";
+pub(crate) const LATENTS: &str = "latents";
+pub(crate) const STATISTICS: &str = "statistics";
+pub(crate) const PROMPTS: &str = "prompts";
+pub(crate) const RESULTS: &str = "results";
 
 /// A run's directory, and where notes for people go.
 #[derive(Clone, Debug)]
@@ -35,7 +43,7 @@ impl Run {
     /// The run in `dir`, which need not be there yet. An error where an older cgil has made it.
     pub fn open(dir: &Path, note: fn(&str)) -> Result<Self> {
         let dir_shown = dir.display();
-        if !dir.join("sources").exists() && dir.join("embeddings").join(MANIFEST).exists() {
+        if !dir.join(SOURCES).exists() && dir.join("embeddings").join(MANIFEST).exists() {
             bail!(
                 "{dir_shown} is of an older format: `cgil import {dir_shown}/embeddings --run NEW` takes its embeddings as they \
                  are into another run, where the stages after it (with --model) make the rest again"
@@ -63,6 +71,11 @@ impl Run {
         Ok(lock)
     }
 
+    /// Where a directory is below the run's.
+    pub fn place(&self, dir: &Path) -> String {
+        artefact::place(&self.dir, dir)
+    }
+
     /// An artefact of the run as an input of another.
     pub fn input(&self, dir: &Path, manifest: &Manifest) -> Input {
         Input::new(&self.dir, dir, manifest.identity.clone())
@@ -70,12 +83,12 @@ impl Run {
 
     /// The streams that are there, sorted.
     pub fn streams(&self) -> Vec<String> {
-        names(&self.dir.join("streams"))
+        names(&self.dir.join(STREAMS))
     }
 
     /// The sources that are there, sorted.
     pub fn sources(&self) -> Vec<String> {
-        names(&self.dir.join("sources"))
+        names(&self.dir.join(SOURCES))
     }
 }
 
@@ -90,8 +103,16 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 /// The directory of the step after `learned` tasks, or of the task of that number.
 pub(crate) fn step_name(learned: usize) -> String {
-    format!("task-{learned:02}")
+    format!("{STEP}{learned:02}")
 }
+
+/// The number that a name of [`step_name`] is of; none where it is another name.
+pub(crate) fn step_number(name: &str) -> Option<usize> {
+    name.strip_prefix(STEP)?.parse().ok().filter(|&number| step_name(number) == name)
+}
+
+/// What names of steps begin with.
+const STEP: &str = "task-";
 
 /// Which artefacts of a run belong to what is there: those whose inputs are what they were made
 /// from, or are gone.
@@ -136,8 +157,8 @@ impl<'a> Belonging<'a> {
             Ok(manifest) => manifest,
             Err(error) => return Some(format!("{error:#}")),
         };
-        if !is_in_place(dir, &manifest) {
-            return Some(format!("{shown} is a copy, or was renamed"));
+        if Path::new(&manifest.place) != dir {
+            return Some(format!("{shown} is a copy of {}, or was renamed", manifest.place));
         }
         for (name, input) in manifest.inputs.iter().filter(|(_, input)| !input.path.is_empty()) {
             let place = Path::new(&input.path);
@@ -157,27 +178,17 @@ impl<'a> Belonging<'a> {
     }
 }
 
-/// Whether an artefact lies where it was made: below the name of its stream, and of its method or
-/// prompts.
-fn is_in_place(dir: &Path, manifest: &Manifest) -> bool {
-    let part = |place: usize| dir.iter().nth(place).and_then(|part| part.to_str());
-    let stream = manifest.inputs.get("stream").and_then(|input| input.path.split('/').nth(1));
-    let own = manifest.about["method"].as_str().or(manifest.about["prompts"].as_str());
-    stream.or(manifest.about["stream"].as_str()).is_none_or(|stream| part(1) == Some(stream))
-        && own.is_none_or(|own| part(2) == Some(slug(own).as_str()))
-}
-
 /// The kind of the artefact that lies in `dir`, a path below the run.
 fn kind_of(dir: &Path) -> Option<&'static Kind> {
     let parts: Vec<&str> = dir.iter().filter_map(|part| part.to_str()).collect();
     Some(match parts[..] {
-        ["sources", _] => &artefact::SOURCE,
-        ["streams", _, _] => &artefact::STREAM,
-        ["latents", _, _, "quality"] => &artefact::QUALITY,
-        ["latents", _, _, _] => &artefact::GENERATORS,
-        ["statistics", _, _, _] => &artefact::STATISTICS,
-        ["prompts", _, _, _] => &artefact::PROMPTS,
-        ["results", _, _, _] => &artefact::RESULTS,
+        [SOURCES, _] => &artefact::SOURCE,
+        [STREAMS, _, _] => &artefact::STREAM,
+        [LATENTS, _, _, "quality"] => &artefact::QUALITY,
+        [LATENTS, _, _, _] => &artefact::GENERATORS,
+        [STATISTICS, _, _, _] => &artefact::STATISTICS,
+        [PROMPTS, _, _, _] => &artefact::PROMPTS,
+        [RESULTS, _, _, _] => &artefact::RESULTS,
         _ => return None,
     })
 }
@@ -196,7 +207,7 @@ mod tests {
             let of = Manifest::read(&place, kind_of(Path::new(input)).unwrap()).unwrap();
             plan = plan.with(name, run.input(&place, &of));
         }
-        plan.make(&run.dir().join(dir), Value::Null, |_| Ok(())).unwrap();
+        plan.make(&run.dir().join(dir), dir.into(), Value::Null, |_| Ok(())).unwrap();
     }
 
     #[test]

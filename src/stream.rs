@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     Error,
@@ -20,7 +20,7 @@ use crate::{
     atomic,
     embeddings::Embeddings,
     rows::{TaskRows, Train},
-    run::{Run, names, step_name},
+    run::{Run, STREAMS, names, step_name, step_number},
     table::{contract, file},
     task::{Class, Cut, Order},
 };
@@ -125,7 +125,7 @@ impl Stream {
     pub fn create(self, run: &Run) -> Result<Self> {
         let dir = dir(run, &self.name);
         if !dir.exists() {
-            let _lock = run.lock(&run.dir().join("streams"))?;
+            let _lock = run.lock(&run.dir().join(STREAMS))?;
             if !dir.exists() {
                 atomic::write_dir(&dir, |dir| {
                     (0..self.tasks()).try_for_each(|t| self.write_task(t, &dir.join(step_name(t + 1))))
@@ -146,7 +146,7 @@ impl Stream {
     /// Adds the classes of a source as one more task. Where a label of theirs is another class's
     /// already, all of them get labels that are free.
     pub fn append(&mut self, run: &Run, source: &Embeddings) -> Result<()> {
-        let _lock = run.lock(&run.dir().join("streams"))?;
+        let _lock = run.lock(&run.dir().join(STREAMS))?;
         let mut grown = Stream::open(run, &self.name)?; // another process may have added a task
         let (input, first) = (source.input()?, grown.embeddings(run, 0)?);
         ensure!(
@@ -182,6 +182,9 @@ impl Stream {
             let Some(manifest) = Manifest::find(&task_dir, &artefact::STREAM)? else { break };
             let options: Options = manifest.options(&task_dir)?;
             let damaged = |what: &str| artefact::Error::Damaged { dir: task_dir.clone(), what: what.to_owned() };
+            if manifest.place != run.place(&task_dir) {
+                return Err(damaged(&format!("it is a copy of {}, or was renamed", manifest.place)).into());
+            }
             let source = manifest.inputs.get("source").ok_or_else(|| damaged("it has no source"))?.clone();
             let stream =
                 stream.get_or_insert_with(|| Stream::empty(name.to_owned(), options.order.clone(), options.seed));
@@ -192,7 +195,7 @@ impl Stream {
             }
         }
         let stream = stream.with_context(|| format!("{} has no stream {name:?}", run.dir().display()))?;
-        let is_later = |step: &String| step.starts_with("task-") && *step > step_name(stream.tasks());
+        let is_later = |step: &String| step_number(step).is_some_and(|number| number > stream.tasks());
         if let Some(later) = names(&dir).into_iter().find(is_later) {
             bail!(
                 "{} has {later}, but not {}: restore it, or remove the stream",
@@ -324,7 +327,7 @@ impl Stream {
 
     /// The stream up to task `t` (from 0) as the input of another artefact.
     pub fn input(&self, t: usize) -> Input {
-        Input { path: format!("streams/{}/{}", self.name, step_name(t + 1)), identity: self.tasks[t].identity.clone() }
+        Input { path: self.place(t), identity: self.tasks[t].identity.clone() }
     }
 
     /// The embeddings of the source of task `t` (from 0). An error where they are others than the
@@ -385,6 +388,11 @@ impl Stream {
         before.into_iter().fold(plan, |plan, before| plan.with("before", before))
     }
 
+    /// Where task `t` (from 0) is, below the run's directory.
+    fn place(&self, t: usize) -> String {
+        format!("{STREAMS}/{}/{}", self.name, step_name(t + 1))
+    }
+
     fn write_task(&self, t: usize, dir: &Path) -> Result<()> {
         let classes = &self.tasks[t].classes;
         let mut columns = self.keys(classes.len());
@@ -396,7 +404,7 @@ impl Stream {
             Arc::new(Int64Array::from_iter_values(classes.iter().map(|(_, label)| *label))),
         ]);
         let rows = file::rows(contract::classes(), 0, columns)?;
-        self.plan(t).make(dir, json!({"stream": self.name}), |dir| {
+        self.plan(t).make(dir, self.place(t), Value::Null, |dir| {
             file::write(&dir.join("classes.parquet"), contract::classes(), &rows, &vec![])
         })?;
         Ok(())
@@ -432,5 +440,5 @@ pub fn stream_name(order: &Order, cut: Cut, count: usize) -> Result<String> {
 }
 
 fn dir(run: &Run, name: &str) -> PathBuf {
-    run.dir().join("streams").join(name)
+    run.dir().join(STREAMS).join(name)
 }

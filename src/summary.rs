@@ -1,12 +1,11 @@
 //! Methods side by side: means and deviations over class orders, and differences paired by order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-pub use crate::dense::moments::deviation;
 use crate::{
-    dense::moments::mean,
+    dense::moments::{deviation, mean},
     metrics::{MetricName, Unit},
     query::{Tables, numbers, texts},
     sheet::Sheet,
@@ -30,29 +29,24 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of the finished `results` in `tasks` tasks, methods on streams. The first of the `methods`
-    /// that has some is what the others are compared with.
-    pub fn new(
-        tables: &Tables,
-        methods: &[String],
-        results: &BTreeSet<(String, String)>,
-        tasks: usize,
-    ) -> Result<Self> {
-        let rows = tables.sql(&format!(
-            "SELECT stream, method, metric, value FROM metrics WHERE on_task IS NULL AND after_task = {tasks}"
-        ))?;
+    /// Of the finished `results`, methods on streams with the streams' numbers of tasks. The first
+    /// of the `methods` that has some is what the others are compared with.
+    pub fn new(tables: &Tables, methods: &[String], results: &BTreeMap<(String, String), usize>) -> Result<Self> {
+        let rows = tables.sql("SELECT stream, method, after_task, metric, value FROM metrics WHERE on_task IS NULL")?;
+        let after = numbers(&rows, "after_task")?;
         let (stream, method, metric) = (texts(&rows, "stream")?, texts(&rows, "method")?, texts(&rows, "metric")?);
         let mut scores: BTreeMap<(String, MetricName), BTreeMap<String, f64>> = BTreeMap::new();
         for (row, value) in numbers(&rows, "value")?.into_iter().enumerate() {
             let Some(metric) = MetricName::of(&metric[row]) else { continue };
-            if results.contains(&(method[row].clone(), stream[row].clone())) {
+            let tasks = results.get(&(method[row].clone(), stream[row].clone()));
+            if tasks.is_some_and(|&tasks| after[row] == tasks as f64) {
                 scores.entry((method[row].clone(), metric)).or_default().insert(stream[row].clone(), value);
             }
         }
         let there = |method: &&String| scores.contains_key(&((*method).clone(), MetricName::Faa));
         let methods: Vec<String> = methods.iter().filter(there).cloned().collect();
         if methods.is_empty() {
-            bail!("there are no finished results of these methods in {tasks} tasks");
+            bail!("there are no finished results of these methods");
         }
         Ok(Summary { methods, scores })
     }

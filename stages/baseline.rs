@@ -9,7 +9,7 @@ use cgil::{
         TextAndMean, ensemble,
     },
     clip::Checkpoint,
-    device::{Choice, class_of},
+    device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
     evaluate::TestSet,
     generator::LatentStore,
@@ -35,7 +35,8 @@ use crate::{
 
 const TEXT_WEIGHT: f64 = 0.5;
 
-/// Random features that fit a common machine's memory: their Gram matrix takes 3.2 GB.
+/// Random features that fit a common machine's memory: a matrix of them takes 3.2 GB, its triangle
+/// half of that.
 const MOST_FEATURES: usize = 20_000;
 
 #[derive(Args)]
@@ -143,7 +144,7 @@ pub struct TuneOptions {
     config: PromptOptions,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
-    device: Choice,
+    device: DeviceChoice,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -315,7 +316,7 @@ impl Setting {
             _ => Replay::Nothing,
         };
         let config = &prompts.config;
-        let device = Choice::Cpu.open_one()?;
+        let device = DeviceChoice::Cpu.open_one()?;
         let training = Training::new(run, stream, &options.prompts(), config, clip, replay, class_of(&device));
         if !training.is_complete()? {
             bail!("the prompts {:?} have not learned all tasks: run the command that makes them again", options.method);

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ImageEncoder, Preprocess},
-    device::{Choice, Precision, class_of},
+    device::{DeviceChoice, Precision, class_of},
     embed::embed,
     embeddings::{Embeddings, FIRST_SOURCE, SourcePlan},
     profile::{Phase, time},
@@ -54,7 +54,7 @@ pub struct Options {
     exif: bool,
     /// What computes: auto, cpu, cuda, or cuda:0,1 for several devices
     #[arg(long, default_value = "auto")]
-    device: Choice,
+    device: DeviceChoice,
     /// Number type of the encoder's products, on CUDA devices; the table records it
     #[arg(long, value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
     dtype: Precision,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
-    device::{Choice, class_of},
+    device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
     generator::{ClassRows, LatentStore, fit_all},
     profile::{Phase, time},
@@ -40,7 +40,7 @@ pub struct Options {
     generator: GeneratorOptions,
     /// What computes VAEs: auto, cpu, cuda, or cuda:1; the other kinds are for the CPU
     #[arg(long, default_value = "auto")]
-    device: Choice,
+    device: DeviceChoice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
@@ -60,18 +60,19 @@ pub fn run(options: &Options) -> Result<()> {
 
     let stream = stream.create(&run)?;
     let mut store = LatentStore::new(&run, &stream, config, class_of(&device));
-    if !missing_tasks(&run, &store)?.is_empty() {
+    if !missing_tasks(&run, &store)?.is_empty() || store.has_leftovers() {
         store.lock()?;
     }
     let missing = missing_tasks(&run, &store)?; // another process may have been faster
     let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
     let progress = terminal::bar("fit-vae", classes * store.config.ticks());
+    let mut fitted = 0;
     for tasks in groups(&missing, &stream) {
-        fit_tasks(&run, &tasks, &store, &device, &progress)?;
+        fitted += fit_tasks(&run, &tasks, &store, &device, &progress)?;
     }
     progress.finish_and_clear();
     terminal::print(format!(
-        "{} generators in {} tasks in {}, {classes} fitted now\n",
+        "{} generators in {} tasks in {}, {fitted} fitted now\n",
         stream.classes.len(),
         stream.tasks(),
         options.run.display()
@@ -113,8 +114,14 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Fits the classes of some tasks that are missing.
-fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &ProgressBar) -> Result<()> {
+/// Fits the classes of some tasks that are missing. Returns how many those were.
+fn fit_tasks(
+    run: &Run,
+    tasks: &[usize],
+    store: &LatentStore,
+    device: &Device,
+    progress: &ProgressBar,
+) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
     let (mut missing, mut data, mut dim) = (Vec::new(), Vec::new(), 1);
     for &task in tasks {
@@ -148,5 +155,6 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
             time(Phase::Write, || store.put_class(task, class, &fitted))
         },
     )?;
-    tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))
+    tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))?;
+    Ok(missing.len())
 }

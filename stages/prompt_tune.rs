@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Result, bail};
 use cgil::{
     baseline::ensemble,
-    device::{Choice, class_of},
+    device::{DeviceChoice, class_of},
     evaluate::TestSet,
     generator::{Kind, LatentStore},
     method::{Prompted, score},
@@ -54,7 +54,7 @@ pub struct Options {
     statistics: f64,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
-    device: Choice,
+    device: DeviceChoice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,

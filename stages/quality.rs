@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cgil::{
     dense::cosine::normalise,
+    dense::moments::mean,
     generator::{Generator, Kind, LatentStore},
-    metrics::mean,
     quality::{self, Accuracy, Quality, Sets, accuracies},
     rng::{Draw, Rng},
     rows::{Rows, Test, Train},
@@ -149,8 +149,7 @@ fn unit(mut rows: Vec<f32>, dim: usize, class: &Class, what: &str) -> Result<Vec
     normalise(&mut rows, dim);
     if let Some(i) = rows.iter().position(|x| !x.is_finite()) {
         bail!(
-            "{what} {} of class {:?} cannot be brought to length 1: it is zero, or not finite; \
-             run the stage that made it again",
+            "{what} {} of class {:?} cannot be brought to length 1: it is not finite; run the stage that made it again",
             i / dim + 1,
             class.name
         );

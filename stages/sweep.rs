@@ -2,7 +2,7 @@
 //! differences.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +16,7 @@ use cgil::{
     query::Tables,
     run::Run,
     sheet::Format,
-    stream::stream_name,
+    stream::{Stream, stream_name},
     summary::Summary,
     task::Order,
 };
@@ -62,8 +62,8 @@ pub struct Options {
     format: Format,
 }
 
-/// Methods on streams.
-type Done = BTreeSet<(String, String)>;
+/// Methods on streams, and the numbers of tasks of these.
+type Done = BTreeMap<(String, String), usize>;
 
 /// A method under a seed, and the commands that make what is missing of it, its own last.
 struct Member {
@@ -77,7 +77,6 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let classes = Embeddings::open_complete(&run, FIRST_SOURCE)?.plan.classes.len();
     let cut = options.tasks.required()?;
-    let tasks = cut.sizes(classes)?.len();
     let default: Vec<String> = METHODS.map(str::to_owned).into();
     let asked = if options.methods.is_empty() { &default } else { &options.methods };
     let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();
@@ -88,7 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
             members.push(Member::new(options, method, seed, stream.clone())?);
         }
     }
-    let (done, failed) = run_all(&members)?;
+    let (done, failed) = run_all(&run, &members)?;
     let mut names: Vec<String> = Vec::new();
     for Member { method, .. } in members {
         if !names.contains(&method) {
@@ -97,7 +96,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let summary = Tables::open(&run).and_then(|tables| {
         tables.left_out.iter().for_each(|reason| terminal::note(&format!("note: left out: {reason}")));
-        Summary::new(&tables, &names, &done, tasks)
+        Summary::new(&tables, &names, &done)
     });
     let sheet = summary.map(|summary| summary.sheet(options.metric.metric).render(options.format));
     match (sheet, failed.len()) {
@@ -163,8 +162,9 @@ fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String
     let tasks: Vec<String> =
         tasks.into_iter().filter_map(|(flag, n)| Some([flag.to_owned(), n?.to_string()])).flatten().collect();
     let value = |key: &str| own.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str());
-    let baseline =
-        |more: &[String]| [&["baseline".to_owned(), name.to_owned()], &common[..], &tasks, more, &flags(&own)].concat();
+    let baseline = |own: &[(String, String)], more: &[String]| {
+        [&["baseline".to_owned(), name.to_owned()], &common[..], &tasks, more, &flags(own)].concat()
+    };
 
     match name {
         "cgil" => {
@@ -184,11 +184,19 @@ fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String
         }
         "ensemble" => {
             let mut commands = commands_of_prompts(options, value("method").unwrap_or("cgil"), seed)?;
-            commands.push(baseline(&model));
+            commands.push(baseline(&own, &model));
             Ok(commands)
         }
-        "ncm" | "lda" | "ranpac" | "linear" => Ok(vec![baseline(&[])]),
-        _ => Ok(vec![baseline(&model)]), // reads the CLIP
+        "zero-shot" => {
+            // its templates, as the method's name joins them
+            let templates = |(key, value): &(String, String)| match key.as_str() {
+                "template" => value.split('+').map(|text| (key.clone(), text.to_owned())).collect(),
+                _ => vec![(key.clone(), value.clone())],
+            };
+            Ok(vec![baseline(&own.iter().flat_map(templates).collect::<Vec<_>>(), &model)])
+        }
+        "ncm" | "lda" | "ranpac" | "linear" => Ok(vec![baseline(&own, &[])]),
+        _ => Ok(vec![baseline(&own, &model)]), // reads the CLIP
     }
 }
 
@@ -217,8 +225,6 @@ fn pairs(options: &str) -> Result<Vec<(String, String)>> {
 fn flags(pairs: &[(String, String)]) -> Vec<String> {
     let flag = |(key, value): &(String, String)| match value.as_str() {
         "true" => vec![format!("--{key}")],
-        // templates of zero-shot, as their method's name joins them
-        _ if key == "template" => value.split('+').flat_map(|text| [format!("--{key}"), text.to_owned()]).collect(),
         _ => vec![format!("--{key}"), value.clone()],
     };
     pairs.iter().flat_map(flag).collect()
@@ -231,11 +237,11 @@ fn path(path: &Path) -> Result<String> {
 /// Runs the members' commands one after another, each with all threads; one that several members
 /// need runs once, and a member ends with the first that fails. Returns the methods and orders that
 /// are there now, and what failed, in words.
-fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
+fn run_all(run: &Run, members: &[Member]) -> Result<(Done, Vec<String>)> {
     let program = env::current_exe().context("cannot find this program")?;
     let progress = terminal::bar("sweep", members.len());
     let mut outcomes: BTreeMap<&[String], bool> = BTreeMap::new();
-    let (mut done, mut failed) = (BTreeSet::new(), Vec::new());
+    let (mut done, mut failed) = (Done::new(), Vec::new());
     for Member { method, stream, commands } in members {
         let mut is_done = true;
         for command in commands {
@@ -259,7 +265,8 @@ fn run_all(members: &[Member]) -> Result<(Done, Vec<String>)> {
             }
         }
         if is_done {
-            done.insert((method.clone(), stream.clone()));
+            // which may have grown since it was cut
+            done.insert((method.clone(), stream.clone()), Stream::open(run, stream)?.tasks());
         }
         progress.inc(1);
     }

@@ -8,8 +8,9 @@ use std::{
 use anyhow::Result;
 use candle_core::Device;
 use cgil::{
-    device::Choice,
-    metrics::{History, Metric, MetricName, mean},
+    dense::moments::mean,
+    device::DeviceChoice,
+    metrics::{History, Metric, MetricName},
     stream::Stream,
 };
 use comfy_table::{CellAlignment, Table, presets};
@@ -42,8 +43,8 @@ pub fn note(line: &str) {
 }
 
 /// Says so where a program built for CUDA found none, unless it was told what to compute on.
-pub fn note_device(choice: &Choice, device: &Device) {
-    if cfg!(feature = "cuda") && *choice == Choice::Auto && device.is_cpu() {
+pub fn note_device(choice: &DeviceChoice, device: &Device) {
+    if cfg!(feature = "cuda") && *choice == DeviceChoice::Auto && device.is_cpu() {
         note("note: no CUDA device, computing on the CPU");
     }
 }

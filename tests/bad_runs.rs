@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::{Rows, command, fails, files, golden, imported, path, query, run, text};
@@ -172,4 +173,47 @@ fn a_plan_of_nonsense_is_refused() {
         assert_eq!(output.status.code(), Some(1), "{from} as {to}");
         fs::write(&manifest, sealed).unwrap();
     }
+}
+
+#[test]
+fn a_manifest_that_says_other_rows_than_the_plan_is_damaged() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
+    let manifest = run_dir.join("sources/base/manifest.json");
+    let whole: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"];
+    for [a, b] in [[1_000_000_000_000_000_000u64, 3], [u64::MAX, u64::MAX], [4, 3]] {
+        let mut said = whole.clone();
+        said["about"]["shards"][0]["labels"] = json!({"0": a, "1": b});
+        fs::write(&manifest, said.to_string()).unwrap();
+        fails(&ncm, &["sources/base is damaged", "are not those of the plan"]);
+    }
+    let mut said = whole.clone();
+    said["about"]["shards"].as_array_mut().unwrap().pop();
+    fs::write(&manifest, said.to_string()).unwrap();
+    fails(&ncm, &["are not those of the plan"]);
+    fs::write(&manifest, whole.to_string()).unwrap();
+    run(&ncm);
+}
+
+#[test]
+fn bytes_and_files_that_are_not_what_was_written_are_named() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(2, 3, 1));
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "2", "--generator", "gaussian"]);
+    let model = golden("checkpoint");
+    let tune =
+        ["prompt-tune", "--run", path(&run_dir), "--model", path(&model), "--generator", "gaussian", "--epochs", "1"];
+    run(&tune);
+    // the bytes that generators take are read from their index, and only where it is what it was
+    let tasks = run_dir.join("latents/dataset-order-tasks-2/gaussian");
+    fs::copy(tasks.join("task-01/index.parquet"), tasks.join("task-02/index.parquet")).unwrap();
+    fs::remove_dir_all(run_dir.join("results")).unwrap();
+    fails(&tune, &["task-02 is damaged", "index.parquet"]);
+
+    run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"]);
+    let step = run_dir.join("results/dataset-order-tasks-2/ncm/task-02");
+    fs::remove_file(step.join("predictions.parquet")).unwrap();
+    let missing = ["task-02 is damaged: predictions.parquet is missing", "remove it and make it again"];
+    fails(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"], &missing);
 }

@@ -9,8 +9,9 @@ use std::{
 use candle_core::Tensor;
 use cgil::{
     dense::adam::Adam,
-    generator::{DiffusionConfig, Gaussian, Generator, GeneratorConfig, Mixture, VaeConfig, fit},
+    generator::{ClassRows, DiffusionConfig, Gaussian, Generator, GeneratorConfig, Mixture, VaeConfig, fit},
     rng::{Draw, Rng},
+    rows,
 };
 use serde_json::Value;
 use tempfile::tempdir;
@@ -28,6 +29,11 @@ fn quick(kind: &str) -> &'static [&'static str] {
         "diffusion" => &["--epochs", "8", "--hidden", "32", "--batch-size", "7"],
         _ => &[],
     }
+}
+
+/// Rows of a class, to be fitted.
+fn class(key: u64, dim: usize, rows: &[f32]) -> ClassRows {
+    ClassRows { key, rows: rows::Rows::new(dim, rows.to_vec()) }
 }
 
 fn facts() -> Value {
@@ -50,7 +56,7 @@ fn likelihoods_are_scikit_learns() {
         for (kind, config) in [("gaussian", GeneratorConfig::Gaussian), ("mog", GeneratorConfig::Mog)] {
             let (rows, dim, expected) = golden_set(name, kind);
             for seed in 0..5 {
-                let found = fit(&rows, dim, 0, seed, &config, || ()).measures.log_likelihood.unwrap();
+                let found = fit(&class(0, dim, &rows), seed, &config, || ()).measures.log_likelihood.unwrap();
                 assert_within_a_percent(&format!("{kind} of {name}, seed {seed}"), found, expected);
             }
         }
@@ -142,7 +148,7 @@ fn two_clouds() -> Vec<f32> {
 #[test]
 fn a_diffusion_model_learns_two_clouds() {
     let config = GeneratorConfig::Diffusion(DiffusionConfig { epochs: 1000, hidden: 128, ..DiffusionConfig::DEFAULT });
-    let fitted = fit(&two_clouds(), 4, 0, 0, &config, || ());
+    let fitted = fit(&class(0, 4, &two_clouds()), 0, &config, || ());
     assert!(fitted.measures.denoising.unwrap() < 0.6, "{:?}", fitted.measures);
     let drawn = fitted.generator.sample(400, &mut Rng::new(0, Draw::Embeddings, &[1]));
     // the first dimension has two peaks, at 0.1 and 0.9, and little between
@@ -161,7 +167,8 @@ fn a_class_depends_on_nothing_fitted_beside_it_and_no_draws_are_none() {
         GeneratorConfig::Mog,
         GeneratorConfig::Diffusion(DiffusionConfig { epochs: 2, hidden: 8, ..DiffusionConfig::DEFAULT }),
     ] {
-        let generator = |key: u64, seed: u64| -> Generator { fit(&rows, 4, key, seed, &config, || ()).generator };
+        let generator =
+            |key: u64, seed: u64| -> Generator { fit(&class(key, 4, &rows), seed, &config, || ()).generator };
         let alone = generator(4, 1);
         generator(5, 1);
         assert!(alone == generator(4, 1) && alone.is_finite());
@@ -223,6 +230,12 @@ fn every_kind_is_resumed_and_learned_from() {
         let task = stopped.join("latents/dataset-order-tasks-2").join(kind).join("task-02");
         fs::remove_dir_all(&task).unwrap();
         assert!(fit(&stopped, "2").contains("2 fitted now"));
+        // what a process that was killed left of a task that is there goes
+        let left = task.with_file_name("task-02.partial");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("class-2.safetensors"), "").unwrap();
+        assert!(fit(&stopped, "2").contains(" 0 fitted now"));
+        assert!(!left.exists());
         for run_dir in [&whole, &stopped] {
             run(&[
                 "prompt-tune",
@@ -322,7 +335,7 @@ fn rows_that_hardly_vary_are_fitted_and_given_back() {
         ("two rows, many times", [row, other].concat().repeat(10)),
     ] {
         for config in quick_configs() {
-            let fitted = fit(&rows, dim, 0, 1, &config, || ());
+            let fitted = fit(&class(0, dim, &rows), 1, &config, || ());
             let what = format!("{:?} of {what}", config.kind());
             assert!(fitted.generator.is_finite() && fitted.losses.iter().all(|loss| loss.is_finite()), "{what}");
             let measures = fitted.measures;

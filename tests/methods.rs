@@ -306,12 +306,20 @@ fn a_sweep_makes_prompts_for_ensembles_and_tables_no_results_of_other_tasks() {
     let sweep = [
         &["sweep", "--tasks", "3"],
         &common[..],
-        &["--method", ensemble, "--method", "zero-shot,template=a {}; drawn"],
+        &[
+            "--method",
+            ensemble,
+            "--method",
+            "zero-shot,template=a {}; drawn",
+            "--method",
+            "finetune,template=a + b {},epochs=1",
+        ],
     ];
     let table = run(&sweep.concat());
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 3, "{table}");
+    assert_eq!(lines.len(), 4, "{table}");
     assert!(lines[1].contains("ensemble,method=cgil;epochs=2") && lines[2].contains("template=a {}; drawn"), "{table}");
+    assert!(lines[3].contains("template=a + b {}"), "{table}");
     assert!(only(&run_dir, "results", "seed-1-tasks-3", "zero-shot").exists());
 
     // results in other numbers of tasks stand beside them, and are not tabled with them

@@ -63,7 +63,7 @@ fn prompts_of_generators_that_were_fitted_anew_are_left_out_and_refused() {
         assert!(said.contains(part), "{part}: {said}");
     }
     let untouched = files(&run_dir.join("prompts"));
-    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "its generators were not those of", "remove it"]);
+    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "from another latents/", "remove it"]);
     assert_eq!(files(&run_dir.join("prompts")), untouched);
     // the report is about what belongs
     run(&["report", "--run", path(&run_dir)]);
@@ -118,7 +118,7 @@ fn what_was_made_of_other_embeddings_is_left_out_and_refused() {
     let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"];
     let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"];
     let untouched = files(&run_dir);
-    fails(&ncm, &["made otherwise", "its source were not those of sources/base now", STREAM]);
+    fails(&ncm, &["made otherwise", "from another sources/base than is there now", STREAM]);
     fails(&fit, &[STREAM]);
     fails(&tune(&run_dir, &model, &[]), &["are others now than the stream", STREAM]);
     let mut now = files(&run_dir);
@@ -131,9 +131,9 @@ fn what_was_made_of_other_embeddings_is_left_out_and_refused() {
         &ncm[..],
         &["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--epochs", "4", "--hidden", "16", "--latent", "4"],
     ] {
-        fails(args, &["made otherwise", "its stream were not those of"]);
+        fails(args, &["made otherwise", "from another streams/"]);
     }
-    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "its stream were not those of"]);
+    fails(&tune(&run_dir, &model, &[]), &["made otherwise", "from another streams/"]);
     assert_eq!(rows_in(&run_dir, "metrics"), 0.0);
     assert_eq!(rows_in(&run_dir, "classes"), 6.0);
     assert!(notes(&run_dir).contains(&format!("was made from other stream than streams/{STREAM}/task-01 has now")));
@@ -253,4 +253,32 @@ fn every_shard_of_the_weights_decides_which_clip_it_is() {
         fs::write(&place, bytes).unwrap();
     }
     assert_eq!(run(&prompts), printed);
+}
+
+#[test]
+fn copies_are_left_out_and_said_to_be_copies() {
+    let dir = tempdir().unwrap();
+    let run_dir = learned(&Rows::clouds(6, 12, 6), dir.path());
+    let tables = ["embeddings", "classes", "latents", "prompt_losses", "predictions", "metrics"];
+    let rows = || tables.map(|table| rows_in(&run_dir, table));
+    let before = rows();
+    let (latents, ncm) = (run_dir.join("latents").join(STREAM), only(&run_dir, "results", STREAM, "ncm"));
+    let prompts = only(&run_dir, "prompts", STREAM, "cgil");
+    for (from, to) in [
+        (run_dir.join("sources/base"), run_dir.join("sources/base-old")),
+        (run_dir.join("streams").join(STREAM), run_dir.join("streams/old")),
+        (latents.join("vae"), latents.join("vae-old")),
+        (prompts.join("task-03"), prompts.join("task-13")),
+        (ncm.join("task-03"), ncm.join("task-13")),
+        (ncm.clone(), run_dir.join("results").join(STREAM).join("lda")),
+    ] {
+        copy(&from, &to);
+        let said = notes(&run_dir);
+        let place = from.strip_prefix(&run_dir).unwrap();
+        assert!(said.contains(&format!("is a copy of {}", path(place))), "{said}");
+        assert_eq!(rows(), before);
+        // nor does a copy stand in the way
+        run(&["baseline", "ncm", "--run", path(&run_dir), "--tasks", "3"]);
+        fs::remove_dir_all(&to).unwrap();
+    }
 }

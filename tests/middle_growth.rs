@@ -17,7 +17,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::{
     middle::{imported, learn_all},
-    support::{Rows, files, number, path, query, run},
+    support::{Rows, fails, files, number, path, query, run},
 };
 
 /// The stream of the first source.
@@ -248,4 +248,52 @@ fn every_task_reads_its_own_source() {
     let error = stream.task_rows(&library, 2).err().unwrap().to_string();
     assert!(error.contains("sources/second are others now than the stream"), "{error}");
     stream.task_rows(&library, 1).unwrap();
+}
+
+#[test]
+fn a_stream_may_have_a_hundred_tasks_and_misses_one_in_the_middle() {
+    let dir = tempdir().unwrap();
+    let mut rows = Rows::default();
+    for class in 0..101 {
+        for (split, offset) in [("train", 0.0), ("train", 0.1), ("test", 0.05)] {
+            rows.split.push(split);
+            rows.label.push(class);
+            rows.class_name.push(format!("class {class}"));
+            rows.embedding.push(vec![1.0, (class as f32).sin(), (class as f32).cos() + offset]);
+        }
+    }
+    let run_dir = imported(&rows, dir.path());
+    let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "101"];
+    run(&ncm);
+    let library = Run::open(&run_dir, silent).unwrap();
+    let stream = Stream::find(&library, &Order::default(), None).unwrap();
+    assert_eq!(stream.tasks(), 101);
+    fs::remove_dir_all(run_dir.join("streams").join(&stream.name).join("task-100")).unwrap();
+    fails(&ncm, &["has task-101, but not task-100"]);
+}
+
+#[test]
+fn a_sweep_compares_what_has_learned_all_tasks_of_a_stream_that_has_grown() {
+    let (dir, rows) = (tempdir().unwrap(), Rows::clouds(6, 12, 6));
+    let run_dir = imported(&part(&rows, 0..4), dir.path());
+    let sweep = |methods: &[&str]| {
+        let sweep = ["sweep", "--run", path(&run_dir), "--tasks", "2", "--seeds", "1", "--format", "csv"];
+        run(&[&sweep, methods].concat())
+    };
+    let first = sweep(&["--method", "ncm"]);
+    let library = Run::open(&run_dir, silent).unwrap();
+    let mut stream = Stream::open(&library, "seed-1-tasks-2").unwrap();
+    let mut second = part(&rows, 4..6);
+    let foreign = rows.embedding[0].clone(); // of the first class: what looks like it is taken for it
+    (0..second.label.len()).filter(|&i| second.split[i] == "test").for_each(|i| second.embedding[i] = foreign.clone());
+    stream.append(&library, &arrive(&library, "second", &second)).unwrap();
+    let both = sweep(&["--method", "ncm", "--method", "lda"]);
+    assert_eq!(both.lines().count(), 3, "{both}");
+    for (line, method) in both.lines().skip(1).zip(["ncm", "lda"]) {
+        let sql = format!(
+            "SELECT ROUND(value, 1) FROM metrics WHERE metric = 'faa' AND method = '{method}' AND after_task = 3"
+        );
+        assert_eq!(line.split(',').nth(2).unwrap().trim_matches('"'), query(&run_dir, &sql)[0], "{line}");
+    }
+    assert!(first.lines().nth(1) != both.lines().nth(1), "{both}");
 }

@@ -91,7 +91,7 @@ fn classes_fitted_together_become_what_each_becomes_alone() {
         .collect();
     let together = fit_together(&classes, 6, 1, &config, &Device::Cpu, || ()).unwrap();
     for (class, together) in classes.iter().zip(together) {
-        let alone = fit(class.rows.values(), 6, class.key, 1, &GeneratorConfig::Vae(config.clone()), || ());
+        let alone = fit(class, 1, &GeneratorConfig::Vae(config.clone()), || ());
         assert_eq!(alone.rows, together.rows);
         let losses = |f: &Fitted| [f.measures.reconstruction, f.measures.kl].map(|loss| loss.unwrap() as f32);
         assert_close("losses", &losses(&together), &losses(&alone), 1e-4);

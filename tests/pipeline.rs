@@ -279,7 +279,7 @@ fn learning_beats_zero_shot_on_clouds_and_seeds_change_the_order() {
 #[test]
 fn real_embeddings_of_the_current_task_enter_the_stream() {
     use cgil::{
-        generator::{GeneratorConfig, VaeConfig, fit},
+        generator::{ClassRows, GeneratorConfig, VaeConfig, fit},
         prompt::{Current, EmbeddingStream},
         rows::Rows,
         table::file,
@@ -288,7 +288,8 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
     let rows: Vec<f32> = (0..40).map(|i| (i as f32 * 0.37).sin()).collect(); // (10, 4)
     let config = VaeConfig { epochs: 2, lr: 1e-3, hidden: 8, latent: 3, batch_size: 4, legacy_reparam: false };
     let config = GeneratorConfig::Vae(config);
-    let generators: Vec<_> = (0..2).map(|label| fit(&rows, 4, label, 0, &config, || ()).generator).collect();
+    let class = |key| ClassRows { key, rows: Rows::new(4, rows.clone()) };
+    let generators: Vec<_> = (0..2).map(|key| fit(&class(key), 0, &config, || ()).generator).collect();
     let seen = [0, 1].map(|label| Class { label, name: format!("class {label}") });
     let stream = |current| EmbeddingStream {
         seen: &seen,

@@ -156,8 +156,7 @@ fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_le
     let padded = |class, i| [png(class, i), vec![0; 1 << 16]].concat()[..1 << 16].to_vec();
     fs::write(&good, padded(0, 0)).unwrap();
     let touch = |file: &Path| {
-        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-        fs::File::options().append(true).open(file).unwrap().set_modified(later).unwrap();
+        fs::File::options().append(true).open(file).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     };
     assert_holds(&printed(&data, &run_dir), &["6 encoded now", "5 embeddings", "1 quarantined"]);
     let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"];
@@ -169,12 +168,15 @@ fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_le
     let before = files(&run_dir);
     assert_holds(&printed(&data, &run_dir), &[" 0 encoded now", "1 quarantined"]);
     assert_eq!(files(&run_dir), before);
+    // what was found to be the same is not read again
+    let modified = |file: &Path| fs::metadata(file).unwrap().modified().unwrap();
+    assert!(modified(&run_dir.join("sources/base/embeddings/train/part-00000.parquet")) > modified(&good));
 
     // repaired, at the same size and with an older time
     fs::write(&broken, &whole).unwrap();
     fs::File::options().append(true).open(&broken).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     assert_holds(&printed(&data, &run_dir), &[" 4 encoded now", "6 embeddings", "0 quarantined"]);
-    fails(&ncm, &["dataset-order-tasks-2", "source were not those of sources/base now", "remove"]);
+    fails(&ncm, &["dataset-order-tasks-2", "from another sources/base than is there now", "remove"]);
     let output =
         command(&["query", "--run", path(&run_dir), "--format", "csv", "SELECT COUNT(*) FROM metrics"]).output();
     let output = output.unwrap();
@@ -193,7 +195,7 @@ fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_le
     fs::write(&good, padded(1, 5)).unwrap();
     touch(&good);
     assert_holds(&printed(&data, &run_dir), &[" 4 encoded now", "0 quarantined"]);
-    fails(&ncm, &["source were not those of sources/base now"]);
+    fails(&ncm, &["from another sources/base than is there now"]);
 }
 
 #[test]

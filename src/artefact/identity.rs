@@ -64,9 +64,13 @@ impl Display for Identity {
 impl Input {
     /// The artefact in `dir`, below `run`, as an input.
     pub fn new(run: &Path, dir: &Path, identity: Identity) -> Self {
-        let path = dir.strip_prefix(run).unwrap_or(dir).to_string_lossy().replace('\\', "/");
-        Input { path, identity }
+        Input { path: place(run, dir), identity }
     }
+}
+
+/// Where an artefact's directory is, below that of its run.
+pub(crate) fn place(run: &Path, dir: &Path) -> String {
+    dir.strip_prefix(run).unwrap_or(dir).to_string_lossy().replace('\\', "/")
 }
 
 /// The identity of what all this decides.

@@ -1,6 +1,6 @@
 //! What an artefact's directory says of itself: the manifest, and the files beside it.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, Input>,
     /// The hash of what is above, but for `program`.
     pub identity: Identity,
+    /// Where it was made, below the run's directory; does not count. What lies elsewhere is a copy.
+    pub place: String,
     /// The files beside the manifest, by their paths in the directory.
     pub files: BTreeMap<String, FileSum>,
     /// What else is known of it; does not count.
@@ -110,7 +112,12 @@ impl Manifest {
         let damaged = |what: String| Error::Damaged { dir: dir.to_owned(), what };
         let sum = self.files.get(name).ok_or_else(|| damaged(format!("its {MANIFEST} knows no {name}")))?;
         let path = dir.join(name);
-        let bytes = fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        let bytes = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged(format!("{name} is missing")).into());
+            }
+            file => file.with_context(|| format!("cannot read {}", path.display()))?.len(),
+        };
         if bytes != sum.bytes {
             return Err(damaged(format!("{name} should have {} bytes, but has {bytes}", sum.bytes)).into());
         }

@@ -15,6 +15,7 @@ mod plan;
 mod slug;
 
 pub use error::Error;
+pub(crate) use identity::place;
 pub use identity::{GENERATORS, Identity, Input, KINDS, Kind, PROMPTS, QUALITY, RESULTS, SOURCE, STATISTICS, STREAM};
 pub(crate) use manifest::MANIFEST;
 pub use manifest::{FileSum, Manifest};

@@ -49,10 +49,16 @@ impl Plan {
         identity(name, *format, *algorithm, self.device.as_deref(), &self.options, &self.inputs)
     }
 
-    /// Makes the artefact in `dir`, in the place of what may be there: `fill` writes its files.
-    /// Returns its manifest.
-    pub fn make(&self, dir: &Path, about: Value, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Manifest> {
-        let mut manifest = self.manifest(about);
+    /// Makes the artefact in `dir`, instead of what may be there: `fill` writes its files. `place`
+    /// is where it will be, below the run's directory. Returns its manifest.
+    pub fn make(
+        &self,
+        dir: &Path,
+        place: String,
+        about: Value,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Manifest> {
+        let mut manifest = self.manifest(place, about);
         atomic::replace_dir(dir, |temporary| {
             fill(temporary)?;
             manifest.files = files_of(temporary)?;
@@ -62,7 +68,7 @@ impl Plan {
     }
 
     /// The manifest of an artefact without files yet.
-    pub fn manifest(&self, about: Value) -> Manifest {
+    pub fn manifest(&self, place: String, about: Value) -> Manifest {
         Manifest {
             kind: self.kind.name.to_owned(),
             format: self.kind.format,
@@ -72,6 +78,7 @@ impl Plan {
             options: self.options.clone(),
             inputs: self.inputs.clone(),
             identity: self.identity(),
+            place,
             files: BTreeMap::new(),
             about,
         }
@@ -103,14 +110,21 @@ impl Plan {
         for name in names {
             match (there.inputs.get(name), self.inputs.get(name)) {
                 (Some(was), Some(is)) if was.identity == is.identity => {}
-                (Some(_), Some(is)) => differences.push(format!("its {name} were not those of {} now", is.path)),
-                (Some(was), None) => differences.push(format!("it has {name} of {}, which do not count now", was.path)),
-                (None, Some(is)) => differences.push(format!("it has no {name}, now those of {}", is.path)),
+                (Some(_), Some(is)) => differences.push(format!("from another {} than is there now", shown(name, is))),
+                (Some(was), None) => {
+                    differences.push(format!("from {} too, which does not count now", shown(name, was)))
+                }
+                (None, Some(is)) => differences.push(format!("without {}, which counts now", shown(name, is))),
                 (None, None) => {}
             }
         }
         differences
     }
+}
+
+/// An input as messages call it.
+fn shown<'a>(name: &'a str, input: &'a Input) -> &'a str {
+    if input.path.is_empty() { name } else { &input.path }
 }
 
 /// Adds what differs between options that are `there` and those `asked` for.
@@ -183,7 +197,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("task-01");
         assert!(plan().find(&place, "").unwrap().is_none());
-        let made = plan().make(&place, Value::Null, |dir| Ok(fs::write(dir.join("a.bin"), "abc")?)).unwrap();
+        let made =
+            plan().make(&place, "task-01".into(), Value::Null, |dir| Ok(fs::write(dir.join("a.bin"), "abc")?)).unwrap();
         let found = plan().find(&place, "").unwrap().unwrap();
         assert_eq!(found, made);
         found.check_file(&place, "a.bin").unwrap();

@@ -84,7 +84,7 @@ impl Known {
     /// Takes in the classes of a task, unless one of them cannot be learned by anything.
     pub fn admit(&mut self, classes: &[Examples]) -> Result<()> {
         for Examples { class, rows } in classes {
-            let (name, dim) = (named(class), self.dim);
+            let (name, dim) = (class, self.dim);
             if self.labels.contains(&class.label) {
                 bail!("{name} has been learned before: every class is learned once, with all its rows");
             }
@@ -188,11 +188,6 @@ pub(super) fn finish(state: State) -> Result<()> {
         Some(name) => bail!("tensor {name:?} is not of this classifier"),
         None => Ok(()),
     }
-}
-
-/// A class, as errors call it.
-pub(super) fn named(class: &Class) -> String {
-    format!("class {:?} (label {})", class.name, class.label)
 }
 
 /// A vector at length 1; None where it has no length.

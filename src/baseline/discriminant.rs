@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
-    classifier::{Classifier, Examples, State, Stored, named},
+    classifier::{Classifier, Examples, State, Stored},
     covariance::shrink,
     statistics::ClassStatistics,
 };
@@ -133,7 +133,7 @@ impl Classifier for Discriminant {
             bail!(
                 "neither {} nor another class so far has two different training embeddings, so their spread is not \
                  known: {ADVICE}",
-                named(class)
+                class
             );
         }
         self.solution = Solution::of(&self.statistics, self.shrinkage)?;

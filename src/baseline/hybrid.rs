@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{
-    classifier::{Classifier, Examples, State, Stored, named},
+    classifier::{Classifier, Examples, State, Stored},
     mean::UnitMeans,
     text,
 };
@@ -48,7 +48,7 @@ impl Classifier for TextAndMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let learned = self.means.values().len() / self.means.dim();
         if let Some(examples) = classes.get(self.texts().saturating_sub(learned)) {
-            bail!("{} has no text feature: there are {} only", named(examples.class), self.texts());
+            bail!("{} has no text feature: there are {} only", examples.class, self.texts());
         }
         self.means.learn(classes)?;
         self.weigh();

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::classifier::{Classifier, Examples, Known, State, Stored, finish, named, take_f32, tensor, unit};
+use super::classifier::{Classifier, Examples, Known, State, Stored, finish, take_f32, tensor, unit};
 use crate::dense::cosine::cosines;
 
 /// The means of classes: embeddings are brought to length 1, and so is their mean.
@@ -110,7 +110,7 @@ fn unit_mean(examples: &Examples, dim: usize) -> Result<Vec<f32>> {
     let mut sum = vec![0.0; dim];
     for (i, row) in examples.rows.values().chunks_exact(dim).enumerate() {
         let row = unit(row.iter().map(|&x| f64::from(x))).with_context(|| {
-            let name = named(examples.class);
+            let name = examples.class;
             format!("training embedding {i} of {name} has length 0, so it points nowhere: leave it out")
         })?;
         sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
@@ -122,7 +122,7 @@ fn unit_mean(examples: &Examples, dim: usize) -> Result<Vec<f32>> {
         format!(
             "the training embeddings of {} cancel out, so their mean points nowhere: use a baseline that needs no \
              direction of it, such as lda or ranpac",
-            named(examples.class)
+            examples.class
         )
     })?;
     Ok(mean.map(|x| x as f32).collect())

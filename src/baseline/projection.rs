@@ -71,7 +71,8 @@ pub struct Rows {
 /// over classes, and scores by H (HᵀH + λI)⁻¹ HᵀY.
 ///
 /// Of HᵀH one triangle is kept; while a task is learned, there is a matrix (M, M) beside it, which
-/// HᵀH is added up in, and then factored.
+/// HᵀH is added up in, and then factored. While the ridge is chosen, the features of
+/// the task's rows and one triangle more stand beside such a matrix.
 pub struct RandomProjection {
     known: Known,
     ridge: Ridge,

@@ -29,7 +29,7 @@ use crate::{
     artefact::{self, Input, MANIFEST, Manifest},
     atomic::{self, Lock},
     rows::{Rows, Split, Test},
-    run::Run,
+    run::{Run, SOURCES},
     source::Source,
 };
 
@@ -78,7 +78,7 @@ impl Embeddings {
     pub fn open(run: &Run, name: &str) -> Result<Self> {
         let dir = dir(run, name);
         if !dir.join(PLAN).exists() {
-            return Err(Error::NoEmbeddings { run: run.dir().to_owned() }.into());
+            return Err(Error::NoEmbeddings { run: run.dir().to_owned(), name: name.to_owned() }.into());
         }
         let plan = SourcePlan::read(&dir)?;
         let sealed = Manifest::find(&dir, &artefact::SOURCE)?;
@@ -109,11 +109,6 @@ impl Embeddings {
 
     fn sealed(&self) -> Result<&Sealed> {
         self.sealed.as_ref().with_context(|| format!("the embeddings in {} are not complete", self.dir().display()))
-    }
-
-    /// Whether all shards have been made.
-    pub fn is_complete(&self) -> bool {
-        self.sealed.is_some()
     }
 
     /// Its shards, as they lie.
@@ -214,5 +209,5 @@ impl Embeddings {
 }
 
 fn dir(run: &Run, name: &str) -> PathBuf {
-    run.dir().join("sources").join(name)
+    run.dir().join(SOURCES).join(name)
 }

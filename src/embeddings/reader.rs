@@ -73,7 +73,7 @@ impl Reader<'_> {
     }
 
     /// Calls `each` with the rows of some classes in a split, some at a time, in the source's
-    /// order. Opens only shards that have some, and of these reads only the pages that do.
+    /// order. Opens only shards that have some, and of these decodes only the pages that do.
     fn scan(
         &self,
         split: &str,

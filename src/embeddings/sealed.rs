@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    plan::{PLAN, SourcePlan},
+    plan::{PLAN, Shard, SourcePlan},
     shards::{CONTENTS, EMBEDDINGS, QUARANTINE, ShardFiles, shard_file},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     atomic,
     hash::hash_lines,
     rows::Split,
+    run::SOURCES,
     table::{contract, file},
 };
 
@@ -39,6 +40,13 @@ pub(super) struct ShardFacts {
     pub labels: BTreeMap<i64, usize>,
     /// Rows in quarantine.
     pub quarantined: usize,
+}
+
+impl ShardFacts {
+    /// Rows of the source; none where they are too many to be true.
+    fn rows(&self) -> Option<usize> {
+        self.labels.values().try_fold(self.quarantined, |rows, more| rows.checked_add(*more))
+    }
 }
 
 impl Sealed {
@@ -82,7 +90,7 @@ impl Sealed {
             }
         }
         let (plan, about) = (of.plan.artefact(&hash_lines(contents)), json!({"plan": of.plan, "shards": facts}));
-        let mut manifest = plan.manifest(about);
+        let mut manifest = plan.manifest(format!("{SOURCES}/{}", of.source), about);
         manifest.files = files;
         atomic::write_json(&of.dir.join(MANIFEST), &manifest)?;
         Sealed::new(&of.dir, of.plan, manifest)
@@ -97,9 +105,18 @@ impl Sealed {
             dir.join(PLAN).display(),
             dir.display()
         );
-        let shards = Vec::<ShardFacts>::deserialize(&manifest.about["shards"]);
-        let what = |e: serde_json::Error| format!("shards of its {MANIFEST}: {e}");
-        let shards = shards.map_err(|e| artefact::Error::Damaged { dir: dir.to_owned(), what: what(e) })?;
+        let damaged = |what: String| artefact::Error::Damaged {
+            dir: dir.to_owned(),
+            what: format!("shards of its {MANIFEST}: {what}"),
+        };
+        let shards = Vec::<ShardFacts>::deserialize(&manifest.about["shards"]).map_err(|e| damaged(e.to_string()))?;
+        let planned = plan.shards();
+        let is_planned = |(facts, shard): (&ShardFacts, &Shard)| {
+            (facts.split.as_str(), facts.number, facts.rows()) == (shard.split, shard.number, Some(shard.rows.len()))
+        };
+        if shards.len() != planned.len() || !shards.iter().zip(&planned).all(is_planned) {
+            return Err(damaged("they are not those of the plan".into()).into());
+        }
         Ok(Sealed { manifest, shards })
     }
 

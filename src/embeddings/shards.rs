@@ -2,9 +2,11 @@
 //! none.
 
 use std::{
-    fs,
+    collections::HashMap,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +27,9 @@ pub(super) const CONTENTS: &str = "cgil.contents";
 /// Directories of the shards in the artefact's.
 pub(super) const EMBEDDINGS: &str = "embeddings";
 pub(super) const QUARANTINE: &str = "quarantine";
+
+/// Rows of a source that are read in one go when no more than so many lie between them.
+const NEAR: usize = 16;
 
 /// The rows of one shard, being collected.
 #[derive(Default)]
@@ -124,14 +129,23 @@ impl ShardFiles<'_> {
         Ok(path.exists() && (self.is_repaired(source, shard)? || self.is_outdated(source, shard, &path)?))
     }
 
-    /// Whether an image of a shard's quarantine is another one now.
+    /// Whether an image of a shard's quarantine can be read and is another one now.
     fn is_repaired(&self, source: &Source, shard: &Shard) -> Result<bool> {
-        for quarantined in self.quarantine_of(shard)? {
-            let row = quarantined.row;
-            ensure!(shard.rows.contains(&row), "{} is damaged: remove it", self.path(QUARANTINE, shard).display());
-            if let Some(record) = source.read(shard.split, row..row + 1)?.next().transpose()? {
-                let now = record.image.ok().map(|image| hash_bytes(&image));
-                if now != quarantined.sha256 {
+        let quarantined = self.quarantine_of(shard)?;
+        let is_in_order = quarantined.is_sorted_by(|a, b| a.row < b.row);
+        ensure!(
+            is_in_order && quarantined.iter().all(|q| shard.rows.contains(&q.row)),
+            "{} is damaged: remove it",
+            self.path(QUARANTINE, shard).display()
+        );
+        for near in quarantined.chunk_by(|a, b| b.row - a.row <= NEAR) {
+            let first = near[0].row;
+            let was: HashMap<usize, &Option<String>> = near.iter().map(|q| (q.row, &q.sha256)).collect();
+            for (row, record) in (first..).zip(source.read(shard.split, first..near[near.len() - 1].row + 1)?) {
+                let (was, image) = (was.get(&row), record?.image);
+                if let (Some(was), Ok(image)) = (was, image)
+                    && was.as_deref() != Some(&hash_bytes(&image))
+                {
                     return Ok(true);
                 }
             }
@@ -139,20 +153,28 @@ impl ShardFiles<'_> {
         Ok(false)
     }
 
-    /// Whether a shard has files that are newer than it, and other rows than these have.
+    /// Whether a shard has files that are newer than it, and other rows than these have. Where they
+    /// are the same, its time becomes theirs, so that they are read once. Where some cannot be read
+    /// now, it stays.
     fn is_outdated(&self, source: &Source, shard: &Shard, path: &Path) -> Result<bool> {
-        let made = fs::metadata(path).and_then(|file| file.modified());
+        let (made, now) = (fs::metadata(path).and_then(|file| file.modified()), SystemTime::now());
         let made = made.with_context(|| format!("cannot read {}", path.display()))?;
         if source.modified(shard.split, shard.rows.clone()).is_none_or(|modified| modified <= made) {
             return Ok(false);
         }
-        let mut lines = Vec::with_capacity(shard.rows.len());
+        let (mut lines, mut unread) = (Vec::with_capacity(shard.rows.len()), 0);
         for record in source.read(shard.split, shard.rows.clone())? {
             let record = record?;
             let sha256 = record.image.ok().map(|image| hash_bytes(&image));
+            unread += usize::from(sha256.is_none());
             lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
         }
-        Ok(file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)))
+        if file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)) {
+            return Ok(unread == 0);
+        }
+        // a time that cannot be set costs another look
+        File::options().append(true).open(path).and_then(|file| file.set_modified(now)).ok();
+        Ok(false)
     }
 
     fn quarantine_rows(&self, split: &str, quarantined: &[Quarantined]) -> Result<RecordBatch> {

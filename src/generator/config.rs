@@ -3,7 +3,10 @@
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{diffusion::DiffusionConfig, vae::VaeConfig};
+use super::{
+    diffusion::{DiffusionConfig, TIME_EMBEDDING},
+    vae::VaeConfig,
+};
 use crate::choice::choices;
 
 choices! {
@@ -63,16 +66,18 @@ impl GeneratorConfig {
     /// machine has.
     pub fn check_size(&self, dim: usize) -> Result<()> {
         const MOST: f64 = 16e9;
-        let (widths, what) = match self {
+        let (networks, what) = match self {
             GeneratorConfig::Vae(c) => {
-                (vec![dim, c.hidden, c.hidden, 2 * c.latent, c.latent, c.hidden, c.hidden, dim], "--hidden or --latent")
+                let encoder = vec![dim, c.hidden, c.hidden, 2 * c.latent];
+                (vec![encoder, vec![c.latent, c.hidden, c.hidden, dim]], "--hidden or --latent")
             }
             GeneratorConfig::Diffusion(c) => {
-                (vec![dim + c.hidden, c.hidden, c.hidden, c.hidden, c.hidden, dim], "--hidden")
+                (vec![vec![dim + TIME_EMBEDDING, c.hidden, c.hidden, c.hidden, c.hidden, dim]], "--hidden")
             }
             GeneratorConfig::Gaussian | GeneratorConfig::Mog => return Ok(()),
         };
-        let weights: f64 = widths.windows(2).map(|pair| pair[0] as f64 * pair[1] as f64).sum();
+        let layers = networks.iter().flat_map(|widths| widths.windows(2));
+        let weights: f64 = layers.map(|pair| pair[0] as f64 * pair[1] as f64).sum();
         let bytes = 4.0 * 4.0 * weights; // a value, its gradient and two moments each
         if bytes > MOST {
             bail!(
@@ -82,5 +87,30 @@ impl GeneratorConfig {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_layers_that_there_are() {
+        let vae = |hidden, latent| GeneratorConfig::Vae(VaeConfig { hidden, latent, ..VaeConfig::DEFAULT });
+        let diffusion = |hidden| GeneratorConfig::Diffusion(DiffusionConfig { hidden, ..DiffusionConfig::DEFAULT });
+        // 16 bytes × (768 × 512 + 512² + 512 × 2 L + L × 512 + 512² + 512 × 768) for L = 22,000
+        for (config, is_allowed) in [
+            (vae(512, 22_000), true),
+            (vae(21_700, 256), true), // 15.9 GB
+            (vae(22_500, 256), false),
+            (vae(1_000_000, 256), false),
+            (diffusion(16_000), true), // 12.7 GB
+            (diffusion(19_000), false),
+            (GeneratorConfig::Gaussian, true),
+        ] {
+            assert_eq!(config.check_size(768).is_ok(), is_allowed, "{config:?}");
+        }
+        let error = diffusion(1_000_000).check_size(768).unwrap_err().to_string();
+        assert!(error.contains("48025 GB") && error.contains("smaller --hidden"), "{error}");
     }
 }

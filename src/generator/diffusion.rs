@@ -24,7 +24,7 @@ const STEPS: usize = 32;
 
 /// Values of the embedding of a time t (0 is a row, T is noise), E: sines and cosines of E / 2
 /// frequencies.
-const TIME_EMBEDDING: usize = 32;
+pub(super) const TIME_EMBEDDING: usize = 32;
 
 /// Affine layers of the MLP.
 const LAYERS: usize = 5;

@@ -51,14 +51,15 @@ pub fn fit_all(
             .par_iter()
             .enumerate()
             .with_max_len(1)
-            .try_for_each(|(i, class)| put(i, fit(class.rows.values(), dim, class.key, seed, config, &tick))),
+            .try_for_each(|(i, class)| put(i, fit(class, seed, config, &tick))),
     }
 }
 
-/// Fits a generator to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. `tick`
-/// is called as often as [`GeneratorConfig::ticks`] says.
-pub fn fit(rows: &[f32], dim: usize, key: u64, seed: u64, config: &GeneratorConfig, tick: impl Fn()) -> Fitted {
+/// Fits a generator to the rows of one class. `tick` is called as often as
+/// [`GeneratorConfig::ticks`] says.
+pub fn fit(class: &ClassRows, seed: u64, config: &GeneratorConfig, tick: impl Fn()) -> Fitted {
     let start = Instant::now();
+    let (key, rows, dim) = (class.key, class.rows.values(), class.rows.dim());
     let mut losses = Vec::new();
     let epoch = |loss| {
         losses.push(loss);

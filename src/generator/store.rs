@@ -20,15 +20,12 @@ use super::{Fitted, Generator, GeneratorConfig, Kind, Measures};
 use crate::{
     artefact::{self, Identity, Input, Manifest, Plan},
     atomic::{self, Lock},
-    run::{Run, names, step_name},
+    run::{LATENTS, Run, names, step_name},
     stream::Stream,
     table::{contract, file},
     task::Class,
     tensors::{self, Tensors},
 };
-
-/// The directory of all stores, below the run's.
-const DIR: &str = "latents";
 
 /// File of the stacked tensors, beside the index.
 const GENERATORS: &str = "generators.safetensors";
@@ -87,9 +84,9 @@ impl<'a> LatentStore<'a> {
         let first = dir(run, stream, kind).join(step_name(1));
         let Some(manifest) = Manifest::find(&first, &artefact::GENERATORS)? else {
             let of_stream = |stream: String| {
-                names(&run.dir().join(DIR).join(&stream)).into_iter().map(move |kind| format!("{stream}/{kind}"))
+                names(&run.dir().join(LATENTS).join(&stream)).into_iter().map(move |kind| format!("{stream}/{kind}"))
             };
-            let there: Vec<String> = names(&run.dir().join(DIR)).into_iter().flat_map(of_stream).collect();
+            let there: Vec<String> = names(&run.dir().join(LATENTS)).into_iter().flat_map(of_stream).collect();
             let there = if there.is_empty() { "none".into() } else { there.join(", ") };
             bail!(
                 "{} has no generators {}/{kind} (it has: {there}); run `cgil fit-vae` with the same --seed, --order and \
@@ -113,9 +110,19 @@ impl<'a> LatentStore<'a> {
         Ok(())
     }
 
+    /// Whether something is left of tasks that were begun.
+    pub fn has_leftovers(&self) -> bool {
+        (0..self.stream.tasks()).any(|task| self.partial_dir(task).exists())
+    }
+
     /// The directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where a directory is below the run's.
+    pub fn place(&self, dir: &Path) -> String {
+        self.run.place(dir)
     }
 
     /// The stream whose classes it is of.
@@ -189,7 +196,8 @@ impl<'a> LatentStore<'a> {
             fits.push(fit);
         }
         let (index, losses) = (self.index(task, classes, &fits)?, self.losses(task, classes, &fits)?);
-        self.plan(task).make(&self.task_dir(task), Value::Null, |dir| {
+        let dir = self.task_dir(task);
+        self.plan(task).make(&dir, self.run.place(&dir), Value::Null, |dir| {
             tensors::write(&dir.join(GENERATORS), &stacked, &json!({}))?;
             file::write(&dir.join(INDEX), contract::latents(), &index, &vec![])?;
             file::write(&dir.join(LOSSES), contract::generator_losses(), &losses, &vec![])
@@ -267,7 +275,9 @@ impl<'a> LatentStore<'a> {
 
     /// Bytes of the generators of a task (from 0).
     pub fn stored(&self, task: usize) -> Result<usize> {
-        let index = file::read(&self.task_dir(task).join(INDEX), contract::latents(), 0)?;
+        let dir = self.task_dir(task);
+        Manifest::read(&dir, &artefact::GENERATORS)?.check_file(&dir, INDEX)?;
+        let index = file::read(&dir.join(INDEX), contract::latents(), 0)?;
         Ok(file::int64s(&index, "bytes").iter().sum::<i64>() as usize)
     }
 
@@ -286,7 +296,7 @@ impl<'a> LatentStore<'a> {
 }
 
 fn dir(run: &Run, stream: &Stream, kind: Kind) -> PathBuf {
-    run.dir().join(DIR).join(&stream.name).join(kind.to_string())
+    run.dir().join(LATENTS).join(&stream.name).join(kind.to_string())
 }
 
 /// Cuts tensors stacked over `n` classes into those of each class.
@@ -306,7 +316,10 @@ fn unstack(stacked: Tensors, n: usize) -> Result<Vec<Tensors>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generator::{VaeConfig, fit};
+    use crate::{
+        generator::{ClassRows, VaeConfig, fit},
+        rows::Rows,
+    };
 
     fn stream() -> Stream {
         let classes: Vec<Class> = (0..3).map(|i| Class { label: 7 + i, name: format!("c{i}") }).collect();
@@ -314,8 +327,8 @@ mod tests {
     }
 
     fn fitted(config: &GeneratorConfig, key: u64) -> Fitted {
-        let rows: Vec<f32> = (0..40).map(|i| (i as f32 * (0.37 + key as f32)).sin()).collect(); // (10, 4)
-        fit(&rows, 4, key, 0, config, || ())
+        let rows = (0..40).map(|i| (i as f32 * (0.37 + key as f32)).sin()).collect(); // (10, 4)
+        fit(&ClassRows { key, rows: Rows::new(4, rows) }, 0, config, || ())
     }
 
     #[test]

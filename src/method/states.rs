@@ -11,13 +11,10 @@ use crate::{
     baseline::{Classifier, State, learn_task},
     hash::canonical,
     profile::{Phase, time},
-    run::{Run, step_name},
+    run::{Run, STATISTICS, step_name},
     stream::Stream,
     tensors,
 };
-
-/// Directory of all states, below the run's.
-const DIR: &str = "statistics";
 
 /// File of the tensors, beside the manifest.
 const STATE: &str = "state.safetensors";
@@ -52,7 +49,7 @@ impl<'a, C: Classifier> States<'a, C> {
         } else {
             format!("{}{}", learner.name, canonical(&learner.options))
         };
-        let dir = run.dir().join(DIR).join(&stream.name).join(slug(&name));
+        let dir = run.dir().join(STATISTICS).join(&stream.name).join(slug(&name));
         States { run, stream, learner, dir, classifier, at: 0 }
     }
 
@@ -129,7 +126,8 @@ impl<'a, C: Classifier> States<'a, C> {
         time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
         self.at = learned;
         let (plan, state) = (self.plan(learned)?, self.classifier.state());
-        plan.make(&self.step_dir(learned), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
+        let dir = self.step_dir(learned);
+        plan.make(&dir, self.run.place(&dir), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{EmbeddingStream, Learner, PromptConfig};
 use crate::{
     Error,
-    metrics::mean,
+    dense::moments::mean,
     profile::{Phase, time},
     rng::{Draw, Rng},
     table::file,
@@ -49,8 +49,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        generator::{GeneratorConfig, fit},
+        generator::{ClassRows, GeneratorConfig, fit},
         prompt::{Current, Parameters},
+        rows::Rows,
         task::Class,
     };
 
@@ -104,8 +105,9 @@ mod tests {
     #[test]
     fn every_epoch_has_rows_and_batches_of_its_own() {
         let rows: Vec<f32> = (0..40).map(|i| (i as f32 * 0.37).sin()).collect(); // (10, 4)
+        let class = |key| ClassRows { key, rows: Rows::new(4, rows.clone()) };
         let generators: Vec<_> =
-            (0..2).map(|key| fit(&rows, 4, key, 0, &GeneratorConfig::Gaussian, || ()).generator).collect();
+            (0..2).map(|key| fit(&class(key), 0, &GeneratorConfig::Gaussian, || ()).generator).collect();
         let seen = [0, 1].map(|label| Class { label, name: format!("class {label}") });
         let config = PromptConfig { epochs: 3, batch_size: 4, ..PromptConfig::default() };
         let learn = |task: usize, seed: u64, loss: f32| {

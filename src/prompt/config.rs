@@ -61,7 +61,7 @@ choices! {
         Class = "class": "The class's own",
         General = "general": "The same for all classes, as in CoOp (Zhou et al., 2022)",
         Generated = "generated": "Generated from the feature of the class's text",
-        Image = "image": "The same for all classes, shifted by what a meta-net makes of the image's embedding (CoCoOp); dear",
+        Image = "image": "The same for all classes, shifted by what a meta-net makes of the image's embedding (CoCoOp); slow",
         Combined = "combined": "The class's own, and one generated from the feature of its text",
     }
 }

@@ -15,17 +15,14 @@ use crate::{
     generator::{Generator, Kind, LatentStore},
     profile::{Phase, time},
     rows::{Rows, TaskRows, Train},
-    run::{Run, names, step_name},
+    run::{PROMPTS, Run, names, step_name},
     stream::Stream,
     table::{contract, file},
     tensors,
     texts::TextModel,
 };
 
-/// Directory of all prompts, below the run's.
-pub const DIR: &str = "prompts";
-
-const PROMPTS: &str = "prompts.safetensors";
+const TENSORS: &str = "prompts.safetensors";
 const LOSSES: &str = "losses.parquet";
 
 const ADVICE: &str = "use the same options, another --run, or remove it and the tasks after it";
@@ -84,7 +81,7 @@ impl<'a> Training<'a> {
             clip,
             replay,
             device,
-            dir: run.dir().join(DIR).join(&stream.name).join(slug(name)),
+            dir: run.dir().join(PROMPTS).join(&stream.name).join(slug(name)),
             known: RefCell::default(),
             generators: Vec::new(),
             replayed: RefCell::default(),
@@ -182,11 +179,12 @@ impl<'a> Training<'a> {
     /// Sets `learner` to what it was after `learned` tasks, which are there.
     fn restore(&mut self, learned: usize, learner: &mut dyn Learner) -> Result<()> {
         let mut parameters = self.initial.clone().context("a learner begins with something")?;
+        self.known.borrow_mut().truncate(learned.saturating_sub(1)); // another process may have made it, on another device
         if learned > 0 {
             let dir = self.step_dir(learned);
             let manifest = Manifest::read(&dir, &artefact::PROMPTS)?;
-            manifest.check_file(&dir, PROMPTS)?;
-            let (stored, _) = tensors::read::<f32, Value>(&dir.join(PROMPTS))?;
+            manifest.check_file(&dir, TENSORS)?;
+            let (stored, _) = tensors::read::<f32, Value>(&dir.join(TENSORS))?;
             let seen = self.stream.seen(learned);
             parameters
                 .load(stored, seen)
@@ -201,8 +199,7 @@ impl<'a> Training<'a> {
     fn train(&mut self, learned: usize, learner: &mut dyn Learner, tick: &dyn Fn(usize, f64)) -> Result<()> {
         let _lock = self.run.lock(&self.dir)?;
         if self.find(learned)?.is_some() {
-            self.known.borrow_mut().truncate(learned - 1); // another process was faster, perhaps on another device
-            return self.restore(learned, learner);
+            return self.restore(learned, learner); // another process was faster
         }
         if self.at != learned - 1 {
             self.restore(learned - 1, learner)?;
@@ -256,8 +253,9 @@ impl<'a> Training<'a> {
         ]);
         let losses = file::rows(contract::prompt_losses(), 0, columns)?;
         let parameters = learner.parameters()?.tensors(self.stream.seen(learned));
-        self.plan(learned)?.make(&self.step_dir(learned), json!({"prompts": self.name}), |dir| {
-            tensors::write(&dir.join(PROMPTS), &parameters, &json!({}))?;
+        let dir = self.step_dir(learned);
+        self.plan(learned)?.make(&dir, self.run.place(&dir), json!({"prompts": self.name}), |dir| {
+            tensors::write(&dir.join(TENSORS), &parameters, &json!({}))?;
             file::write(&dir.join(LOSSES), contract::prompt_losses(), &losses, &vec![])
         })?;
         Ok(())
@@ -317,14 +315,21 @@ pub fn described(run: &Run, stream: &Stream, name: &str) -> Result<Described> {
         replay: String,
         current: Option<Current>,
     }
-    let dir = run.dir().join(DIR).join(&stream.name).join(slug(name)).join(step_name(1));
-    let Some(manifest) = Manifest::find(&dir, &artefact::PROMPTS)? else {
-        let there = names(&run.dir().join(DIR).join(&stream.name)).join(", ");
+    let all = run.dir().join(PROMPTS).join(&stream.name);
+    let first = |name: &str| all.join(name).join(step_name(1));
+    let named = |name: String| -> Option<String> {
+        let manifest = Manifest::find(&first(&name), &artefact::PROMPTS).ok()??;
+        Some(manifest.about["prompts"].as_str()?.to_owned())
+    };
+    let there: Vec<String> = names(&all).into_iter().filter_map(named).collect();
+    let dir = first(&slug(name));
+    let Some(manifest) = Manifest::find(&dir, &artefact::PROMPTS)?.filter(|_| there.iter().any(|one| one == name))
+    else {
         bail!(
             "{} has no prompts {name:?} of the stream {} (it has: {}): run `cgil prompt-tune` first",
             run.dir().display(),
             stream.name,
-            if there.is_empty() { "none" } else { &there }
+            if there.is_empty() { "none".to_owned() } else { there.join("; ") }
         );
     };
     let Options { config, replay, current } = manifest.options(&dir)?;

@@ -2,12 +2,12 @@
 //! is confused.
 
 use crate::{
+    dense::moments::mean,
     dense::{
         product::{Matrix, Product, Threads},
         room,
         vector::{fold, vectorised},
     },
-    metrics::mean,
 };
 
 /// How many neighbours a ball reaches to; the authors' choice.

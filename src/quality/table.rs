@@ -60,7 +60,8 @@ pub fn write(plan: &Plan, store: &LatentStore, qualities: &[Quality], accuracies
         measure(|q| q.neighbour_distance),
     ]);
     let rows = file::rows(contract::quality(), 0, columns)?;
-    plan.make(&store.dir().join(NAME), Value::Null, |dir| {
+    let dir = store.dir().join(NAME);
+    plan.make(&dir, store.place(&dir), Value::Null, |dir| {
         file::write(&dir.join(format!("{NAME}.parquet")), contract::quality(), &rows, &vec![])
     })?;
     Ok(())

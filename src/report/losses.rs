@@ -13,7 +13,7 @@ use super::{
     chart::{Chart, GAIN, colour, marker},
 };
 use crate::{
-    metrics::mean,
+    dense::moments::mean,
     query::{numbers, quoted, texts},
     sheet::Sheet,
     summary::spread,

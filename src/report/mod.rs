@@ -19,12 +19,12 @@ pub use plane::Plane;
 
 use crate::{
     artefact::{self, Manifest, slug},
+    dense::moments::mean,
     embeddings::Embeddings,
     generator::Kind,
-    metrics::{MetricName, mean},
+    metrics::MetricName,
     query::{Tables, numbers, quoted, texts},
-    results,
-    run::{Run, step_name},
+    run::{RESULTS, Run, step_name},
     sheet::Sheet,
     stream::Stream,
     summary::Summary,
@@ -125,8 +125,8 @@ impl<'a> Scope<'a> {
         let faa = |method: &str| mean(finished.iter().filter(|f| f.method == method).map(|f| f.faa));
         methods.sort_by(|a, b| (b == OWN).cmp(&(a == OWN)).then(faa(b).total_cmp(&faa(a))));
         let methods = if request.methods.is_empty() { &methods } else { request.methods };
-        let results = finished.iter().map(|f| (f.method.clone(), f.stream.clone())).collect();
-        let summary = Summary::new(&tables, methods, &results, sizes.len())?;
+        let results = finished.iter().map(|f| ((f.method.clone(), f.stream.clone()), sizes.len())).collect();
+        let summary = Summary::new(&tables, methods, &results)?;
         let of_stream = |stream: &Stream| (0..stream.tasks()).map(|t| stream.source(t).to_owned()).collect::<Vec<_>>();
         let sources: BTreeSet<String> = streams.iter().flat_map(of_stream).collect();
         let sources = sources.iter().map(|name| Embeddings::open_complete(run, name)).collect::<Result<_>>()?;
@@ -172,7 +172,7 @@ impl<'a> Scope<'a> {
     /// The manifests of a method's last step on a stream, and of the prompts and generators that it
     /// was made from, where there are some.
     fn made(&self, method: &str, stream: &str) -> Result<[Option<Manifest>; 3]> {
-        let dir = self.run.dir().join(results::DIR).join(stream).join(slug(method)).join(step_name(self.tasks));
+        let dir = self.run.dir().join(RESULTS).join(stream).join(slug(method)).join(step_name(self.tasks));
         let results = Manifest::find(&dir, &artefact::RESULTS)?;
         let input = |manifest: &Option<Manifest>, name: &str, kind| -> Result<Option<Manifest>> {
             let input = manifest.as_ref().and_then(|manifest| manifest.inputs.get(name));

@@ -87,7 +87,7 @@ fn data(scope: &Scope) -> Markup {
 /// The result in a few sentences.
 fn lead(scope: &Scope, differences: &Sheet) -> Markup {
     let (summary, metric) = (&scope.summary, scope.metric);
-    let centre = |method: &str| crate::metrics::mean(summary.values(method, metric));
+    let centre = |method: &str| crate::dense::moments::mean(summary.values(method, metric));
     let others = summary.methods[1..].iter().filter(|method| centre(method).is_finite());
     let best = others.max_by(|a, b| centre(a).total_cmp(&centre(b)));
     let compared = best.and_then(|best| Some((best, differences.rows.iter().find(|row| row[0] == *best)?)));

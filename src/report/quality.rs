@@ -8,7 +8,7 @@ use super::{
     chart::{Chart, colour, marker},
 };
 use crate::{
-    metrics::mean,
+    dense::moments::mean,
     query::{numbers, texts},
     sheet::Sheet,
 };

@@ -13,10 +13,11 @@ use super::{
     chart::{Chart, SERIES, colour, marker},
 };
 use crate::{
-    metrics::{MetricName, mean},
+    dense::moments::{deviation, mean},
+    metrics::MetricName,
     query::{numbers, texts},
     sheet::Sheet,
-    summary::{deviation, spread},
+    summary::spread,
 };
 
 /// How far the other methods are from the first, and how sure that is: over class orders, and over
