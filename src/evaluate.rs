@@ -273,6 +273,11 @@ mod tests {
     }
 
     #[test]
+    fn images_are_counted_task_by_task() {
+        assert_eq!(test(&[2, 0, 1, 1], &[1.0; 12]).per_task(&stream()), [3, 1]);
+    }
+
+    #[test]
     fn scores_that_are_no_numbers_are_refused() {
         let test = test(&[0], &[1.0, 0.0, 0.0]);
         assert!(evaluate(&test, &stream(), 1, None, |_| Ok(vec![f32::NAN, 0.0].into())).is_err());

@@ -395,6 +395,14 @@ mod tests {
         history.push(1, say([0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 2, 2], [None, None, None, None, Some(2), Some(2)]));
         // after task 2: 2 of 4 (within the task 3 of 4), 2 of 2
         history.push(2, say([0, 2, 1, 0, 2, 2], [0, 0, 1, 0, 2, 2], none));
+        // of a task that is learned there is no transfer
+        let mut early = history.clone();
+        early.steps.truncate(1);
+        let early = early.metrics();
+        let tasks = |name| -> Vec<_> { early.iter().filter(|m| m.name == name).map(|m| m.on_task).collect() };
+        assert_eq!(tasks(MetricName::TransferAccuracy), [Some(1)]);
+        assert_eq!(tasks(MetricName::TransferAccuracyRaw), [Some(1)]);
+        assert_eq!(tasks(MetricName::Accuracy), [Some(0)]);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);
         assert_eq!(value("faa"), Some(75.0)); // (50 + 100) / 2
@@ -442,6 +450,7 @@ mod tests {
         assert_eq!(scores.caa, (90.0 + 75.0 + (50.0 + 75.0 + 60.0) / 3.0) / 3.0);
         assert_eq!(transfer(&matrix), Some((25.0 + 30.0) / 2.0)); // (40 + 10) / 2, then 30
         assert_eq!(forward_transfer(&matrix, &[1.0, 45.0, 20.0]), Some((40.0 - 45.0 + 30.0 - 20.0) / 2.0));
+        assert_eq!((transfer(&[vec![90.0]]), forward_transfer(&[vec![90.0]], &[10.0])), (None, None));
     }
 
     #[test]

@@ -136,9 +136,9 @@ impl<'a> Results<'a> {
         for (name, input) in &made.inputs {
             plan = plan.with(name, input.clone());
         }
-        if learned > 0 {
+        if let Some(before) = learned.checked_sub(1) {
             // scores over tasks need those of the steps before
-            let before = self.step_dir(learned - 1);
+            let before = self.step_dir(before);
             if let Some(manifest) = Manifest::find(&before, &artefact::RESULTS)? {
                 plan = plan.with("step_before", self.run.input(&before, &manifest));
             }
@@ -379,7 +379,7 @@ mod tests {
         // another step before it
         fs::remove_dir_all(results.step_dir(0)).unwrap();
         results.write(0, &made(7), &test, &right(&steps[0].1), &mut History::default()).unwrap();
-        assert!(refused(&results, 1, &made(1), &test).contains("its step_before were not those of"));
+        assert!(refused(&results, 1, &made(1), &test).contains("from another results/"));
     }
 
     #[test]

@@ -127,6 +127,15 @@ mod tests {
         let lines: Vec<String> =
             summary.sheet(MetricName::Faa).render(Format::Csv).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], r#""method","orders","FAA","FAA − a""#);
+        assert_eq!(lines[1], r#""a","3","43.3 ± 30.6","–""#); // from itself it does not differ
         assert_eq!(lines[2], r#""b","2","62.0 ± 15.6","2.0 ± 1.4""#);
+    }
+
+    #[test]
+    fn a_single_score_has_no_deviation_and_bytes_have_no_decimals() {
+        assert_eq!(spread(&[], 1), "–");
+        assert_eq!(spread(&[62.04], decimals(MetricName::Faa)), "62.0");
+        assert_eq!(spread(&[62.0], decimals(MetricName::StoredBytes)), "62");
+        assert_eq!(spread(&[100.0, 103.0], decimals(MetricName::StoredBytes)), "102");
     }
 }

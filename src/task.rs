@@ -223,7 +223,18 @@ mod tests {
         let error = |cut: Cut, n| cut.sizes(n).unwrap_err().to_string();
         assert!(error(Cut::Tasks(5), 12).contains("use --tasks 4"));
         assert!(error(Cut::Tasks(4), 3).contains("use --tasks 1 to 3"));
-        assert!(error(Cut::Sizes { first: 4, next: 1 }, 3).contains("there are 3"));
+        for (first, next) in [(4, 1), (0, 1), (1, 0)] {
+            assert!(error(Cut::Sizes { first, next }, 3).contains("there are 3"), "{first} {next}");
+        }
+    }
+
+    #[test]
+    fn a_file_names_an_order_as_a_directory_may_be_called() {
+        let name = |file: &str| Order { seed: Some(7), file: Some((file.into(), Convention::Classes)) }.name();
+        assert_eq!(name("orders/by-hand_2.txt").unwrap(), "order-by-hand_2-seed-7");
+        for file in ["by hand.txt", "a=b.txt", "", "é.txt"] {
+            assert!(name(file).unwrap_err().to_string().contains("letters, digits"), "{file}");
+        }
     }
 
     #[test]

@@ -131,6 +131,13 @@ fn baselines_learn_task_by_task_and_go_on_where_they_stopped() {
     };
     assert_eq!(bytes("ncm"), 48.0 * 4.0);
     assert_eq!(bytes("zero-shot"), 0.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'stored_bytes' AND after_task = 0"), 0.0);
+    // of one template the length of the text features is known, of the mean of two there is none
+    let raw = |method: &str| {
+        number(&run_dir, &format!("SELECT COUNT(predicted_raw) FROM predictions WHERE method = '{method}'"))
+    };
+    assert!(raw("zero-shot") > 0.0);
+    assert_eq!(raw("zero-shot,template=a photo of a {}+a drawing of the {}"), 0.0);
     fails(
         &["baseline", "ensemble", "--run", path(&run_dir), "--tasks", "3", model[0], model[1]],
         &["no prompts \"cgil\"", "cgil prompt-tune"],
@@ -293,6 +300,9 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
 
     let heads = format!("SELECT COUNT(*) FROM statistics_head WHERE after_task = 3 AND method = '{method}'");
     assert_eq!(number(&run_dir, &heads), 6.0);
+    // before the first task there are no statistics
+    let before = only(&run_dir, "results", "dataset-order-tasks-3", "ensemble").join("task-00");
+    assert!(before.join("predictions.parquet").exists() && !before.join("statistics_head.parquet").exists());
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn arrive(run: &Run, name: &str, rows: &Rows) -> Embeddings {
         preprocessing: None,
         compute_dtype: "float32".into(),
         device: None,
-        dim: 48,
+        dim: rows.embedding[0].len(),
         classes: names.into_iter().map(|(label, name)| Class { label, name: name.clone() }).collect(),
         rows: ["train", "test"].map(|split| (split.to_owned(), count(split))).into(),
         shard_rows: 1000,
@@ -239,6 +239,12 @@ fn every_task_reads_its_own_source() {
     assert_eq!(found.classes, stream.classes_of(2));
     assert_eq!(found.rows[1].values(), expected);
     assert_eq!(stream.task_rows(&library, 0).unwrap().rows[1].len(), 12);
+
+    // rows of another encoder are of no task
+    let mut short = second.clone();
+    short.embedding.iter_mut().for_each(|embedding| embedding.truncate(5));
+    let error = stream.append(&library, &arrive(&library, "short", &short)).unwrap_err().to_string();
+    assert!(error.contains("one has embeddings of 48 values, the other of 5"), "{error}");
 
     // another source under the same name
     fs::remove_dir_all(library.dir().join("sources/second")).unwrap();

@@ -9,6 +9,11 @@ use std::{
     process::Command,
 };
 
+use cgil::{
+    embeddings::{Embeddings, FIRST_SOURCE},
+    rows::Train,
+    run::Run,
+};
 use image::ImageFormat;
 use tempfile::tempdir;
 
@@ -159,6 +164,12 @@ fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_le
         fs::File::options().append(true).open(file).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     };
     assert_holds(&printed(&data, &run_dir), &["6 encoded now", "5 embeddings", "1 quarantined"]);
+    let source = Embeddings::open_complete(&Run::open(&run_dir, |_| ()).unwrap(), FIRST_SOURCE).unwrap();
+    let quarantined = source.quarantined_of::<Train>(1).unwrap();
+    assert_eq!(
+        quarantined.iter().map(|q| (&q.sample_id[..], q.stage)).collect::<Vec<_>>(),
+        [("train/dog/1.png", "decode")]
+    );
     let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "2"];
     run(&ncm);
 

@@ -1,10 +1,6 @@
 //! What an artefact is: its kind, and the identity that says what decided its values.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Display},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,12 +49,6 @@ pub struct Input {
     pub path: String,
     /// What the artefact is.
     pub identity: Identity,
-}
-
-impl Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl Input {

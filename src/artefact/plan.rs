@@ -207,6 +207,11 @@ mod tests {
         other.options["epochs"] = json!(4);
         let error = other.find(&place, "use another --run").unwrap_err().to_string();
         assert!(error.contains("epochs is 3 there, 4 now") && error.contains("use another --run"), "{error}");
+        assert!(!error.contains("lr") && !error.contains("streams/a"), "what is the same was named: {error}");
+        let mut other = plan();
+        other.inputs.get_mut("stream").unwrap().identity = identity("ac");
+        let error = other.find(&place, "").unwrap_err().to_string();
+        assert!(error.contains("(from another streams/a/task-01 than is there now)"), "{error}");
         // what was computed on another device is the same artefact, with another identity
         let elsewhere = plan().on("cuda").find(&place, "").unwrap().unwrap();
         assert_ne!(elsewhere.identity, plan().on("cuda").identity());

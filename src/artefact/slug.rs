@@ -42,6 +42,7 @@ mod tests {
             assert!(slug.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-'), "{slug:?}");
         }
         assert_ne!(slug("a,b"), slug("a;b"));
+        assert!(slug(",a, =b").starts_with("a-b-"), "{}", slug(",a, =b"));
         assert_ne!(slug("A"), slug("a"));
     }
 }

@@ -169,3 +169,61 @@ impl SourcePlan {
             .or_else(|| (self.classes != other.classes).then(|| "the classes are others now".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> SourcePlan {
+        let model = ModelId { name: "clip".into(), sha256: "ab".into(), config: "cd".into(), path: "clip".into() };
+        SourcePlan {
+            source: SourceId { origin: "here".into(), fingerprint: "ef".into() },
+            model: Some(model),
+            preprocessing: Some("resize 224".into()),
+            compute_dtype: "float32".into(),
+            device: Some("cpu".into()),
+            dim: 4,
+            classes: vec![Class { label: 0, name: "cat".into() }],
+            rows: [("train".to_owned(), 5)].into(),
+            shard_rows: 2,
+        }
+    }
+
+    #[test]
+    fn sources_are_of_one_stream_only_if_one_encoder_made_both() {
+        let model = |sha256: &str, config: &str| {
+            Some(ModelId { name: "other".into(), sha256: sha256.into(), config: config.into(), path: "other".into() })
+        };
+        let difference = |other: SourcePlan| plan().difference_of_encoders(&other);
+        assert_eq!(difference(plan()), None);
+        let elsewhere = SourceId { origin: "there".into(), fingerprint: "gh".into() };
+        assert_eq!(
+            difference(SourcePlan { source: elsewhere, shard_rows: 9, model: model("ab", "cd"), ..plan() }),
+            None
+        );
+        // what was imported does not say
+        assert_eq!(difference(SourcePlan { model: None, preprocessing: None, ..plan() }), None);
+        for (other, part) in [
+            (SourcePlan { dim: 5, ..plan() }, "4 values, the other of 5"),
+            (SourcePlan { model: model("ac", "cd"), ..plan() }, "the CLIP clip, the other by other"),
+            (SourcePlan { model: model("ab", "ce"), ..plan() }, "the CLIP clip, the other by other"),
+            (SourcePlan { preprocessing: Some("resize 256".into()), ..plan() }, "resize 224, of the other resize 256"),
+        ] {
+            let said = difference(other).unwrap();
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_computed_the_embeddings_is_part_of_what_they_are() {
+        let identity = |plan: SourcePlan| plan.artefact("contents").identity();
+        assert_ne!(identity(plan()), identity(SourcePlan { device: Some("cuda".into()), ..plan() }));
+        assert_ne!(identity(plan()), plan().artefact("other contents").identity());
+    }
+
+    #[test]
+    fn the_last_shard_has_what_is_left() {
+        let rows: Vec<Range<usize>> = plan().shards().into_iter().map(|shard| shard.rows).collect();
+        assert_eq!(rows, [0..2, 2..4, 4..5]);
+    }
+}

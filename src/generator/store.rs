@@ -373,4 +373,15 @@ mod tests {
         locked.lock().unwrap();
         assert!(!first.partial_dir(0).exists());
     }
+
+    #[test]
+    fn stacked_tensors_of_other_classes_are_refused() {
+        let stacked = |shape: Vec<usize>, values: Vec<f32>| Tensors::from([("mean".into(), (shape, values))]);
+        let classes = unstack(stacked(vec![2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 2).unwrap();
+        assert_eq!(classes[1]["mean"], (vec![3], vec![4.0, 5.0, 6.0]));
+        for (shape, values) in [(vec![3, 2], vec![0.0; 6]), (vec![2, 0], vec![]), (vec![], vec![1.0])] {
+            let error = unstack(stacked(shape.clone(), values), 2).unwrap_err().to_string();
+            assert!(error.contains(&format!("shape {shape:?}, but the index has 2 classes")), "{error}");
+        }
+    }
 }

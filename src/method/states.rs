@@ -86,7 +86,7 @@ impl<'a, C: Classifier> States<'a, C> {
             let there =
                 (1..=learned).rev().find_map(|step| self.is_there(step).map(|is| is.then_some(step)).transpose());
             let start = there.transpose()?.unwrap_or(0);
-            if start > 0 && start != self.at {
+            if start != self.at {
                 self.restore(start)?;
             }
             for step in start + 1..=learned {
@@ -118,9 +118,6 @@ impl<'a, C: Classifier> States<'a, C> {
         let _lock = self.run.lock(&self.dir)?;
         if self.is_there(learned)? {
             return self.restore(learned); // another process was faster
-        }
-        if self.at != learned - 1 {
-            self.restore(learned - 1)?;
         }
         let rows = time(Phase::Read, || self.stream.task_rows(self.run, learned - 1))?;
         time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;

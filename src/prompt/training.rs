@@ -201,9 +201,6 @@ impl<'a> Training<'a> {
         if self.find(learned)?.is_some() {
             return self.restore(learned, learner); // another process was faster
         }
-        if self.at != learned - 1 {
-            self.restore(learned - 1, learner)?;
-        }
         let task = learned - 1;
         let rows = |t: usize| time(Phase::Read, || self.stream.task_rows(self.run, t));
         let own = self.stream.task(task);
