@@ -300,6 +300,15 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
 
     let heads = format!("SELECT COUNT(*) FROM statistics_head WHERE after_task = 3 AND method = '{method}'");
     assert_eq!(number(&run_dir, &heads), 6.0);
+    // prompts that have not learned all tasks are refused, not trained on
+    let prompts = only(&run_dir, "prompts", "dataset-order-tasks-3", "cgil");
+    let manifest = fs::read_to_string(prompts.join("task-01/manifest.json")).unwrap();
+    assert!(manifest.contains("\"device\": \"cpu\""), "{manifest}");
+    let last = (prompts.join("task-03"), dir.path().join("aside"));
+    fs::rename(&last.0, &last.1).unwrap();
+    let asked = ["--tasks", "3", "--method", method];
+    fails(&[&ensemble[..6], &asked].concat(), &["have not learned all tasks"]);
+    fs::rename(&last.1, &last.0).unwrap();
     // before the first task there are no statistics
     let before = only(&run_dir, "results", "dataset-order-tasks-3", "ensemble").join("task-00");
     assert!(before.join("predictions.parquet").exists() && !before.join("statistics_head.parquet").exists());
