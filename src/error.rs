@@ -121,6 +121,38 @@ mod tests {
     }
 
     #[test]
+    fn whatever_of_a_checkpoint_cannot_be_used_is_told_by_the_same_kind() {
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoint");
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"] {
+            std::fs::copy(golden.join(file), dir.path().join(file)).unwrap();
+        }
+        let change = |file: &str, from: &str, to: &str| {
+            let text = std::fs::read_to_string(dir.path().join(file)).unwrap();
+            assert!(text.contains(from), "{file}");
+            std::fs::write(dir.path().join(file), text.replace(from, to)).unwrap();
+        };
+        let tokenizer = Checkpoint::open(dir.path()).unwrap().tokenizer().unwrap();
+        change("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+        change("preprocessor_config.json", "\"resample\": 3", "\"resample\": 2");
+        std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let cpu = candle_core::Device::Cpu;
+        let errors = [
+            checkpoint.preprocess().err(),
+            checkpoint.tokenizer().err(),
+            checkpoint.image_encoder(&cpu, candle_core::DType::F32).err(),
+            checkpoint.image_encoder_on(&cpu, candle_core::DType::F32).err(),
+            checkpoint.text_encoder(&tokenizer).err(),
+            checkpoint.text_encoder_on(&cpu).err(),
+        ];
+        for (i, error) in errors.into_iter().enumerate() {
+            let error = error.unwrap_or_else(|| panic!("{i} should fail"));
+            assert!(matches!(error.downcast_ref(), Some(Error::Checkpoint(_))), "{i}: {error:?}");
+        }
+    }
+
+    #[test]
     fn a_device_that_is_not_there_says_which_and_why() {
         let source = anyhow::anyhow!("no driver");
         let error = anyhow::Error::from(Error::Device { number: 3, source });

@@ -38,6 +38,7 @@ pub mod table;
 pub mod task;
 pub mod tensors;
 pub mod texts;
+pub mod words;
 
 pub use error::Error;
 

@@ -1,7 +1,7 @@
 //! Encoded pictures: what a file is by its first bytes or its name, and its pixels as Pillow would
 //! give them.
 
-use std::{io::Cursor, ops::Range, path::Path};
+use std::{borrow::Cow, io::Cursor, ops::Range, path::Path};
 
 use anyhow::{Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage};
@@ -88,8 +88,16 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
     if format == ImageFormat::Jpeg && jpeg_is_cut_short(encoded) {
         bail!("the JPEG is cut short: it has no end marker");
     }
+    let frame = if format == ImageFormat::Gif { first_frame(encoded) } else { None };
+    let encoded = match &frame {
+        Some(frame) => frame.inside(encoded)?,
+        None => Cow::Borrowed(encoded),
+    };
     let mut decoder = ImageReader::with_format(Cursor::new(encoded), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        bail!("the picture is empty: it has {width}x{height} pixels");
+    }
     if decoder.total_bytes() > MAX_BYTES {
         bail!("{width}x{height} pixels are more than {} MiB", MAX_BYTES >> 20);
     }
@@ -100,7 +108,7 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
         image.apply_orientation(orientation);
     }
     let mut pixels = image.into_rgb8();
-    if let Some(GifFrame { columns, rows, around }) = first_frame(encoded).filter(|_| format == ImageFormat::Gif) {
+    if let Some(GifFrame { columns, rows, around }) = frame {
         // the decoder leaves black around a frame that is smaller than the picture
         for (x, y, pixel) in pixels.enumerate_pixels_mut() {
             if !(columns.contains(&x) && rows.contains(&y)) {
@@ -118,6 +126,23 @@ struct GifFrame {
     /// The colour that Pillow has around it: the transparent one of the frame's palette, or the
     /// first.
     around: Rgb<u8>,
+}
+
+impl GifFrame {
+    /// The GIF whose picture is as large as its header says, or larger where the frame is, as
+    /// Pillow has it: the decoder would cut the frame.
+    fn inside<'a>(&self, encoded: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        let mut encoded = Cow::Borrowed(encoded);
+        for (at, end) in [(6, self.columns.end), (8, self.rows.end)] {
+            if end > u32::from(u16::from_le_bytes([encoded[at], encoded[at + 1]])) {
+                let Ok(end) = u16::try_from(end) else {
+                    bail!("the first frame of the GIF ends at pixel {end}, beyond {}", u16::MAX);
+                };
+                encoded.to_mut()[at..at + 2].copy_from_slice(&end.to_le_bytes());
+            }
+        }
+        Ok(encoded)
+    }
 }
 
 fn first_frame(encoded: &[u8]) -> Option<GifFrame> {

@@ -23,6 +23,8 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
     let mut vast = png.clone();
     vast[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
     vast[29..33].copy_from_slice(&[0x0f, 0xb0, 0xe2, 0x15]);
+    // a frame without pixels in a picture without
+    let gif = [b"GIF89a\0\0\0\0\x80\0\0\0\0\0\xff\xff\xff,".to_vec(), vec![0; 9], b"\x02\x01\x44\0;".to_vec()].concat();
     for (name, bytes) in [
         ("train/forest/half.jpg", &jpeg[..jpeg.len() / 2]),
         ("train/forest/tail.jpg", &jpeg[..jpeg.len() - 40]),
@@ -31,6 +33,9 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
         ("test/forest/text.webp", b"this is text"),
         ("test/forest/thread.png", &encoded(RgbImage::new(1, 60_000), ImageFormat::Png)),
         ("test/forest/vast.png", &vast),
+        ("test/forest/flat.ppm", b"P6\n5 0\n255\n"),
+        ("test/forest/narrow.ppm", b"P6\n0 5\n255\n"),
+        ("test/forest/nothing.gif", &gif),
     ] {
         fs::write(data.join(name), bytes).unwrap();
     }
@@ -40,6 +45,9 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
     assert_eq!(
         quarantined,
         [
+            "test/forest/flat.ppm,decode",
+            "test/forest/narrow.ppm,decode",
+            "test/forest/nothing.gif,decode",
             "test/forest/text.webp,decode",
             "test/forest/thread.png,decode",
             "test/forest/vast.png,decode",
@@ -51,8 +59,15 @@ fn images_that_cannot_be_used_go_to_the_quarantine() {
         ]
     );
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error = ''"), 0.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error LIKE 'the picture is empty%'"), 3.0);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error LIKE '60000x60000 pixels%'"), 1.0);
-    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM quarantine WHERE error LIKE '%too elongated%'"), 1.0);
+    assert_eq!(
+        number(
+            &run_dir,
+            "SELECT COUNT(*) FROM quarantine WHERE error LIKE '1x60000 pixels would become 64x3840000, more than 512 MiB'"
+        ),
+        1.0
+    );
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM embeddings"), 36.0);
 }
 

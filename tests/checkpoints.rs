@@ -141,7 +141,23 @@ fn weights_that_are_quantised_are_refused() {
     let bytes = weights[name].to_dtype(candle_core::DType::U8).unwrap();
     weights.insert(name.to_owned(), bytes);
     safetensors::save(&weights, &file).unwrap();
-    place.refused(&[name, "u8", "float32"]);
+    place.refused(&[name, "U8", "F32"]);
+    // and number types that are not computed with at all
+    let saved = fs::read(&file).unwrap();
+    let at = saved.windows(4).position(|part| part == b"\"U8\"").unwrap();
+    fs::write(&file, [&saved[..at], b"\"I8\"", &saved[at + 4..]].concat()).unwrap();
+    place.refused(&[name, "is I8", "F32"]);
+}
+
+#[test]
+fn one_file_of_weights_is_taken_before_an_index() {
+    let place = Place::new();
+    let before = place.extract("before");
+    let index = place.model.join("model.safetensors.index.json");
+    fs::write(&index, r#"{"weight_map": {"logit_scale": "model-00001-of-00001.safetensors"}}"#).unwrap();
+    assert_eq!(place.extract("after"), before);
+    fs::remove_file(place.model.join("model.safetensors")).unwrap();
+    place.refused(&["has no model-00001-of-00001.safetensors"]);
 }
 
 #[test]
@@ -191,7 +207,12 @@ fn a_processor_saved_as_a_whole_is_read() {
     assert_eq!(place.extract("after"), before);
 
     place.edit("processor_config.json", |json| json["image_processor"]["resample"] = 2.into());
-    place.refused(&["processor_config.json", "resample is 2"]);
+    place.refused(&["processor_config.json: image_processor: resample is 2"]);
+    place.edit("processor_config.json", |json| json["image_processor"] = "CLIPImageProcessor".into());
+    place
+        .refused(&["processor_config.json: image_processor: expected an object of settings", "\"CLIPImageProcessor\""]);
+    fs::write(&whole, "[1]").unwrap();
+    place.refused(&["processor_config.json is not what a CLIP checkpoint has"]);
     // as older versions write it, beside the other file, or without
     fs::write(&whole, json!({"processor_class": "CLIPProcessor"}).to_string()).unwrap();
     place.refused(&["preprocessor_config.json", "processor_config.json", "image_processor"]);
@@ -215,12 +236,18 @@ fn what_a_preprocessing_leaves_out_is_as_transformers_has_it() {
     });
     assert_eq!(place.extract("after"), before);
     place.edit("preprocessor_config.json", |json| json["image_processor_type"] = "SiglipImageProcessor".into());
-    place.refused(&["image_std"]);
+    place
+        .refused(&["preprocessor_config.json: image_processor_type is \"SiglipImageProcessor\"", "CLIPImageProcessor"]);
     place.edit("preprocessor_config.json", |json| {
         json["image_processor_type"] = "CLIPImageProcessor".into();
         json["do_center_crop"] = false.into();
     });
     place.refused(&["do_center_crop is false"]);
+    place.edit("preprocessor_config.json", |json| {
+        json["do_center_crop"] = true.into();
+        json["size"]["longest_edge"] = 80.into();
+    });
+    place.refused(&["preprocessor_config.json: size: longest_edge is 80"]);
 }
 
 #[test]

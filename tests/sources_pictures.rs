@@ -45,7 +45,7 @@ fn the_content_decides_what_a_picture_is() {
     write(cat.join("notes.txt"), "BM are two letters");
     write(cat.join("Thumbs.db"), "");
     let notes = extract(&data, &run_dir, &[]);
-    assert_holds(&notes, &["train/cat/Thumbs.db and 1 more files"]);
+    assert_holds(&notes, &["train/cat/Thumbs.db and 1 more file"]);
 
     let same = |pattern: &str| {
         let sql = format!("SELECT COUNT(DISTINCT norm), COUNT(*) FROM embeddings WHERE {pattern}");
@@ -104,4 +104,26 @@ fn around_a_gifs_first_frame_is_the_first_colour_of_its_palette() {
     assert!(outside == *inside.get_pixel(0, 0) || outside == *inside.get_pixel(3, 0), "{outside:?}");
     let expected = RgbImage::from_fn(7, 6, |x, y| if x < 4 && y < 4 { *inside.get_pixel(x, y) } else { outside });
     assert_eq!(whole, expected);
+}
+
+#[test]
+fn a_gif_is_as_large_as_its_first_frame_needs() {
+    let mut bytes = Vec::new();
+    let frame = RgbImage::from_fn(4, 4, |x, y| if (x + y) % 2 == 0 { Rgb([200, 10, 30]) } else { Rgb([10, 20, 230]) });
+    GifEncoder::new(&mut bytes).encode_frames([Frame::new(DynamicImage::from(frame).into_rgba8())]).unwrap();
+    let inside = cgil::picture::decode(&bytes, false).unwrap();
+    let place = bytes.windows(9).position(|part| part == [0x2c, 0, 0, 0, 0, 4, 0, 4, 0]).unwrap();
+    // picture, where its frame begins, and the size that Pillow gives
+    for (picture, begin, size) in
+        [([4, 4], [0, 0], (4, 4)), ([2, 3], [0, 0], (4, 4)), ([4, 4], [2, 1], (6, 5)), ([0, 0], [0, 0], (4, 4))]
+    {
+        bytes[6..10].copy_from_slice(&[picture[0], 0, picture[1], 0]);
+        bytes[place + 1..place + 5].copy_from_slice(&[begin[0], 0, begin[1], 0]);
+        let whole = cgil::picture::decode(&bytes, false).unwrap();
+        assert_eq!(whole.dimensions(), size, "{picture:?} {begin:?}");
+        let [x, y] = begin.map(u32::from);
+        assert_eq!(image::imageops::crop_imm(&whole, x, y, 4, 4).to_image(), inside);
+    }
+    bytes[place + 1..place + 3].copy_from_slice(&[0xff, 0xff]);
+    assert!(cgil::picture::decode(&bytes, false).unwrap_err().to_string().contains("beyond 65535"));
 }

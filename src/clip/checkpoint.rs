@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     ImageEncoder, ModelId, Preprocess, Tokenizer,
@@ -17,11 +17,13 @@ use super::{
 };
 use crate::Error;
 
-/// What says how images are prepared: a file, and where in it; the first that does. So transformers
+/// What says how images are prepared: a file, and the key in it; the first that does. So transformers
 /// 5 reads them, whose CLIPProcessor writes the first file alone, and whose CLIPImageProcessor
 /// writes the second.
-const PREPROCESSING: [(&str, &str); 2] =
-    [("processor_config.json", "/image_processor"), ("preprocessor_config.json", "")];
+const PREPROCESSING: [(&str, Option<&str>); 2] =
+    [("processor_config.json", Some("image_processor")), ("preprocessor_config.json", None)];
+
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Tensors that every CLIP has, whatever its sizes.
 const EVERY_CLIP: [&str; 5] = [
@@ -32,7 +34,8 @@ const EVERY_CLIP: [&str; 5] = [
     "visual_projection.weight",
 ];
 
-/// A checkpoint on disk, its configuration read and its weights mapped.
+/// A checkpoint on disk, its configuration read and its weights mapped. What of it cannot be used
+/// is an [`Error::Checkpoint`], whichever method finds it.
 pub struct Checkpoint {
     dir: PathBuf,
     /// The sizes of the encoders.
@@ -41,8 +44,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint directory. Nothing is computed yet. What cannot be used is an
-    /// [`Error::Checkpoint`].
+    /// Opens a checkpoint directory. Nothing is computed yet.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::read(dir).map_err(|error| Error::Checkpoint(error).into())
     }
@@ -71,14 +73,25 @@ impl Checkpoint {
 
     /// How images are prepared for this checkpoint.
     pub fn preprocess(&self) -> Result<Preprocess> {
-        for (name, place) in PREPROCESSING {
+        self.read_preprocess().map_err(|error| Error::Checkpoint(error).into())
+    }
+
+    fn read_preprocess(&self) -> Result<Preprocess> {
+        for (name, key) in PREPROCESSING {
             if !self.dir.join(name).exists() {
                 continue;
             }
-            let json: Value = read_json(&self.dir, name)?;
-            let Some(settings) = json.pointer(place).filter(|settings| !settings.is_null()) else { continue };
+            let mut settings: Map<String, Value> = read_json(&self.dir, name)?;
+            let settings = match key {
+                Some(key) => settings.remove(key).unwrap_or_default(),
+                None => settings.into(),
+            };
+            if settings.is_null() {
+                continue;
+            }
             let path = self.dir.join(name);
-            let preprocess = Preprocess::from_config(settings).with_context(|| path.display().to_string())?;
+            let place = || [path.display().to_string()].into_iter().chain(key.map(str::to_owned)).collect::<Vec<_>>();
+            let preprocess = Preprocess::from_config(&settings).with_context(|| place().join(": "))?;
             let image_size = self.config.vision_config.image_size;
             if preprocess.crop != image_size {
                 bail!(
@@ -99,13 +112,13 @@ impl Checkpoint {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let path = require(&self.dir, "tokenizer.json")?;
-        Tokenizer::open(&path, &self.config.text_config)
+        let tokenizer = require(&self.dir, TOKENIZER).and_then(|path| Tokenizer::open(&path, &self.config.text_config));
+        tokenizer.map_err(|error| Error::Checkpoint(error).into())
     }
 
     /// SHA-256 of tokenizer.json.
     pub fn tokenizer_sha256(&self) -> Result<String> {
-        crate::hash::hash_files(&[require(&self.dir, "tokenizer.json")?])
+        crate::hash::hash_files(&[require(&self.dir, TOKENIZER).map_err(Error::Checkpoint)?])
     }
 
     /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.

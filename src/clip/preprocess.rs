@@ -1,7 +1,9 @@
 //! Pixels as the original CLIP makes them with Pillow: decode, shortest side to n by antialiased
 //! bicubic on 8 bits, centre crop, normalise.
 
-use anyhow::{Context, Result, anyhow, bail};
+use std::ops::RangeInclusive;
+
+use anyhow::{Context, Result, bail};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -10,6 +12,9 @@ use crate::{
     picture::{self, MAX_BYTES},
     profile::{Phase, time},
 };
+
+/// Sides that pictures may be resized and cropped to, in pixels.
+const SIDES: RangeInclusive<u64> = 1..=65536;
 
 /// The preprocessing of a checkpoint.
 #[derive(Clone, Debug)]
@@ -25,55 +30,42 @@ pub struct Preprocess {
 
 impl Preprocess {
     /// Reads what preprocessor_config.json, or the image_processor of processor_config.json, says.
-    /// What is missing or null is as CLIPImageProcessor has it, unless the settings are of another
-    /// kind of processor.
+    /// What is missing or null is as CLIPImageProcessor has it.
     pub fn from_config(settings: &Value) -> Result<Self> {
-        let kind = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| settings[*key].as_str());
-        let defaults = match kind {
-            None => clips_own(),
-            Some(kind) if kind.starts_with("CLIPImageProcessor") || kind == "CLIPFeatureExtractor" => clips_own(),
-            Some(_) => Value::Null,
+        let Some(settings) = settings.as_object() else {
+            bail!("expected an object of settings, but found {settings}");
         };
-        let get = |key: &str| Some(&settings[key]).filter(|value| !value.is_null()).unwrap_or(&defaults[key]);
-        for step in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
-            if get(step) == &Value::Bool(false) {
-                bail!("{step} is false; only CLIP's own preprocessing is supported, which has it on");
+        let given = |key: &str| settings.get(key).filter(|value| !value.is_null());
+        for key in ["image_processor_type", "feature_extractor_type"] {
+            if let Some(kind) = given(key).filter(|kind| !is_clips(kind)) {
+                bail!(
+                    "{key} is {kind}, which prepares images in another way; only \"CLIPImageProcessor\" is supported"
+                );
             }
         }
-        for step in ["do_pad", "use_square_size"] {
-            if get(step) == &Value::Bool(true) {
-                bail!("{step} is true; only CLIP's own preprocessing is supported, which has it off");
+        let defaults = clips_own();
+        let get = |key: &str| given(key).unwrap_or(&defaults[key]);
+        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "use_square_size"] {
+            if get(key) != &defaults[key] {
+                bail!("{key} is {}; only CLIP's own preprocessing is supported, which has {}", get(key), defaults[key]);
             }
         }
-        if !get("resample").is_null() && get("resample") != 3 {
+        if get("resample") != &defaults["resample"] {
             bail!("resample is {}; only 3 (bicubic) is supported", get("resample"));
         }
-        if get("rescale_factor").as_f64().is_some_and(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
+        if get("rescale_factor").as_f64().is_none_or(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
             bail!("rescale_factor is {}; only 1/255 is supported", get("rescale_factor"));
         }
-        let side = |key: &str, part: &str| {
-            let value = get(key).as_u64().or_else(|| get(key)[part].as_u64());
-            value
-                .filter(|&n| n > 0)
-                .map(|n| n as usize)
-                .with_context(|| format!("{key} should be a number or hold {part}"))
-        };
-        let channels = |key: &str| -> Result<[f32; 3]> {
-            let values: Vec<f32> = serde_json::from_value(get(key).clone()).unwrap_or_default();
-            values.try_into().map_err(|_| anyhow!("{key} should be three numbers"))
-        };
-        let (resize, crop) = (side("size", "shortest_edge")?, side("crop_size", "height")?);
-        if side("crop_size", "width")? != crop {
-            bail!("crop_size is not a square");
-        }
-        let std = channels("image_std")?;
-        if std.iter().any(|&x| x <= 0.0) {
-            bail!("image_std should be above 0, but is {std:?}");
-        }
+        let resize = side(get("size"), &["shortest_edge"]).context("size")?;
+        let crop = side(get("crop_size"), &["height", "width"]).context("crop_size")?;
         if crop > resize {
             bail!("crop_size is {crop}, more than the shortest edge after resizing, {resize}");
         }
-        Ok(Preprocess { resize, crop, mean: channels("image_mean")?, std, exif: false })
+        let (mean, std) = (numbers("image_mean", get("image_mean"))?, numbers("image_std", get("image_std"))?);
+        if std.iter().any(|&x| x <= 0.0) {
+            bail!("image_std should be above 0, but is {std:?}");
+        }
+        Ok(Preprocess { resize, crop, mean, std, exif: false })
     }
 
     /// What was done, in words that change when it changes.
@@ -103,7 +95,7 @@ impl Preprocess {
         let (n, short) = (self.resize, w.min(h));
         let (width, height) = if w == short { (n, n * h / w) } else { (n * w / h, n) };
         if 3 * (width * height) as u64 > MAX_BYTES {
-            bail!("{w}x{h} pixels would become {width}x{height}: too elongated");
+            bail!("{w}x{h} pixels would become {width}x{height}, more than {} MiB", MAX_BYTES >> 20);
         }
         // One direction at a time, as Pillow goes: overshoots are clipped in between, so the order
         // shows.
@@ -120,12 +112,97 @@ impl Preprocess {
     }
 }
 
+/// Whether a kind of image processor is CLIP's, by the name that it has had.
+fn is_clips(kind: &Value) -> bool {
+    kind.as_str().is_some_and(|kind| kind.starts_with("CLIPImageProcessor") || kind == "CLIPFeatureExtractor")
+}
+
+/// A side in pixels: a number, or an object that has it under each of `keys`, and under no other.
+fn side(value: &Value, keys: &[&str]) -> Result<usize> {
+    let sides: Vec<&Value> = match value.as_object() {
+        Some(parts) => {
+            let other = parts.iter().find(|(key, value)| !keys.contains(&key.as_str()) && !value.is_null());
+            if let Some((key, value)) = other {
+                bail!("{key} is {value}; only {} is supported", keys.join(" and "));
+            }
+            keys.iter().map(|key| &value[*key]).collect()
+        }
+        None => vec![value],
+    };
+    let pixels = |side: &Value| side.as_u64().filter(|side| SIDES.contains(side));
+    match pixels(sides[0]) {
+        Some(side) if sides.iter().all(|other| *other == sides[0]) => Ok(side as usize),
+        _ => bail!(
+            "expected a number from {} to {}, or {} with one such number, but found {value}",
+            SIDES.start(),
+            SIDES.end(),
+            keys.join(" and ")
+        ),
+    }
+}
+
+/// A number for each colour.
+fn numbers(key: &str, value: &Value) -> Result<[f32; 3]> {
+    let numbers: Vec<f32> = serde_json::from_value(value.clone()).unwrap_or_default();
+    let numbers = <[f32; 3]>::try_from(numbers).ok().filter(|numbers| numbers.iter().all(|x| x.is_finite()));
+    numbers.with_context(|| format!("{key} is {value}; expected three numbers that float32 holds"))
+}
+
 /// The settings of transformers' CLIPImageProcessor where nothing else is said.
 fn clips_own() -> Value {
     json!({
+        "do_resize": true,
         "size": {"shortest_edge": 224},
+        "resample": 3,
+        "do_center_crop": true,
         "crop_size": {"height": 224, "width": 224},
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "do_pad": false,
+        "use_square_size": false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_cannot_be_followed_is_named() {
+        for (key, value, expected) in [
+            ("do_resize", json!("false"), "do_resize is \"false\""),
+            ("do_rescale", json!(0), "do_rescale is 0"),
+            ("do_pad", json!(true), "do_pad is true"),
+            ("resample", json!("3"), "resample is \"3\""),
+            ("rescale_factor", json!("x"), "rescale_factor is \"x\""),
+            ("image_mean", json!([0.5, 0.5]), "image_mean is [0.5,0.5]"),
+            ("image_mean", json!([0.5, "0.5", 0.5]), "image_mean"),
+            ("image_std", json!([1e39, 1, 1]), "image_std is [1e+39,1,1]"),
+            ("image_std", json!([1, 0, 1]), "above 0"),
+            ("image_processor_type", json!("ViTImageProcessor"), "image_processor_type is \"ViTImageProcessor\""),
+            ("feature_extractor_type", json!(1), "feature_extractor_type is 1"),
+            ("size", json!({"shortest_edge": 224, "longest_edge": 280}), "size: longest_edge is 280"),
+            ("size", json!({"height": 224, "width": 224}), "only shortest_edge"),
+            ("size", json!(0), "1 to 65536"),
+            ("size", json!(65537), "1 to 65536"),
+            ("size", json!({"shortest_edge": "224"}), "1 to 65536"),
+            ("size", json!(4611686018427387904u64), "1 to 65536"),
+            ("crop_size", json!({"height": 224}), "height and width"),
+            ("crop_size", json!({"height": 224, "width": 225}), "height and width"),
+            ("crop_size", json!(18446744073709551615u64), "1 to 65536"),
+            ("crop_size", json!(225), "more than the shortest edge"),
+        ] {
+            let error = Preprocess::from_config(&json!({key: value})).err().map(|error| format!("{error:#}"));
+            assert!(error.as_ref().is_some_and(|error| error.contains(expected)), "{key}: {error:?}");
+        }
+        for settings in [json!([1]), json!("CLIPImageProcessor")] {
+            let error = Preprocess::from_config(&settings).err().unwrap().to_string();
+            assert!(error.contains("object of settings") && error.contains(&settings.to_string()), "{error}");
+        }
+        let settings = json!({"size": 256, "crop_size": {"height": 224, "width": 224, "shortest_edge": null}});
+        assert_eq!(Preprocess::from_config(&settings).unwrap().crop, 224);
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::config::TextConfig;
+use crate::words::counted;
 
 /// What early configurations have as eos_token_id, whatever the tokenizer's is.
 const HISTORICAL_EOS: u32 = 2;
@@ -27,7 +28,9 @@ impl Tokenizer {
         let (context, vocab_size, eos) = (config.max_position_embeddings, config.vocab_size, config.eos_token_id);
         let empty = inner.encode("", true).map_err(|e| anyhow!("{}: {e}", path.display()))?;
         let start = *empty.get_ids().first().with_context(|| format!("{} adds no start of text", path.display()))?;
-        Ok(Tokenizer { inner, context, vocab_size, eos, start })
+        let tokenizer = Tokenizer { inner, context, vocab_size, eos, start };
+        tokenizer.require_embeddings("", empty.get_ids())?;
+        Ok(tokenizer)
     }
 
     /// The start of text: the token that every text begins with.
@@ -43,21 +46,17 @@ impl Tokenizer {
         let needed = ids.len() + reserved;
         if needed > self.context {
             bail!(
-                "the text {text:?} needs {needed} positions ({} tokens, {reserved} context vectors), \
+                "the text {text:?} needs {needed} positions ({}, {}), \
                  but the text encoder has {}: use a shorter class name or template, or fewer context vectors",
-                ids.len(),
+                counted(ids.len(), "token"),
+                counted(reserved, "context vector"),
                 self.context
             );
         }
         if self.eos != HISTORICAL_EOS && !ids.contains(&self.eos) {
             bail!("tokenizer.json ends {text:?} without the token {}, the eos_token_id of config.json", self.eos);
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            bail!(
-                "tokenizer.json gives {text:?} the token {id}, but config.json has a vocabulary of {}",
-                self.vocab_size
-            );
-        }
+        self.require_embeddings(text, &ids)?;
         if ids[0] != self.start {
             bail!("tokenizer.json begins {text:?} with the token {}, and others with {}", ids[0], self.start);
         }
@@ -66,6 +65,18 @@ impl Tokenizer {
             bail!("tokenizer.json gives {text:?} no end of text");
         }
         Ok(ids)
+    }
+
+    /// An error unless every token of a text is one that the text encoder knows.
+    fn require_embeddings(&self, text: &str, ids: &[u32]) -> Result<()> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            bail!(
+                "tokenizer.json gives {text:?} the token {id}, but config.json has a vocabulary of {}: \
+                 take both from the same checkpoint",
+                self.vocab_size
+            );
+        }
+        Ok(())
     }
 
     /// The position whose state is the text's: the first end-of-text token, or, where the

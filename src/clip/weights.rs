@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
 use serde::Deserialize;
 
 use super::files::{read_json, require};
+use crate::{Error, words::counted};
 
 /// Buffers that some checkpoints store beside their weights: the numbers of the positions.
 const POSITION_IDS: &str = ".embeddings.position_ids";
@@ -46,6 +47,28 @@ impl WeightFiles {
         self.mapped.get(name).is_ok()
     }
 
+    /// An error unless there is a tensor of this name, of this shape, and of a number type that is
+    /// computed with. Looks at the headers alone.
+    fn require(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let dir = self.dir.display();
+        let Ok(found) = self.mapped.get(name) else {
+            bail!("the weights in {dir} lack {name:?}, of shape {shape:?} by config.json; is this a whole CLIP?")
+        };
+        if found.shape() != shape {
+            bail!(
+                "the weights in {dir}: {name:?} should have shape {shape:?} by config.json, but has {:?}",
+                found.shape()
+            );
+        }
+        if !matches!(DType::try_from(found.dtype()), Ok(DType::F16 | DType::BF16 | DType::F32 | DType::F64)) {
+            bail!(
+                "the weights in {dir}: {name:?} is {:?}, as quantised checkpoints have it; expected F16, BF16, F32 or F64",
+                found.dtype()
+            );
+        }
+        Ok(())
+    }
+
     /// All weights, for a device and in a number type.
     pub(in crate::clip) fn on<'a>(&'a self, device: &'a Device, dtype: DType) -> Weights<'a> {
         Weights { files: self, device, dtype, prefix: String::new(), read: Rc::default() }
@@ -72,7 +95,11 @@ impl Weights<'_> {
     pub fn require_no_more(&self, layers: usize) -> Result<()> {
         let prefix = format!("{}{layers}.", self.prefix);
         if self.files.mapped.tensors().iter().any(|(name, _)| name.starts_with(&prefix)) {
-            bail!("the weights in {} have {prefix}…, but config.json says {layers} layers", self.files.dir.display());
+            return Err(refused(anyhow!(
+                "the weights in {} have {prefix}…, but config.json says {}",
+                self.files.dir.display(),
+                counted(layers, "layer")
+            )));
         }
         Ok(())
     }
@@ -85,23 +112,10 @@ impl Weights<'_> {
     /// A weight, which must have the shape that the configuration gives it.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let name = format!("{}{name}", self.prefix);
-        let dir = self.files.dir.display();
-        let tensor = self.files.mapped.load(&name, self.device).map_err(|_| {
-            anyhow!("the weights in {dir} lack {name:?}, of shape {shape:?} by config.json; is this a whole CLIP?")
-        })?;
-        if tensor.dims() != shape {
-            bail!(
-                "the weights in {dir}: {name:?} should have shape {shape:?} by config.json, but has {:?}",
-                tensor.dims()
-            );
-        }
-        if !matches!(tensor.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
-            bail!(
-                "the weights in {dir}: {name:?} is {}, as quantised checkpoints have it; \
-                 expected float16, bfloat16, float32 or float64",
-                tensor.dtype().as_str()
-            );
-        }
+        self.files.require(&name, shape).map_err(refused)?;
+        let tensor = self.files.mapped.load(&name, self.device);
+        let tensor =
+            tensor.with_context(|| format!("cannot load {name:?} of the weights in {}", self.files.dir.display()))?;
         self.read.borrow_mut().insert(name);
         Ok(tensor.to_dtype(self.dtype)?)
     }
@@ -119,28 +133,36 @@ impl Weights<'_> {
         let unread: BTreeSet<&String> = tensors.iter().map(|(name, _)| name).filter(unread).collect();
         match unread.first() {
             None => Ok(()),
-            Some(first) => bail!(
+            Some(first) => Err(refused(anyhow!(
                 "the weights in {} have {first:?}{}, which CLIP's encoders by this config.json do not: \
                  this is another model, or config.json is another checkpoint's",
                 self.files.dir.display(),
                 match unread.len() {
                     1 => String::new(),
-                    more => format!(" and {} more tensors", more - 1),
+                    more => format!(" and {}", counted(more - 1, "more tensor")),
                 }
-            ),
+            ))),
         }
     }
 }
 
+/// The files of the weights: as in transformers model.safetensors, even where there is an index.
 fn paths(dir: &Path) -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    if dir.join("model.safetensors.index.json").exists() {
-        let index: Index = read_json(dir, "model.safetensors.index.json")?;
-        let names: BTreeSet<String> = index.weight_map.into_values().collect();
-        return names.iter().map(|name| require(dir, name)).collect();
+    const SINGLE: &str = "model.safetensors";
+    const INDEX: &str = "model.safetensors.index.json";
+    if dir.join(SINGLE).exists() || !dir.join(INDEX).exists() {
+        return Ok(vec![require(dir, SINGLE)?]);
     }
-    Ok(vec![require(dir, "model.safetensors")?])
+    let index: Index = read_json(dir, INDEX)?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    names.iter().map(|name| require(dir, name)).collect()
+}
+
+/// A failure of the checkpoint's, told from one of the device.
+fn refused(error: anyhow::Error) -> anyhow::Error {
+    Error::Checkpoint(error).into()
 }
