@@ -13,6 +13,7 @@ use cgil::{
     rows::{Split, Test, Train},
     run::Run,
     source::{Source, SourceOptions},
+    words::counted,
 };
 use clap::Args;
 
@@ -23,11 +24,11 @@ use crate::{
 
 #[derive(Args)]
 pub struct Options {
-    /// Directory of a CLIP checkpoint: config.json, model.safetensors, tokenizer.json,
-    /// preprocessor_config.json
+    /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
+    /// processor_config.json); tokenizer.json is needed for prompts, not here
     #[arg(long)]
     model: PathBuf,
-    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF) or
+    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) or
     /// directory of Hugging Face Parquet shards (train.parquet, train-00000-of-00002.parquet,
     /// train/0000.parquet, and so for test)
     #[arg(long)]
@@ -79,18 +80,22 @@ pub fn run(options: &Options) -> Result<()> {
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
     let progress = terminal::bar("extract", images);
+    let mut encoded = 0;
     embed(
         &source,
         &missing,
         &preprocess,
         &at_work(&encoders),
         |images| progress.inc(images as u64),
-        |shard, rows| embeddings.write_shard(&missing[shard], rows),
+        |shard, rows| {
+            encoded += rows.labels.len();
+            embeddings.write_shard(&missing[shard], rows)
+        },
     )?;
     progress.finish_and_clear();
     embeddings.seal()?;
     note_lost_classes(&source, &embeddings)?;
-    summarise(options, &embeddings, images)?;
+    summarise(options, &embeddings, encoded)?;
     terminal::profile(options.profile, start)
 }
 
@@ -132,7 +137,7 @@ fn plan(
     preprocess: &Preprocess,
     source: &Source,
 ) -> Result<SourcePlan> {
-    Ok(SourcePlan {
+    let plan = SourcePlan {
         source: source.id.clone(),
         model: Some(checkpoint.id()?),
         preprocessing: Some(preprocess.id()),
@@ -142,7 +147,8 @@ fn plan(
         classes: source.classes.clone(),
         rows: source.rows.clone(),
         shard_rows: options.shard_rows,
-    })
+    };
+    plan.checked()
 }
 
 /// Names the classes all of whose images of a split are in the quarantine.
@@ -169,12 +175,16 @@ fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Resu
     let rows: usize = embeddings.plan.rows.values().sum();
     let (quarantined, run) = (embeddings.quarantined()?, options.run.display());
     if quarantined == rows {
-        bail!("none of the {rows} images could be used: cgil query --run {run} \"SELECT * FROM quarantine\" says why");
+        bail!(
+            "none of the {} could be used: cgil query --run {run} \"SELECT * FROM quarantine\" says why",
+            counted(rows, "image")
+        );
     }
     let mut text = format!(
-        "{rows} images in {run}, {encoded} encoded now: {} embeddings of {} values, {quarantined} quarantined\n",
-        rows - quarantined,
-        embeddings.plan.dim
+        "{} in {run}, {encoded} encoded now: {} of {}, {quarantined} quarantined\n",
+        counted(rows, "image"),
+        counted(rows - quarantined, "embedding"),
+        counted(embeddings.plan.dim, "value")
     );
     if quarantined > 0 {
         text += &format!("cgil query --run {run} \"SELECT * FROM quarantine\" says why\n");

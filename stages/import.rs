@@ -5,17 +5,25 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan, content_line},
     hash::hash_bytes,
+    rows::SPLITS,
     run::Run,
-    source::foreign::{ForeignTable, Row},
+    source::{
+        foreign::{ForeignTable, Row},
+        notes_on_names, require_names,
+    },
     task::Class,
+    words::counted,
 };
 use clap::Args;
 
 use crate::{options::at_least, terminal};
+
+/// What gives the classes of a table other names.
+const CLASS_NAMES: &str = "the table's class_name gives others";
 
 #[derive(Args)]
 pub struct Options {
@@ -40,9 +48,10 @@ pub fn run(options: &Options) -> Result<()> {
     embeddings.seal()?;
     let SourcePlan { dim, classes, rows, .. } = &embeddings.plan;
     terminal::print(format!(
-        "{} embeddings of {dim} values, {} classes, imported into {}\n",
-        rows.values().sum::<usize>(),
-        classes.len(),
+        "{} of {}, {}, imported into {}\n",
+        counted(rows.values().sum(), "embedding"),
+        counted(*dim, "value"),
+        counted(classes.len(), "class"),
         options.run.display()
     ))
 }
@@ -50,14 +59,15 @@ pub fn run(options: &Options) -> Result<()> {
 /// Reads the whole table once, so that nothing is written of one that has an error.
 fn examine(table: &ForeignTable, shard_rows: usize) -> Result<SourcePlan> {
     let mut names: BTreeMap<i64, String> = BTreeMap::new();
-    let mut rows: BTreeMap<String, usize> = BTreeMap::new();
+    // rows of each label in each split
+    let mut counts: BTreeMap<String, BTreeMap<i64, usize>> = BTreeMap::new();
     let mut dim = None;
     let mut ids = HashSet::new();
     table.read(|row: Row| {
         let Row { place, sample_id, split, label, class_name, embedding } = row;
         let expected = *dim.get_or_insert(embedding.len());
         if embedding.len() != expected {
-            bail!("{place}: the embedding has {} values, those before it have {expected}", embedding.len());
+            bail!("{place}: the embedding has {}, those before it have {expected}", counted(embedding.len(), "value"));
         }
         // squares have to stay inside float32
         let norm = embedding.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
@@ -71,25 +81,34 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<SourcePlan> {
         if name != class_name {
             bail!("{place}: label {label} is {class_name:?} here, but {name:?} before");
         }
-        *rows.entry(split.to_owned()).or_default() += 1;
+        *counts.entry(split.to_owned()).or_default().entry(label).or_default() += 1;
         Ok(())
     })?;
-    for split in ["train", "test"] {
-        if !rows.contains_key(split) {
+    for split in SPLITS {
+        if !counts.contains_key(split) {
             bail!("{} has no row whose split is {split:?}", table.path().display());
         }
     }
-    Ok(SourcePlan {
+    let rows = counts.iter().map(|(split, of)| (split.clone(), of.values().sum())).collect();
+    let of_classes = |of: BTreeMap<i64, usize>| names.keys().map(|label| of.get(label).copied().unwrap_or(0)).collect();
+    let counts = counts.into_iter().map(|(split, of)| (split, of_classes(of))).collect();
+    let classes: Vec<Class> = names.into_iter().map(|(label, name)| Class { label, name }).collect();
+    require_names(table.path(), &classes, CLASS_NAMES)?;
+    for note in notes_on_names(&classes, &counts, Some(CLASS_NAMES)) {
+        terminal::note(&format!("note: {note}"));
+    }
+    let plan = SourcePlan {
         source: table.id()?,
         model: None,
         preprocessing: None,
         compute_dtype: "float32".into(),
         device: None,
         dim: dim.unwrap_or(0),
-        classes: names.into_iter().map(|(label, name)| Class { label, name }).collect(),
+        classes,
         rows,
         shard_rows,
-    })
+    };
+    plan.checked().with_context(|| table.path().display().to_string())
 }
 
 fn write_missing(table: &ForeignTable, embeddings: &mut Embeddings) -> Result<()> {

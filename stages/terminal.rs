@@ -72,7 +72,8 @@ pub fn warn_near_chance(history: &History, stream: &Stream) {
         let names: Vec<&str> = stream.classes.iter().take(3).map(|class| class.name.as_str()).collect();
         note(&format!(
             "note: zero-shot accuracy is {accuracy:.1} %, near the {chance:.1} % of a guess: are the class names words that the \
-             CLIP knows ({}, …)? `extract --class-names FILE` gives others",
+             CLIP knows ({}, …)? `extract --class-names FILE` gives others; of embeddings that were imported, change \
+             class_name in the table and import it into another run",
             names.join(", ")
         ));
     }

@@ -77,6 +77,21 @@ fn a_checkpoint_cut_short() {
 }
 
 #[test]
+fn a_tokenizer_of_another_checkpoint() {
+    let (dir, model) = checkpoint();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip").join(file), model.join(file)).unwrap();
+    }
+    let mut rows = Rows::clouds(2, 3, 1);
+    rows.embedding.iter_mut().for_each(|embedding| embedding.resize(64, 0.1));
+    let run_dir = imported(dir.path(), "run", &rows);
+    fails(
+        &["baseline", "zero-shot", "--run", path(&run_dir), "--tasks", "1", "--model", path(&model)],
+        &["tokenizer.json", "the token 49406", "config.json has a vocabulary of"],
+    );
+}
+
+#[test]
 fn a_name_longer_than_the_context() {
     let dir = tempdir().unwrap();
     let mut rows = Rows::clouds(2, 3, 1);
@@ -128,7 +143,7 @@ fn a_run_of_another_model_source_or_preprocessing() {
     refused(extract(&["--exif"]), &["preprocessing", "exif false", "exif true", "--run"]);
     refused(extract(&["--shard-rows", "5"]), &["shard size", "4096", "5"]);
     fs::write(data.join("train/forest/new.png"), encoded(picture(0, 0, 64), ImageFormat::Png)).unwrap();
-    refused(extract(&[]), &["source", "fingerprint", "--run"]);
+    refused(extract(&[]), &["the number of train rows was 12, now it is 13", "--run"]);
     fs::remove_file(data.join("train/forest/new.png")).unwrap();
 
     // the stages after it know their model too
@@ -176,5 +191,5 @@ fn a_checkpoint_whose_configuration_changed() {
     let tune = ["prompt-tune", "--run", path(&fresh), "--model", path(&model)];
     fails(&tune, &["eos_token_id", "300"]);
     edit(&model.join("config.json"), "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
-    fails(&tune, &["layers.1.", "1 layers"]);
+    fails(&tune, &["layers.1.", "says 1 layer"]);
 }

@@ -97,6 +97,10 @@ fn a_row_that_cannot_be_used_is_named() {
     rows.class_name[3] = "other".into();
     rows.write(&table);
     fails(&import, &["row 3", "\"other\"", "\"forest 0\""]);
+    let mut rows = Rows::clouds(1, 1, 1);
+    rows.embedding.iter_mut().for_each(|embedding| embedding.resize((1 << 20) + 1, 0.1));
+    rows.write(&table);
+    fails(&import, &["table.parquet", "1048577 values, more than 1048576"]);
     assert!(!dir.path().join("imported").exists());
 }
 

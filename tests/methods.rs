@@ -234,7 +234,7 @@ fn zero_shot_near_chance_is_told() {
     let accuracy =
         number(&run_dir, "SELECT value FROM metrics WHERE metric = 'zero_shot_accuracy' AND on_task IS NULL");
     assert!(accuracy < 25.0, "{accuracy}");
-    for part in [&format!("{accuracy:.1} %"), "16.7 % of a guess", "forest 0", "--class-names"] {
+    for part in [&format!("{accuracy:.1} %"), "16.7 % of a guess", "forest 0", "change class_name in the table"] {
         assert!(told.contains(part), "no {part:?} in {told}");
     }
 }

@@ -18,7 +18,8 @@ use image::ImageFormat;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, command, encoded, fails, files, golden, hugging_face_shard, number, path, picture, query, run, text,
+    Rows, as_another, command, encoded, fails, files, golden, hugging_face_shard, number, open_to_all, path, picture,
+    query, run, text,
 };
 
 /// `cgil extract` with the golden checkpoint.
@@ -82,22 +83,31 @@ fn a_directory_that_cannot_be_listed_is_a_note_unless_rows_could_lie_there() {
     let dir = tempdir().unwrap();
     let (data, run_dir) = (dir.path().join("data"), dir.path().join("run"));
     folder(&data, &["cat", "dog"]);
-    let locked = |name: &str| {
-        let path = data.join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
-        (fs::read_dir(&path).is_err(), path)
-    };
-    let (is_locked, lost) = locked("lost+found");
-    if !is_locked {
-        return; // whoever may read everything cannot see this
+    open_to_all(dir.path());
+    let model = golden("checkpoint");
+    let extract = || as_another(&args(&data, &run_dir, &model, &[]));
+    let (lost, private) = (data.join("lost+found"), data.join("train/cat/private"));
+    locked(&lost);
+    if let Some(output) = extract() {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_holds(&text(&output.stderr), &["cannot be listed", "lost+found"]);
     }
-    assert_holds(&extract(&data, &run_dir, &[]), &["cannot be listed", "lost+found"]);
-    let (_, private) = locked("train/cat/private");
-    refused(&data, &[], &["train/cat/private", "rows of a split"]);
-    for path in [lost, private] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    locked(&private);
+    if let Some(output) = extract() {
+        assert_eq!(output.status.code(), Some(1));
+        assert_holds(&text(&output.stderr), &["train/cat/private", "rows of a split"]);
     }
+    [lost, private].iter().for_each(|path| mode(path, 0o755));
+}
+
+/// Makes a directory that only root may list.
+fn locked(path: &Path) {
+    fs::create_dir(path).unwrap();
+    mode(path, 0o0);
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
@@ -163,7 +173,7 @@ fn images_that_changed_are_encoded_again_and_what_was_made_of_the_old_ones_is_le
     let touch = |file: &Path| {
         fs::File::options().append(true).open(file).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     };
-    assert_holds(&printed(&data, &run_dir), &["6 encoded now", "5 embeddings", "1 quarantined"]);
+    assert_holds(&printed(&data, &run_dir), &[" 5 encoded now", "5 embeddings", "1 quarantined"]);
     let source = Embeddings::open_complete(&Run::open(&run_dir, |_| ()).unwrap(), FIRST_SOURCE).unwrap();
     let quarantined = source.quarantined_of::<Train>(1).unwrap();
     assert_eq!(
@@ -215,14 +225,13 @@ fn an_image_that_may_be_read_now_leaves_the_quarantine() {
     let data = dir.path().join("data");
     folder(&data, &["cat", "dog"]);
     let private = data.join("test/cat/0.png");
-    let mode = |mode| fs::set_permissions(&private, fs::Permissions::from_mode(mode)).unwrap();
-    mode(0o0);
-    let run_dir = dir.path().join("run");
-    if fs::read(&private).is_ok() {
-        return; // whoever may read everything cannot see this
-    }
-    assert_holds(&printed(&data, &run_dir), &["6 encoded now", "1 quarantined"]);
+    mode(&private, 0o0);
+    open_to_all(dir.path());
+    let (run_dir, model) = (dir.path().join("run"), golden("checkpoint"));
+    let extract = || as_another(&args(&data, &run_dir, &model, &["--shard-rows", "4"]));
+    let Some(output) = extract() else { return };
+    assert_holds(&text(&output.stdout), &[" 5 encoded now", "1 quarantined"]);
     assert_eq!(query(&run_dir, "SELECT stage FROM quarantine"), ["read"]);
-    mode(0o644);
-    assert_holds(&printed(&data, &run_dir), &[" 2 encoded now", "0 quarantined"]);
+    mode(&private, 0o644);
+    assert_holds(&text(&extract().unwrap().stdout), &[" 2 encoded now", "0 quarantined"]);
 }

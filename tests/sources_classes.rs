@@ -6,8 +6,8 @@ use tempfile::tempdir;
 
 use crate::{
     sources::{args, assert_holds, extract, folder, png, refused, write},
-    sources_shards::good,
-    support::{fails, golden, path, query},
+    sources_shards::{good, hugging_face},
+    support::{Rows, command, fails, golden, path, query, text},
 };
 
 #[test]
@@ -67,10 +67,11 @@ fn classes_are_called_as_a_file_says() {
     by("json", &csv); // the same names, in other words
 
     // other names are another source
-    fails(&args(&data, &dir.path().join("csv"), &golden("checkpoint"), &[]), &["source", "fingerprint"]);
+    let names = ["class 1 of the source was 0 \"tench, Tinca\", now it is 0 \"n01440764\""];
+    fails(&args(&data, &dir.path().join("csv"), &golden("checkpoint"), &[]), &names);
     let other = file("other.csv", "n01440764,tench\nn01443537,goldfish\n");
     let run_dir = dir.path().join("csv");
-    fails(&args(&data, &run_dir, &golden("checkpoint"), &["--class-names", path(&other)]), &["source", "fingerprint"]);
+    fails(&args(&data, &run_dir, &golden("checkpoint"), &["--class-names", path(&other)]), &["now it is 0 \"tench\""]);
 
     for (name, content, parts) in [
         ("a.csv", "n01440764,tench\n", ["no name for \"n01443537\"", "every class"]),
@@ -81,6 +82,8 @@ fn classes_are_called_as_a_file_says() {
         ("f.json", "[\"tench\", \"goldfish\"]", ["object of texts", "f.json"]),
         ("g.json", r#"{"0": "tench", "0": "carp", "1": "x"}"#, ["more than one name", "\"0\""]),
         ("h.json", r#"{"0": 1, "1": "x"}"#, ["object of texts", "h.json"]),
+        ("i.json", r#"{"0": "a", "1": "b"} {"0": "c"}"#, ["nothing else", "i.json"]),
+        ("j.csv", "n01440764,_\nn01443537,x\n", ["\"n01440764\" is empty", "j.csv"]),
     ] {
         refused(&data, &["--class-names", path(&file(name, content))], &parts);
     }
@@ -93,7 +96,15 @@ fn classes_are_called_as_a_file_says() {
     extract(&shards, &run_dir, &["--class-names", path(&file("animals.csv", "dog,Hund\ncat,Katze\n"))]);
     let names = query(&run_dir, "SELECT DISTINCT class_name FROM embeddings ORDER BY class_name");
     assert_eq!(names, ["Hund", "Katze"]);
-    fails(&args(&shards, &run_dir, &golden("checkpoint"), &[]), &["source", "fingerprint"]);
+    fails(&args(&shards, &run_dir, &golden("checkpoint"), &[]), &["was 0 \"Katze\", now it is 0 \"cat\""]);
+
+    // a class directory that is called as a header would be; blanks around values
+    let odd = dir.path().join("odd");
+    folder(&odd, &["a", "label"]);
+    let run_dir = dir.path().join("odd-run");
+    extract(&odd, &run_dir, &["--class-names", path(&file("odd.csv", "label, sticker\na , \"b, c\"\n"))]);
+    let names = query(&run_dir, "SELECT DISTINCT label, class_name FROM embeddings ORDER BY label");
+    assert_eq!(names, ["0,\"b, c\"", "1,sticker"]);
 }
 
 #[test]
@@ -110,4 +121,35 @@ fn two_spellings_of_a_class_are_noted() {
     let dir = tempdir().unwrap();
     folder(&dir.path().join("data"), &["cat", "dog"]);
     assert_eq!(extract(&dir.path().join("data"), &dir.path().join("run"), &[]), "");
+}
+
+#[test]
+fn names_are_looked_at_whichever_way_classes_come() {
+    let dir = tempdir().unwrap();
+    let (table, run_dir) = (dir.path().join("table.parquet"), dir.path().join("run"));
+    let import = ["import", path(&table), "--run", path(&run_dir)];
+    let mut rows = Rows::clouds(3, 2, 1);
+    rows.class_name.fill(" ".into());
+    rows.write(&table);
+    fails(&import, &["table.parquet", "labels are empty: 0 \" \", 1 \" \", 2 \" \"", "class_name"]);
+    assert!(!run_dir.exists());
+    rows.class_name.fill("same".into());
+    rows.write(&table);
+    let notes = text(&command(&import).output().unwrap().stderr);
+    assert_holds(&notes, &["spelled nearly the same: 0 \"same\" (2 train, 1 test images), 1 \"same\""]);
+    rows.class_name = rows.label.iter().map(|label| format!("n0144076{label}")).collect();
+    rows.write(&table);
+    let other = dir.path().join("other");
+    let output = command(&["import", path(&table), "--run", path(&other)]).output().unwrap();
+    assert!(output.status.success());
+    assert_holds(&text(&output.stderr), &["3 of 3 class names look like ids", "the table's class_name gives others"]);
+
+    folder(&dir.path().join("folder"), &["cat", " "]);
+    refused(&dir.path().join("folder"), &[], &["labels are empty: 0 \" \"", "--class-names"]);
+    let shards = dir.path().join("shards");
+    ["train", "test"].iter().for_each(|split| hugging_face(&shards.join(format!("{split}.parquet")), &["cat", ""]));
+    refused(&shards, &[], &["labels are empty: 1 \"\"", "--class-names"]);
+    let names = dir.path().join("names.csv");
+    fs::write(&names, "0,cat\n1,dog\n").unwrap();
+    extract(&shards, &dir.path().join("named"), &["--class-names", path(&names)]);
 }

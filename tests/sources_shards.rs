@@ -46,7 +46,12 @@ const CAT_AND_DOG: Option<&[&str]> = Some(&["cat", "dog"]);
 
 /// A good shard of two rows.
 pub fn good(file: &Path) {
-    shard(file, "image", &[("label", integers(&[0, 1]), CAT_AND_DOG)]);
+    hugging_face(file, &["cat", "dog"]);
+}
+
+/// A shard of a row of each of two classes.
+pub fn hugging_face(file: &Path, classes: &[&str]) {
+    shard(file, "image", &[("label", integers(&[0, 1]), Some(classes))]);
 }
 
 #[test]
@@ -130,6 +135,23 @@ fn columns_are_found_where_one_pair_fits() {
     let found =
         classes(&written("image", &[("coarse", zeros.clone(), animals), ("label", zero_one.clone(), names)]), &[]);
     assert_eq!(found, ["cat", "dog"]);
+
+    // which columns were taken is said where they are not called as usual, and were not asked for
+    let other = written("img", &[("labels", zero_one.clone(), names)]);
+    let data = other.path().join("data");
+    assert_holds(
+        &extract(&data, &other.path().join("a"), &[]),
+        &["images are the column \"img\", the labels \"labels\""],
+    );
+    let asked = ["--image-column", "img", "--label-column", "labels"];
+    assert_eq!(extract(&data, &other.path().join("b"), &asked), "");
+    // labels without names beside another ClassLabel: either could be meant
+    for plain in ["label", "target"] {
+        let two = written("image", &[(plain, zero_one.clone(), None), ("domain", zeros.clone(), animals)]);
+        let parts = ["\"domain\", the only ClassLabel", &format!("column {plain:?}, Int64"), "--label-column"];
+        refused(&two.path().join("data"), &[], &parts);
+        assert_eq!(classes(&two, &["--label-column", "domain"]), ["animal"]);
+    }
 
     let cifar = written("img", &[("fine_label", zero_one.clone(), names), ("coarse_label", zeros.clone(), animals)]);
     let data = cifar.path().join("data");

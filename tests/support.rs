@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -55,6 +56,29 @@ pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cgil"));
     command.args(args);
     command
+}
+
+/// Lets every user write into a directory.
+pub fn open_to_all(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+/// Runs `cgil` as a user who may read and write only what everyone may. None, and a line that says
+/// so, where there is no other user to be had.
+pub fn as_another(args: &[&str]) -> Option<Output> {
+    let other = |args: &[&str]| {
+        // whoever is not root is such a user already, and may not become another
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_cgil")];
+        let is_root = fs::read_dir("/root").is_ok();
+        if is_root { Command::new("setpriv").args(user).args(args).output() } else { command(args).output() }
+    };
+    match other(&["--version"]) {
+        Ok(output) if output.status.success() => Some(other(args).unwrap()),
+        failed => {
+            eprintln!("skipped: cgil cannot be run as another user: {failed:?}");
+            None
+        }
+    }
 }
 
 /// Runs `cgil` and returns what it printed; fails the test unless it succeeds.

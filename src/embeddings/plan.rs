@@ -71,9 +71,10 @@ impl SourcePlan {
         })
     }
 
-    /// The plan, unless a value of it makes no sense.
-    fn checked(self) -> Result<Self> {
-        ensure!((1..=MOST_VALUES).contains(&self.dim), "dim is {}, not 1 to {MOST_VALUES}", self.dim);
+    /// The plan, unless a value of it makes no sense. What is not so is not read again.
+    pub fn checked(self) -> Result<Self> {
+        ensure!(self.dim > 0, "the embeddings have no values");
+        ensure!(self.dim <= MOST_VALUES, "the embeddings have {} values, more than {MOST_VALUES}", self.dim);
         ensure!(self.shard_rows > 0, "shard_rows is 0");
         let shards = self.rows.values().map(|rows| rows.div_ceil(self.shard_rows)).fold(0, usize::saturating_add);
         let rows = self.rows.values().copied().fold(0, usize::saturating_add);
@@ -157,6 +158,15 @@ impl SourcePlan {
         if config(self) != config(other) {
             return text("model's config.json (by its hash)", &config(self), &config(other));
         }
+        let rows = || {
+            let of = |plan: &SourcePlan, split: &str| plan.rows.get(split).copied().unwrap_or(0);
+            let differs = |split: &&str| of(self, split) != of(other, split);
+            let split = SPLITS.into_iter().find(differs)?;
+            text(&format!("number of {split} rows"), &of(self, split).to_string(), &of(other, split).to_string())
+        };
+        if let Some(difference) = self.difference_of_classes(other).or_else(rows) {
+            return Some(difference);
+        }
         if self.source.fingerprint != other.source.fingerprint {
             return text("source", &source(self), &source(other));
         }
@@ -165,8 +175,15 @@ impl SourcePlan {
             .or_else(|| text("compute dtype", &self.compute_dtype, &other.compute_dtype))
             .or_else(|| text("class of device", &or_none(&self.device), &or_none(&other.device)))
             .or_else(|| text("values per embedding", &self.dim.to_string(), &other.dim.to_string()))
-            .or_else(|| text("rows", &format!("{:?}", self.rows), &format!("{:?}", other.rows)))
-            .or_else(|| (self.classes != other.classes).then(|| "the classes are others now".to_owned()))
+    }
+
+    /// The first class that is another in the other plan, in words.
+    fn difference_of_classes(&self, other: &SourcePlan) -> Option<String> {
+        let shown = |class: Option<&Class>| class.map_or("none".into(), |c| format!("{} {:?}", c.label, c.name));
+        let place =
+            (0..self.classes.len().max(other.classes.len())).find(|&i| self.classes.get(i) != other.classes.get(i))?;
+        let [was, is] = [self, other].map(|plan| shown(plan.classes.get(place)));
+        Some(format!("class {} of the source was {was}, now it is {is}", place + 1))
     }
 }
 

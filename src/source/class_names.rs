@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use tokenizers::NormalizedString;
 
-use super::{has_extension, some_of};
-use crate::task::Class;
+use super::names::{has_extension, some_of};
+use crate::{task::Class, words::counted};
 
 /// The keys and names of a file, in its order.
 type Pairs = Vec<(String, String)>;
@@ -19,10 +19,12 @@ type Pairs = Vec<(String, String)>;
 /// Calls classes by the names that `file` has for them. Its keys are what the classes are called
 /// now, or all of them their labels; each class has to have one.
 pub fn rename(classes: &mut [Class], file: &Path) -> Result<()> {
-    let pairs = read(file).with_context(|| format!("class names of {}", file.display()))?;
+    let by_name: BTreeSet<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let by_label: BTreeSet<String> = classes.iter().map(|class| class.label.to_string()).collect();
+    let pairs = read(file, &by_name).with_context(|| format!("class names of {}", file.display()))?;
     let (mut names, mut twice) = (BTreeMap::new(), BTreeSet::new());
     for (key, name) in pairs {
-        if name.trim().is_empty() {
+        if is_blank(&name) {
             bail!("{}: the name of {key:?} is empty", file.display());
         }
         if names.insert(key.clone(), name).is_some() {
@@ -32,8 +34,6 @@ pub fn rename(classes: &mut [Class], file: &Path) -> Result<()> {
     if !twice.is_empty() {
         bail!("{} has more than one name for {}", file.display(), some_of(twice.iter().map(|key| format!("{key:?}"))));
     }
-    let by_name: BTreeSet<String> = classes.iter().map(|class| class.name.clone()).collect();
-    let by_label: BTreeSet<String> = classes.iter().map(|class| class.label.to_string()).collect();
     let labels = !names.keys().all(|key| by_name.contains(key)) && names.keys().all(|key| by_label.contains(key));
     let known = if labels { &by_label } else { &by_name };
     let unknown = some_of(names.keys().filter(|key| !known.contains(*key)).map(|key| format!("{key:?}")));
@@ -57,23 +57,24 @@ pub fn rename(classes: &mut [Class], file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Pairs> {
+/// `known` are the classes' names, which tell a first record from a header.
+fn read(file: &Path, known: &BTreeSet<String>) -> Result<Pairs> {
     let text = fs::read_to_string(file).context("cannot be read")?;
     let text = text.trim_start_matches('\u{feff}');
     if has_extension(file, "json") {
-        return serde_json::Deserializer::from_str(text)
-            .deserialize_map(Object)
-            .context("expected an object of texts, such as {\"n01440764\": \"tench\"}");
+        let mut json = serde_json::Deserializer::from_str(text);
+        let pairs = json.deserialize_map(Object).and_then(|pairs| json.end().map(|()| pairs));
+        return pairs.context("expected an object of texts, such as {\"n01440764\": \"tench\"}, and nothing else");
     }
     let mut pairs = Pairs::new();
     for (i, record) in records(text).into_iter().enumerate() {
         match <[String; 2]>::try_from(record) {
-            Ok([key, _]) if i == 0 && ["directory", "label"].contains(&key.as_str()) => {}
+            Ok([key, _]) if i == 0 && ["directory", "label"].contains(&key.as_str()) && !known.contains(&key) => {}
             Ok([key, name]) => pairs.push((key, name)),
             Err(record) => bail!(
-                "record {} has {} values, expected 2, such as n01440764,tench; a name with a comma stands in double quotes",
+                "record {} has {}, expected 2, such as n01440764,tench; a name with a comma stands in double quotes",
                 i + 1,
-                record.len()
+                counted(record.len(), "value")
             ),
         }
     }
@@ -99,44 +100,72 @@ impl<'de> Visitor<'de> for Object {
     }
 }
 
-/// The records of a CSV text, without empty lines.
+/// The records of a CSV text, without empty lines, and without the blanks around values that stand
+/// in no quotes.
 fn records(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut value) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
+    // inside quotes; and whether the value has some
+    let (mut inside, mut quoted) = (false, false);
     let mut letters = text.chars().chain(['\n']).peekable();
     while let Some(letter) = letters.next() {
         match letter {
-            '"' if quoted && letters.peek() == Some(&'"') => {
+            '"' if inside && letters.peek() == Some(&'"') => {
                 value.push('"');
                 letters.next();
             }
-            '"' if quoted || value.is_empty() => quoted = !quoted,
-            ',' if !quoted => record.push(std::mem::take(&mut value)),
-            '\r' if !quoted && letters.peek() == Some(&'\n') => {}
-            '\n' if !quoted => {
-                record.push(std::mem::take(&mut value));
-                let record = std::mem::take(&mut record);
-                if record != [""] {
-                    records.push(record);
+            '"' if inside => inside = false,
+            '"' if !quoted && value.trim().is_empty() => {
+                value.clear();
+                (inside, quoted) = (true, true);
+            }
+            ',' | '\n' if !inside => {
+                let whole = std::mem::take(&mut value);
+                record.push(if quoted { whole } else { whole.trim().to_owned() });
+                quoted = false;
+                if letter == '\n' {
+                    let record = std::mem::take(&mut record);
+                    if record != [""] {
+                        records.push(record);
+                    }
                 }
             }
+            letter if quoted && !inside && letter.is_whitespace() => {} // behind the second quote
             letter => value.push(letter),
         }
     }
-    if quoted {
+    if inside {
         records.push(vec![value]); // a quote that does not end: one value where two are expected
     }
     records
 }
 
-/// What looks wrong about the names: ids instead of words, unless the names were given, and several
-/// spellings of one.
-pub fn notes(classes: &[Class], counts: &BTreeMap<String, Vec<usize>>, given: bool) -> Vec<String> {
+/// Whether nothing of a name is left in a prompt, where `_` is a blank.
+fn is_blank(name: &str) -> bool {
+    name.chars().all(|letter| letter == '_' || letter.is_whitespace())
+}
+
+/// An error if a class of the data at `place` has an empty name. `advice` says what gives it
+/// another.
+pub fn require_names(place: &Path, classes: &[Class], advice: &str) -> Result<()> {
+    let blank = classes.iter().filter(|class| is_blank(&class.name));
+    let blank = some_of(blank.map(|class| format!("{} {:?}", class.label, class.name)));
+    if !blank.is_empty() {
+        bail!(
+            "{}: prompts are made of class names, and those of these labels are empty: {blank}; {advice}",
+            place.display()
+        );
+    }
+    Ok(())
+}
+
+/// What looks wrong about the names: ids instead of words, where `advice` says what gives others,
+/// and several spellings of one. `counts` are the rows of each class in each split.
+pub fn notes(classes: &[Class], counts: &BTreeMap<String, Vec<usize>>, advice: Option<&str>) -> Vec<String> {
     let mut notes = Vec::new();
     let ids: Vec<&Class> = classes.iter().filter(|class| looks_like_an_id(&class.name)).collect();
-    if !given && 2 * ids.len() > classes.len() {
+    if let Some(advice) = advice.filter(|_| 2 * ids.len() > classes.len()) {
         notes.push(format!(
-            "{} of {} class names look like ids, such as {:?}, and prompts are made of them: --class-names FILE gives names",
+            "{} of {} class names look like ids, such as {:?}, and prompts are made of them: {advice}",
             ids.len(),
             classes.len(),
             ids[0].name
@@ -183,8 +212,8 @@ mod tests {
 
     #[test]
     fn csv_has_quotes_commas_and_either_line_end() {
-        let text = "a,\"tench, Tinca \"\"tinca\"\"\"\r\n\n b ,c\n";
-        assert_eq!(records(text), [["a", "tench, Tinca \"tinca\""], [" b ", "c"]]);
+        let text = "a,\"tench, Tinca \"\"tinca\"\"\"\r\n\n b ,c d\n\" e \" , \"f, g\" \n5\" pipe,\n";
+        assert_eq!(records(text), [["a", "tench, Tinca \"tinca\""], ["b", "c d"], [" e ", "f, g"], ["5\" pipe", ""]]);
         assert_eq!(records("a,\"b\nc").last().unwrap().len(), 1);
     }
 

@@ -15,13 +15,16 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Kind, Listing, Record, Source, SourceId, SourceOptions, class_names, id_of, note_on_empty_classes,
-    require_both_splits, some_of,
+    class_names,
+    data_set::{Images, Record, Records, Source, SourceOptions, note_on_empty_classes, require_both_splits},
+    id::SourceId,
+    listing::Listing,
+    names::{id_of, some_of},
 };
-use crate::{picture, rows::SPLITS, task::Class};
+use crate::{picture, rows::SPLITS, task::Class, words::counted};
 
 /// The files of each split: path below the folder, label.
-pub struct Folder {
+struct Folder {
     root: PathBuf,
     files: BTreeMap<String, Vec<(PathBuf, i64)>>,
 }
@@ -80,7 +83,7 @@ pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &So
     notes.extend(note_on_empty_classes(&classes, &counts, |split, i| {
         match files.get(directories[i]).and_then(|of| of.get(split)) {
             Some(1) => format!(" (the one file in {split}/{} is no picture)", directories[i]),
-            Some(n) => format!(" (none of the {n} files in {split}/{} is a picture)", directories[i]),
+            Some(n) => format!(" (none of the {} in {split}/{} is a picture)", counted(*n, "file"), directories[i]),
             None => format!(" (no file in {split}/{})", directories[i]),
         }
     }));
@@ -93,7 +96,7 @@ pub fn open(root: &Path, listing: &Listing, pictures: Vec<PathBuf>, options: &So
         rows: rows.iter().map(|(split, files)| (split.clone(), files.len())).collect(),
         counts,
         notes,
-        kind: Kind::Folder(Folder { root: root.to_owned(), files: rows }),
+        images: Box::new(Folder { root: root.to_owned(), files: rows }),
     })
 }
 
@@ -106,7 +109,7 @@ fn notes(listing: &Listing, rows: &BTreeMap<String, Vec<(PathBuf, i64)>>) -> Res
     if let Some(first) = left_out.next() {
         let more = match left_out.count() {
             0 => String::new(),
-            n => format!(" and {n} more files"),
+            n => format!(" and {}", counted(n, "more file")),
         };
         notes.push(format!("left out, as no picture of train or test: {}{more}", first.display()));
     }
@@ -123,23 +126,22 @@ fn notes(listing: &Listing, rows: &BTreeMap<String, Vec<(PathBuf, i64)>>) -> Res
     Ok(notes)
 }
 
-impl Folder {
-    pub fn read(&self, split: &str, range: Range<usize>) -> impl Iterator<Item = Result<Record>> {
-        self.files[split][range].iter().map(|(path, label)| {
+impl Images for Folder {
+    fn read(&self, split: &str, range: Range<usize>) -> Result<Records<'_>> {
+        Ok(Box::new(self.files[split][range].iter().map(|(path, label)| {
             Ok(Record {
                 sample_id: id_of(path),
                 label: *label,
                 image: fs::read(self.root.join(path)).map_err(|e| e.to_string()),
             })
-        })
+        })))
     }
 
-    /// The files of the rows `range` of a split.
-    pub fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
+    fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
         self.files[split][range].iter().map(|(path, _)| self.root.join(path)).collect()
     }
 
-    pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
+    fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
         self.files[split][range].iter().map(|(path, _)| id_of(path)).collect()
     }
 }

@@ -10,7 +10,11 @@ use arrow::{
 };
 use parquet::arrow::ProjectionMask;
 
-use super::{Listing, SourceId, has_extension, id_of};
+use super::{
+    id::SourceId,
+    listing::Listing,
+    names::{has_extension, id_of},
+};
 use crate::{rows::SPLITS, table::file};
 
 /// Columns that a table must have.

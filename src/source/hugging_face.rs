@@ -18,16 +18,26 @@ use parquet::arrow::ProjectionMask;
 use serde_json::Value;
 
 use super::{
-    Kind, Listing, Record, Source, SourceId, SourceOptions, class_names, has_extension, id_of, note_on_empty_classes,
-    require_both_splits, some_of,
+    class_names,
+    data_set::{Images, Record, Records, Source, SourceOptions, note_on_empty_classes, require_both_splits},
+    id::SourceId,
+    listing::Listing,
+    names::{has_extension, id_of, some_of},
 };
-use crate::{rows::SPLITS, table::file, task::Class};
+use crate::{rows::SPLITS, table::file, task::Class, words::counted};
 
 /// Images decoded from Parquet at a time.
 const BATCH_ROWS: usize = 32;
 
+/// What the columns are usually called.
+const IMAGE: &str = "image";
+const LABEL: &str = "label";
+
+/// Other names that label columns have.
+const LABELS: [&str; 5] = ["labels", "fine_label", "coarse_label", "target", "class"];
+
 /// The shards of each split: path below the directory, rows.
-pub struct Shards {
+struct Shards {
     root: PathBuf,
     files: BTreeMap<String, Vec<(PathBuf, usize)>>,
     columns: Columns,
@@ -108,8 +118,15 @@ pub fn open(root: &Path, listing: &Listing, options: &SourceOptions) -> Result<S
     }
     let mut notes = Vec::new();
     if let Some((first, others)) = left_out.split_first() {
-        let more = if others.is_empty() { String::new() } else { format!(" and {} more files", others.len()) };
+        let more = match others.len() {
+            0 => String::new(),
+            n => format!(" and {}", counted(n, "more file")),
+        };
         notes.push(format!("left out, as no shard of train or test: {}{more}", first.display()));
+    }
+    let taken = [(&columns.image, IMAGE, &options.image_column), (&columns.label, LABEL, &options.label_column)];
+    if taken.iter().any(|(found, usual, asked)| found != usual && asked.is_none()) {
+        notes.push(format!("the images are the column {:?}, the labels {:?}", columns.image, columns.label));
     }
     notes.extend(note_on_empty_classes(&classes, &counts, |_, _| String::new()));
     Ok(Source {
@@ -120,7 +137,7 @@ pub fn open(root: &Path, listing: &Listing, options: &SourceOptions) -> Result<S
         rows: files.iter().map(|(split, files)| (split.clone(), files.iter().map(|f| f.1).sum())).collect(),
         counts,
         notes,
-        kind: Kind::HuggingFace(Shards { root: root.to_owned(), files, columns, classes: classes.len() }),
+        images: Box::new(Shards { root: root.to_owned(), files, columns, classes: classes.len() }),
         classes,
     })
 }
@@ -217,10 +234,10 @@ fn require_whole(root: &Path, group: &Path, files: &[Numbered]) -> Result<()> {
     }
     if present.len() != files.len() || present.iter().any(|&number| number >= total) {
         bail!(
-            "{}: {} has {} files, not {total}: remove those of another copy",
+            "{}: {} has {}, not {total}: remove those of another copy",
             root.display(),
             group.display(),
-            files.len()
+            counted(files.len(), "file")
         );
     }
     Ok(())
@@ -258,7 +275,7 @@ fn image_column(path: &Path, schema: &Schema, asked: Option<&str>) -> Result<Str
         _ => false,
     };
     let images: Vec<&str> = schema.fields().iter().filter(|f| fits(f.data_type())).map(|f| f.name().as_str()).collect();
-    if let Some(asked) = asked.or(schema.field_with_name("image").is_ok().then_some("image")) {
+    if let Some(asked) = asked.or(schema.field_with_name(IMAGE).is_ok().then_some(IMAGE)) {
         let found = column(path, schema, asked)?;
         if !fits(found) {
             bail!("{}: column {asked:?} should be struct<bytes: binary, path: string>, but is {found}", path.display());
@@ -286,16 +303,22 @@ fn label_column(path: &Path, schema: &Schema, features: &Value, asked: Option<&s
         .map(|f| f.name().as_str())
         .filter(|name| integer(name) && class_names_of(features, name).is_some())
         .collect();
-    if let Some(asked) = asked.or(class_labels.contains(&"label").then_some("label")) {
+    if let Some(asked) = asked.or(class_labels.contains(&LABEL).then_some(LABEL)) {
         let found = column(path, schema, asked)?;
         if !class_labels.contains(&asked) {
             bail!("{}: column {asked:?}, {found}, {}", path.display(), NO_CLASS_LABEL);
         }
         return Ok(asked.to_owned());
     }
-    let usual = ["label", "labels", "fine_label", "coarse_label", "target", "class"];
-    let plain = usual.into_iter().find_map(|name| schema.field_with_name(name).ok());
+    let plain = [LABEL].into_iter().chain(LABELS).find_map(|name| schema.field_with_name(name).ok());
     match (&class_labels[..], plain) {
+        ([one], Some(plain)) if plain.name() != one => bail!(
+            "{}: the labels could be {one:?}, the only ClassLabel, or column {:?}, {}, which names no classes: \
+             --label-column says which; the datasets library's class_encode_column makes a ClassLabel of the other",
+            path.display(),
+            plain.name(),
+            plain.data_type()
+        ),
         ([one], _) => Ok((*one).to_owned()),
         ([], None) => {
             bail!(
@@ -397,27 +420,28 @@ fn integers(column: &ArrayRef) -> Result<Vec<Option<i128>>> {
     Ok(column.as_primitive::<Int64Type>().iter().map(|value| value.map(i128::from)).collect())
 }
 
-impl Shards {
-    pub fn read(&self, split: &str, range: Range<usize>) -> Result<impl Iterator<Item = Result<Record>>> {
-        Ok(self.parts(split, range).into_iter().flat_map(|(relative, rows)| {
+impl Images for Shards {
+    fn read(&self, split: &str, range: Range<usize>) -> Result<Records<'_>> {
+        Ok(Box::new(self.parts(split, range).into_iter().flat_map(|(relative, rows)| {
             // an error of the whole file is one item, so that the caller stops there
             self.read_file(relative, rows).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))))
-        }))
+        })))
     }
 
-    /// The files of the rows `range` of a split.
-    pub fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
+    fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf> {
         self.parts(split, range).into_iter().map(|(file, _)| self.root.join(file)).collect()
     }
 
-    pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
+    fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
         let ids = |(file, rows): (&Path, Range<usize>)| {
             let file = id_of(file);
             rows.map(move |row| sample_id(&file, row))
         };
         self.parts(split, range).into_iter().flat_map(ids).collect()
     }
+}
 
+impl Shards {
     /// The shards that the rows `range` of a split lie in, and their rows there.
     fn parts(&self, split: &str, range: Range<usize>) -> Vec<(&Path, Range<usize>)> {
         let mut parts = Vec::new();
@@ -432,7 +456,7 @@ impl Shards {
         parts
     }
 
-    fn read_file(&self, relative: &Path, rows: Range<usize>) -> Result<Box<dyn Iterator<Item = Result<Record>>>> {
+    fn read_file(&self, relative: &Path, rows: Range<usize>) -> Result<Records<'static>> {
         let path = self.root.join(relative);
         let builder = file::builder(&path)?;
         let Columns { image, label } = self.columns.clone();

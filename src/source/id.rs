@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct SourceId {
     /// Kind and path, for people.
     pub origin: String,
-    /// Hash of the rows' keys and order, of their files' sizes, and of the classes' names.
+    /// Hash of the rows' keys and order, of their files' sizes, and of the classes' names; of
+    /// embeddings that were imported, of the whole table.
     pub fingerprint: String,
 }

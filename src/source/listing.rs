@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{id_of, some_of};
+use super::names::{id_of, some_of};
 use crate::rows::SPLITS;
 
 /// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links
