@@ -26,8 +26,10 @@ use crate::{
 /// The tables and views of a run.
 pub struct Tables {
     run: Run,
-    tables: BTreeMap<String, LazyFrame>,
-    views: BTreeMap<String, LazyFrame>,
+    /// The files of each table that are shown.
+    shown: BTreeMap<String, Vec<PathBuf>>,
+    /// The rows of the tables that were asked for so far: of others no file is opened.
+    opened: RefCell<BTreeMap<String, LazyFrame>>,
     /// The files of each table that belong to an artefact: its directory below the run, and their
     /// name in that.
     files: BTreeMap<String, Vec<(PathBuf, PathBuf)>>,
@@ -45,7 +47,7 @@ impl Tables {
             bail!("{} is not a run's directory: it has no sources", run.dir().display());
         }
         let belonging = Belonging::new(run);
-        let (mut tables, mut files) = (BTreeMap::new(), BTreeMap::new());
+        let (mut all_shown, mut files) = (BTreeMap::new(), BTreeMap::new());
         let (mut manifests, mut left_out) = (BTreeMap::new(), BTreeMap::new());
         for table in contract::on_disk() {
             let (mut shown, mut known) = (Vec::new(), Vec::new());
@@ -64,43 +66,69 @@ impl Tables {
                 known.push((dir, name));
                 shown.push(path);
             }
-            tables.insert(table.name.clone(), Scan::new(table, shown)?.frame()?);
+            all_shown.insert(table.name.clone(), shown);
             files.insert(table.name.clone(), known);
         }
-        let mut found = Tables {
+        Ok(Tables {
             run: run.clone(),
-            tables,
-            views: BTreeMap::new(),
+            shown: all_shown,
+            opened: RefCell::default(),
             files,
             manifests,
             checked: RefCell::default(),
             left_out: left_out.into_values().collect(),
+        })
+    }
+
+    /// All tables and views by their names, of which those of the tables `asked` for have rows.
+    fn context(&self, asked: &[&Contract]) -> Result<SQLContext> {
+        let mut frames = BTreeMap::new();
+        for table in contract::on_disk() {
+            let is_asked = asked.iter().any(|asked| asked.name == table.name);
+            frames
+                .insert(&table.name, if is_asked { self.rows(table)? } else { Scan::new(table, Vec::new())?.frame()? });
+        }
+        let context = |frames: &BTreeMap<&String, LazyFrame>| {
+            let context = SQLContext::new();
+            frames.iter().for_each(|(name, frame)| context.register(name, frame.clone()));
+            context
         };
         for view in views::all() {
             // in a context of its own, so that its aliases stay its own
-            let frame = found.context().execute(&view.sql).with_context(|| format!("view {}", view.name))?;
-            found.views.insert(view.name.clone(), frame);
+            let frame = context(&frames).execute(&view.sql).with_context(|| format!("view {}", view.name))?;
+            frames.insert(&view.name, frame);
         }
-        Ok(found)
+        Ok(context(&frames))
     }
 
-    fn context(&self) -> SQLContext {
-        let context = SQLContext::new();
-        for (name, frame) in self.tables.iter().chain(&self.views) {
-            context.register(name, frame.clone());
+    /// The rows of a table, whose files are opened the first time.
+    fn rows(&self, table: &'static Contract) -> Result<LazyFrame> {
+        if let Some(frame) = self.opened.borrow().get(&table.name) {
+            return Ok(frame.clone());
         }
-        context
+        let files = self.shown.get(&table.name).cloned().unwrap_or_default();
+        let frame = Scan::new(table, files)?.frame()?;
+        self.opened.borrow_mut().insert(table.name.clone(), frame.clone());
+        Ok(frame)
     }
 
     /// The answer to a query. An error where a file of a table that it names is not what it was
-    /// when it was written.
+    /// when it was written; other tables' files are not looked at.
     pub fn sql(&self, sql: &str) -> Result<DataFrame> {
-        let views = views::all().iter().filter(|view| names(sql, &view.name)).map(|view| view.sql.as_str());
-        let asked = [sql].into_iter().chain(views).collect::<Vec<_>>().join("\n");
-        for table in self.files.keys().filter(|table| names(&asked, table)) {
-            self.check(table)?;
+        let mut asked = sql.to_ascii_lowercase();
+        // a view may use those before it
+        for view in views::all().iter().rev() {
+            if asked.contains(&view.name) {
+                asked += &view.sql.to_ascii_lowercase();
+            }
         }
-        self.context().execute(sql).and_then(LazyFrame::collect).context("the query failed")
+        // names may be parts of others: then a table is looked at for nothing
+        let asked: Vec<&Contract> = contract::on_disk().filter(|table| asked.contains(&table.name)).collect();
+        let mut context = self.context(&asked)?;
+        for table in asked {
+            self.check(&table.name)?;
+        }
+        context.execute(sql).and_then(LazyFrame::collect).context("the query failed")
     }
 
     /// An error unless every file of a table has the checksum in its artefact's manifest. Reads
@@ -118,11 +146,6 @@ impl Tables {
         self.checked.borrow_mut().insert(table.to_owned());
         Ok(())
     }
-}
-
-/// Whether a query has a name in it, maybe as part of another.
-fn names(sql: &str, name: &str) -> bool {
-    sql.to_ascii_lowercase().contains(name)
 }
 
 /// A text column of an answer; null is empty.

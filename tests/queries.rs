@@ -123,6 +123,18 @@ fn a_file_that_was_changed_is_named_by_what_reads_it_and_by_nothing_else() {
         if table == "predictions" {
             fails(&["query", "--run", path(&run_dir), "SELECT * FROM Confusion LIMIT 1"], &["predictions.parquet"]);
         }
+        fs::write(&place, &whole[..whole.len() / 2]).unwrap();
+        for (name, sql) in &all {
+            match *name == table {
+                true => {
+                    _ = fails(&["query", "--run", path(&run_dir), sql], &[file.rsplit('/').next().unwrap(), "damaged"])
+                }
+                false => _ = query(&run_dir, sql),
+            }
+        }
+        if table == "embeddings" {
+            run(&["report", "--run", path(&run_dir), "--seeds", "5"]);
+        }
         fs::write(&place, whole).unwrap();
     }
     for (_, sql) in &all {
