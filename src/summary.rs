@@ -17,7 +17,7 @@ fn scores() -> impl Iterator<Item = MetricName> {
 }
 
 /// The decimals that a score is shown with.
-fn decimals(score: MetricName) -> usize {
+pub fn decimals(score: MetricName) -> usize {
     if score.unit() == Unit::Bytes { 0 } else { 1 }
 }
 

@@ -6,12 +6,14 @@ use anyhow::Result;
 use kuva::plot::BarPlot;
 
 use super::{
-    Figure, Scope,
     chart::{Chart, GAIN, LOSS},
+    figure::Figure,
+    scope::Scope,
 };
 use crate::{
     query::{numbers, texts},
     sheet::Sheet,
+    words::counted,
 };
 
 /// Bars of a chart; of more classes the outermost are drawn.
@@ -97,9 +99,9 @@ impl Comparison {
         let (best, worst) = (&changes[0], &changes[count - 1]);
         let ahead = changes.iter().filter(|change| change.difference() > 0.0).count();
         let behind = changes.iter().filter(|change| change.difference() < 0.0).count();
-        let counted = format!("Of {count} classes {ahead} gain and {behind} lose.");
+        let balance = format!("Of {} {ahead} gain and {behind} lose.", counted(count, "class"));
         let description = format!(
-            "Bars of the difference in accuracy of classes. {counted} Most for {}: {:+.1} points; least for {}: {:+.1} points.",
+            "Bars of the difference in accuracy of classes. {balance} Most for {}: {:+.1} points; least for {}: {:+.1} points.",
             best.class,
             best.difference(),
             worst.class,
@@ -107,7 +109,7 @@ impl Comparison {
         );
         let outermost = match count - drawn.len() {
             0 => String::new(),
-            n => format!(" {n} classes between these are in the table only."),
+            n => format!(" In the table only: {} between these.", counted(n, "class")),
         };
         let row = |c: &Change| {
             let [before, after] = [c.before, c.after].map(|x| format!("{x:.1}"));
@@ -125,7 +127,7 @@ impl Comparison {
                     .height(AROUND + BAR * drawn.len() as f64)
                     .draw(&description),
             ),
-            note: format!("{counted} {}{outermost} Mean over {}.", self.note, scope.orders_in_words()),
+            note: format!("{balance} {}{outermost} Mean over {}.", self.note, scope.orders_in_words()),
             sheet: Some(sheet),
         })
     }

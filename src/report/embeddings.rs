@@ -4,8 +4,10 @@ use anyhow::{Result, bail};
 use kuva::plot::{ScatterPlot, scatter::MarkerShape};
 
 use super::{
-    Figure, Plane, Scope,
     chart::{Chart, colour},
+    figure::Figure,
+    plane::Plane,
+    scope::Scope,
 };
 use crate::{
     dense::cosine::normalise,
@@ -15,6 +17,7 @@ use crate::{
     sheet::Sheet,
     stream::Stream,
     task::Class,
+    words::counted,
 };
 
 /// Classes that are drawn unless some are named, and rows of each, real and generated.
@@ -78,9 +81,9 @@ pub fn plane(scope: &Scope, named: &[String]) -> Result<Figure> {
     let names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
     let described: Vec<String> = sheet.rows.iter().map(|row| format!("{} {}", row[0], row[3])).collect();
     let description = format!(
-        "Points of real and generated embeddings of {} classes in a plane that shows {:.0} % of the real ones' variance. How far \
+        "Points of real and generated embeddings of {} in a plane that shows {:.0} % of the real ones' variance. How far \
          generated ones spread, real ones being 1: {}.",
-        classes.len(),
+        counted(classes.len(), "class"),
         first + second,
         described.join(", ")
     );

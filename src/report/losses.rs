@@ -9,8 +9,9 @@ use kuva::{
 };
 
 use super::{
-    Figure, Scope,
     chart::{Chart, GAIN, colour, marker},
+    figure::Figure,
+    scope::Scope,
 };
 use crate::{
     dense::moments::mean,

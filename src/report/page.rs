@@ -1,20 +1,30 @@
 //! The page around the figures.
 
+use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
-use super::{Figure, Scope};
+use super::{figure::Figure, scope::Scope};
 use crate::{
+    embeddings::Embeddings,
+    metrics::Unit,
+    rows::{Split, Test, Train},
     sheet::{Format, Sheet},
-    summary::spread,
+    summary::{decimals, spread},
     table::contract,
+    words::counted,
 };
 
 const STYLE: &str = include_str!("page.css");
 
 /// The whole page. `differences` are those from the first method, `configuration` what each method
 /// was made with.
-pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configuration: &[(String, Value)]) -> String {
+pub fn render(
+    scope: &Scope,
+    differences: &Sheet,
+    figures: &[Figure],
+    configuration: &[(String, Value)],
+) -> Result<String> {
     let name = scope.run.dir().file_name().unwrap_or_default().to_string_lossy();
     let page = html! {
         (DOCTYPE)
@@ -30,7 +40,7 @@ pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configurat
             body {
                 header {
                     h1 { (name) }
-                    (data(scope))
+                    (data(scope)?)
                 }
                 main {
                     section.wide #results {
@@ -68,20 +78,28 @@ pub fn render(scope: &Scope, differences: &Sheet, figures: &[Figure], configurat
             }
         }
     };
-    page.into_string()
+    Ok(page.into_string())
 }
 
 /// What was learned.
-fn data(scope: &Scope) -> Markup {
-    let rows = |split: &str| -> usize { scope.sources.iter().filter_map(|source| source.plan.rows.get(split)).sum() };
+fn data(scope: &Scope) -> Result<Markup> {
     let (plan, classes) = (&scope.sources[0].plan, scope.streams[0].classes.len());
     let model = plan.model.as_ref().map_or("imported embeddings", |model| model.name.as_str());
-    html! {
+    Ok(html! {
         p {
-            (classes) " classes in " (scope.tasks) " tasks, " (rows("train")) " training and " (rows("test"))
-            " test embeddings of " (plan.dim) " values (" (model) "), " (scope.orders_in_words()) "."
+            (counted(classes, "class")) " in " (counted(scope.tasks, "task")) ", " (rows::<Train>(scope)?) " training and "
+            (counted(rows::<Test>(scope)?, "test embedding")) " of " (plan.dim) " values (" (model) "), "
+            (scope.orders_in_words()) "."
         }
-    }
+    })
+}
+
+/// The embeddings of a split in all sources: without what is in the quarantine.
+fn rows<S: Split>(scope: &Scope) -> Result<usize> {
+    let of = |source: &Embeddings| -> Result<usize> {
+        source.plan.classes.iter().map(|class| source.count::<S>(class.label)).sum()
+    };
+    scope.sources.iter().map(of).sum()
 }
 
 /// The result in a few sentences.
@@ -91,12 +109,14 @@ fn lead(scope: &Scope, differences: &Sheet) -> Markup {
     let others = summary.methods[1..].iter().filter(|method| centre(method).is_finite());
     let best = others.max_by(|a, b| centre(a).total_cmp(&centre(b)));
     let compared = best.and_then(|best| Some((best, differences.rows.iter().find(|row| row[0] == *best)?)));
+    let shown = |method: &str| spread(&summary.values(method, metric), decimals(metric));
+    let unit = if metric.unit() == Unit::Bytes { "bytes" } else { "points" };
     html! {
         p.lead {
-            strong { (scope.first()) } " has " (metric.title()) " " (spread(&summary.values(scope.first(), metric), 1)) "."
+            strong { (scope.first()) } " has " (metric.title()) " " (shown(scope.first())) "."
             @if let Some((best, row)) = compared {
-                " Of the other methods " strong { (best) } " has the highest, " (spread(&summary.values(best, metric), 1))
-                ": a difference of " (row[1]) " points, more in " (row[2]) " class orders; over images A_B differs by " (row[3])
+                " Of the other methods " strong { (best) } " has the highest, " (shown(best))
+                ": a difference of " (row[1]) " " (unit) ", more in " (row[2]) " class orders; over images A_B differs by " (row[3])
                 " points (95 % interval)."
             }
         }

@@ -4,8 +4,9 @@ use anyhow::Result;
 use kuva::plot::ScatterPlot;
 
 use super::{
-    Figure, Scope,
     chart::{Chart, colour, marker},
+    figure::Figure,
+    scope::Scope,
 };
 use crate::{
     dense::moments::mean,

@@ -9,15 +9,17 @@ use anyhow::Result;
 use kuva::plot::{Heatmap, LinePlot, ScatterPlot, colormap::ColorMap};
 
 use super::{
-    Figure, Scope,
     chart::{Chart, SERIES, colour, marker},
+    figure::Figure,
+    scope::{Scope, condition},
 };
 use crate::{
     dense::moments::{deviation, mean},
     metrics::MetricName,
     query::{numbers, texts},
     sheet::Sheet,
-    summary::spread,
+    summary::{decimals, spread},
+    words::counted,
 };
 
 /// How far the other methods are from the first, and how sure that is: over class orders, and over
@@ -38,7 +40,7 @@ pub fn differences(scope: &Scope) -> Result<Sheet> {
         let half = 1.96 * deviation(&by_image) / (by_image.len() as f64).sqrt();
         rows.push(vec![
             method.clone(),
-            spread(&by_order, 1),
+            spread(&by_order, decimals(scope.metric)),
             format!("{more} of {}", by_order.len()),
             match by_image.len() {
                 0 => "–".into(),
@@ -61,7 +63,7 @@ fn by_image(scope: &Scope, method: &str) -> Result<Vec<f64>> {
         let rows = scope.tables.sql(&format!(
             "SELECT source, sample_id, AVG(CASE WHEN predicted = label THEN 100.0 ELSE 0.0 END) AS accuracy FROM predictions \
              WHERE {} AND after_task = {} GROUP BY source, sample_id",
-            super::condition(method, &both),
+            condition(method, &both),
             scope.tasks
         ))?;
         let keys = texts(&rows, "source")?.into_iter().zip(texts(&rows, "sample_id")?);
@@ -102,7 +104,8 @@ pub fn curves(scope: &Scope) -> Result<Figure> {
         };
         let points = || x.iter().copied().zip(means.iter().copied());
         plots.push(LinePlot::new().with_data(points()).with_color(colour(i)).with_band(band(-1.0), band(1.0)).into());
-        let tips = tasks.clone().map(|t| format!("{method}, after {t} tasks: {} %", spread(of(method, t), 1)));
+        let tips =
+            tasks.clone().map(|t| format!("{method}, after {}: {} %", counted(t, "task"), spread(of(method, t), 1)));
         let dots = ScatterPlot::new().with_data(points()).with_color(colour(i)).with_marker(marker(i)).with_size(4.0);
         plots.push(dots.with_tooltips().with_tooltip_labels(tips).into());
     }
@@ -113,16 +116,16 @@ pub fn curves(scope: &Scope) -> Result<Figure> {
     let sheet = Sheet { header, rows: scope.summary.methods.iter().map(row).collect() };
     let first = scope.first();
     let description = format!(
-        "Lines of the accuracy on the tasks seen after each of {} tasks, for {} methods. {first} goes from {} to {} %.",
-        scope.tasks,
-        drawn.len(),
+        "Lines of the accuracy on the tasks seen after each of {}, for {}. {first} goes from {} to {} %.",
+        counted(scope.tasks, "task"),
+        counted(drawn.len(), "method"),
         spread(of(first, 1), 1),
         spread(of(first, scope.tasks), 1)
     );
     let hidden = scope.summary.methods.len() - drawn.len();
     let others = match hidden {
         0 => String::new(),
-        n => format!(" {n} more methods are in the table only: choose by --method."),
+        n => format!(" In the table only: {}; choose by --method.", counted(n, "more method")),
     };
     Ok(Figure {
         id: "curves",
