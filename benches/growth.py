@@ -89,7 +89,8 @@ def main() -> None:
         measure("import", embeddings(classes), "--run", run)
         measure("fit-vae", "--run", run, "--tasks", 1, "--epochs", 1, "--hidden", 64, "--latent", 16)
         for batch in BATCHES:
-            shutil.rmtree(run / "prompts", ignore_errors=True)
+            for made in ("prompts", "statistics", "results"):  # all of it anew, for each size of batch
+                shutil.rmtree(run / made, ignore_errors=True)
             tuned[batch].append(measure("prompt-tune", "--run", run, "--model", DEMO / "clip", "--epochs", 1, "--batch-size", batch))
             print(f"prompt-tune, {classes} classes, batches of {batch}: {tuned[batch][-1][0]:.2f} s, {tuned[batch][-1][1]:.0f} MB",
                   flush=True)
