@@ -44,7 +44,7 @@ pub struct Options {
     /// Column of the images in Parquet shards, where several fit
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
-    /// Column of the labels in Parquet shards, a ClassLabel, where several fit
+    /// Column of the labels in Parquet shards, a ClassLabel, where several could be meant
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
     /// Source rows per shard; an interrupted run loses one shard at most

@@ -26,7 +26,7 @@ pub struct Source {
     /// What a person should know: what was left out, and classes that look wrong.
     pub notes: Vec<String>,
     /// The images.
-    pub(super) images: Box<dyn Images + Sync>,
+    pub(super) images: Box<dyn Images + Send + Sync>,
 }
 
 /// How a source is to be read.
