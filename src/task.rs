@@ -59,8 +59,8 @@ pub enum Cut {
 choices! {
     /// What the numbers of a class order mean. The two lists are inverses of each other.
     pub enum Convention {
-        Positions = "positions": "The i-th is the position at which the dataset's class i is learned (new = list[old])",
-        Classes = "classes": "The i-th is the dataset's class that is learned as the i-th (old = list[new])",
+        Positions = "positions": "The i-th is the position at which the dataset's class i is learned (`new = list[old]`)",
+        Classes = "classes": "The i-th is the dataset's class that is learned as the i-th (`old = list[new]`)",
     }
 }
 

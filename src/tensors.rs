@@ -94,7 +94,7 @@ pub fn write<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize)
     atomic::write_file(path, |file| Ok(file.write_all(&bytes)?))
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read<T: Scalar, A: DeserializeOwned>(path: &Path) -> Result<(Named<T>, A)> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes)

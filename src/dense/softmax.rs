@@ -2,7 +2,7 @@
 
 use super::vector::{exp, sum, vectorised};
 
-/// The softmax of a row, in place. To be called within [`vectorised`].
+/// The softmax of a row, in place. To be called within `vectorised`.
 #[inline(always)]
 pub fn softmax(row: &mut [f32]) {
     exponentiate(row);

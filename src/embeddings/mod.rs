@@ -57,7 +57,7 @@ impl Embeddings {
         if artefact::slug(name) != name {
             bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
         }
-        let dir = dir(run, name);
+        let (dir, plan) = (dir(run, name), plan.checked()?);
         let lock = run.lock(&dir)?;
         if dir.join(PLAN).exists() {
             let before = SourcePlan::read(&dir)?;

@@ -58,7 +58,7 @@ pub struct Denoiser {
 
 impl Denoiser {
     /// `n` rows (n, D), standardised, by ancestral sampling: from noise, each step draws x[t - 1]
-    /// given x[t] and the row that the MLP predicts.
+    /// given x_t and the row that the MLP predicts.
     pub fn sample(&self, n: usize, rng: &mut Rng) -> Vec<f32> {
         let dim = self.layers[LAYERS - 1].1.len();
         let (schedule, mut input) = (NoiseSchedule::new(), Vec::new());

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Recipe, States};
+use super::{recipe::Recipe, states::States};
 use crate::{
     baseline::Classifier,
     evaluate::{TestSet, evaluate},

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray};
 use serde_json::json;
 
-use super::{Recipe, States};
+use super::{recipe::Recipe, states::States};
 use crate::{
     baseline::{Classifier, Discriminant, ensemble::Ensemble},
     dense::cosine::{cosines, normalise},

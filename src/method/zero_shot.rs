@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::Recipe;
+use super::recipe::Recipe;
 use crate::{
     baseline::text,
     clip::Checkpoint,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use serde_json::{Value, json};
 
-use super::{Accuracy, Quality};
+use super::measures::{Accuracy, Quality};
 use crate::{
     artefact::{self, Plan},
     generator::LatentStore,

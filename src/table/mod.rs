@@ -1,4 +1,4 @@
-//! Tables: [`contract`] holds what each promises, [`file`] writes and reads one Parquet file under
+//! Tables: [`contract`] holds what each promises, [`mod@file`] writes and reads one Parquet file under
 //! its contract.
 
 pub mod contract;
