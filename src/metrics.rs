@@ -458,6 +458,11 @@ mod tests {
         for (i, metric) in MetricName::ALL.into_iter().enumerate() {
             assert_eq!(MetricName::of(metric.name()), Some(metric));
             assert!(MetricName::ALL[..i].iter().all(|other| other.title() != metric.title()));
+            let is_difference = matches!(metric.name(), "forgetting" | "bwt" | "fwt");
+            assert_eq!(metric.unit() == Unit::PercentagePoints, is_difference, "{metric}");
+            assert_eq!(metric.unit() == Unit::Bytes, metric.name() == "stored_bytes", "{metric}");
+            let is_cost = matches!(metric.name(), "forgetting" | "stored_bytes");
+            assert_eq!(metric.better() == Better::Lower, is_cost, "{metric}");
         }
         assert_eq!(MetricName::of("FAA"), None);
     }

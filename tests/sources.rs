@@ -234,4 +234,42 @@ fn an_image_that_may_be_read_now_leaves_the_quarantine() {
     assert_eq!(query(&run_dir, "SELECT stage FROM quarantine"), ["read"]);
     mode(&private, 0o644);
     assert_holds(&text(&extract().unwrap().stdout), &[" 2 encoded now", "0 quarantined"]);
+    // one that was read, and cannot be for now, is not taken for another
+    fs::File::options().append(true).open(&private).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    mode(&private, 0o0);
+    assert_holds(&text(&extract().unwrap().stdout), &[" 0 encoded now", "6 embeddings", "0 quarantined"]);
+}
+
+#[test]
+fn every_image_of_the_quarantine_is_looked_at_again() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir) = (dir.path().join("data"), dir.path().join("run"));
+    folder(&data, &["cat", "dog"]);
+    let file = |i: usize| data.join(format!("train/bird/{i:02}.png"));
+    let broken = [1, 3, 30];
+    (0..40).filter(|i| !broken.contains(i)).for_each(|i| write(file(i), png(2, i)));
+    let spoil = |i: usize| write(file(i), vec![b'x'; png(2, i).len()]);
+    broken.into_iter().for_each(spoil);
+    let extract = |rows: &str| run(&args(&data, &run_dir, &golden("checkpoint"), &["--shard-rows", rows]));
+    assert_holds(&extract("64"), &["43 embeddings", "3 quarantined"]);
+    assert_holds(&extract("64"), &[" 0 encoded now", "3 quarantined"]);
+    for (i, left) in [(3, 2), (30, 1), (1, 0)] {
+        write(file(i), png(2, i));
+        fs::File::options()
+            .append(true)
+            .open(file(i))
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        assert_holds(&extract("64"), &[&format!(" {} encoded now", 44 - left), &format!("{left} quarantined")]);
+    }
+
+    // what another shard's quarantine says is no quarantine of this one
+    fs::remove_dir_all(&run_dir).unwrap();
+    [1, 9].into_iter().for_each(spoil);
+    extract("8");
+    let quarantine = run_dir.join("sources/base/quarantine/train");
+    fs::copy(quarantine.join("part-00001.parquet"), quarantine.join("part-00000.parquet")).unwrap();
+    let model = golden("checkpoint");
+    fails(&args(&data, &run_dir, &model, &["--shard-rows", "8"]), &["part-00000.parquet is damaged: remove it"]);
 }

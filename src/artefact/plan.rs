@@ -216,6 +216,10 @@ mod tests {
         let elsewhere = plan().on("cuda").find(&place, "").unwrap().unwrap();
         assert_ne!(elsewhere.identity, plan().on("cuda").identity());
 
+        // what is not there is no file that cannot be read
+        assert!(found.check_file(&place.join("a.bin"), "a.bin").unwrap_err().to_string().contains("cannot read"));
+        fs::remove_file(place.join("a.bin")).unwrap();
+        assert!(found.check_file(&place, "a.bin").unwrap_err().to_string().contains("a.bin is missing"));
         fs::write(place.join("a.bin"), "abd").unwrap();
         assert!(found.check_file(&place, "a.bin").unwrap_err().to_string().contains("SHA-256"));
         fs::write(place.join("a.bin"), "ab").unwrap();

@@ -162,15 +162,15 @@ impl ShardFiles<'_> {
         if source.modified(shard.split, shard.rows.clone()).is_none_or(|modified| modified <= made) {
             return Ok(false);
         }
-        let (mut lines, mut unread) = (Vec::with_capacity(shard.rows.len()), 0);
+        let (mut lines, mut is_read) = (Vec::with_capacity(shard.rows.len()), true);
         for record in source.read(shard.split, shard.rows.clone())? {
             let record = record?;
             let sha256 = record.image.ok().map(|image| hash_bytes(&image));
-            unread += usize::from(sha256.is_none());
+            is_read &= sha256.is_some();
             lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
         }
         if file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)) {
-            return Ok(unread == 0);
+            return Ok(is_read);
         }
         // a time that cannot be set costs another look
         File::options().append(true).open(path).and_then(|file| file.set_modified(now)).ok();
