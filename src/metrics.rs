@@ -403,6 +403,7 @@ mod tests {
         assert_eq!(tasks(MetricName::TransferAccuracy), [Some(1)]);
         assert_eq!(tasks(MetricName::TransferAccuracyRaw), [Some(1)]);
         assert_eq!(tasks(MetricName::Accuracy), [Some(0)]);
+        assert_eq!(tasks(MetricName::TaskAccuracy), [Some(0)]);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);
         assert_eq!(value("faa"), Some(75.0)); // (50 + 100) / 2
@@ -465,5 +466,10 @@ mod tests {
             assert_eq!(metric.better() == Better::Lower, is_cost, "{metric}");
         }
         assert_eq!(MetricName::of("FAA"), None);
+        // those of single tasks or steps
+        let others: Vec<&str> =
+            MetricName::ALL.into_iter().filter(|metric| !metric.is_final()).map(MetricName::name).collect();
+        let transfer = ["transfer_accuracy", "transfer_accuracy_raw", "zero_shot_accuracy"];
+        assert_eq!(others, [&["average_accuracy", "accuracy", "task_accuracy"][..], &transfer].concat());
     }
 }

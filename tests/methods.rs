@@ -282,6 +282,15 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
         |condition: &str| number(&run_dir, &format!("SELECT value FROM metrics WHERE metric = 'faa' AND {condition}"));
     let (together, prompts) = (faa(&format!("method = '{method}'")), faa(&format!("method LIKE '{alone}'")));
     assert!(together > prompts, "{together} {prompts}");
+    // what they keep: 6 means and counts, and the triangle of a scatter, of 48 values
+    let bytes = |condition: &str| {
+        number(
+            &run_dir,
+            &format!("SELECT value FROM metrics WHERE metric = 'stored_bytes' AND after_task = 3 AND {condition}"),
+        )
+    };
+    let alone = bytes(&format!("method LIKE '{alone}'"));
+    assert_eq!(bytes(&format!("method = '{method}'")) - alone, 8.0 * (49.0 + 48.0 * 49.0 / 2.0 / 6.0));
 
     // the same prompts and statistics, asked afterwards, say the same
     run_of(&["baseline", "ensemble"], &["--tasks", "3", "--method", method]);

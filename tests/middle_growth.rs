@@ -215,6 +215,8 @@ fn labels_that_are_free_stay_and_a_stream_is_found_by_the_cut_of_its_first_sourc
         assert_eq!((found.name.as_str(), found.tasks()), (GROWN, 3));
     }
     assert!(Stream::find(&library, &Order::default(), Some(Cut::Tasks(3))).is_err());
+    let of_seed = Stream::new(&base, &Order::of_seed(Some(7)), Cut::Tasks(2)).unwrap();
+    assert_eq!((of_seed.draws(), stream.draws()), (7, 0));
     // one that is asked for with fewer classes of the source is another
     let there = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
     assert_eq!(there.tasks(), 3);
