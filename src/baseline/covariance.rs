@@ -7,11 +7,11 @@ use crate::dense::{product::Matrix, symmetric::add_outer};
 const BATCH: usize = 1024;
 
 /// scatter (D, D) += Σ (x - mean)(x - mean)ᵀ over rows (N, D).
-pub fn add_scatter(scatter: &mut [f64], rows: &[f32], mean: &[f64]) {
+pub fn add_scatter<T: Copy + Into<f64>>(scatter: &mut [f64], rows: &[T], mean: &[f64]) {
     let dim = mean.len();
     for rows in rows.chunks(BATCH * dim) {
         let from_mean: Vec<f64> =
-            rows.chunks_exact(dim).flat_map(|row| row.iter().zip(mean).map(|(&x, mean)| f64::from(x) - mean)).collect(); // (B, D)
+            rows.chunks_exact(dim).flat_map(|row| row.iter().zip(mean).map(|(&x, mean)| x.into() - mean)).collect(); // (B, D)
         add_outer(scatter, dim, dim, 1.0, Matrix::new(&from_mean, dim).t());
     }
 }

@@ -5,6 +5,7 @@ mod classifier;
 mod covariance;
 mod discriminant;
 pub mod ensemble;
+mod evidence;
 mod hybrid;
 mod mean;
 mod projection;
@@ -16,6 +17,7 @@ use anyhow::Result;
 
 pub use classifier::{Classifier, Examples, State, Stored};
 pub use discriminant::{Discriminant, Shrinkage};
+pub use evidence::{Chosen, Evidence, EvidenceScores};
 pub use hybrid::TextAndMean;
 pub use mean::NearestMean;
 pub use projection::{FEATURES, Features, HeldOutError, LAMBDAS, RandomProjection, Ridge, Rows, choose_ridge};

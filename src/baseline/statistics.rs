@@ -36,6 +36,11 @@ impl ClassStatistics {
         &self.counts
     }
 
+    /// Rows of all classes.
+    pub fn rows(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
     /// Means (n, D) of the classes.
     pub fn means(&self) -> &[f64] {
         &self.means
@@ -54,17 +59,27 @@ impl ClassStatistics {
 
     /// Takes in the classes of a task; see [`Classifier::learn`](super::Classifier::learn).
     pub fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.known.admit(classes)?;
+        self.admit(classes)?;
+        self.add(&classes.iter().map(|examples| examples.rows.values()).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// Takes in the labels of classes whose rows follow.
+    pub(super) fn admit(&mut self, classes: &[Examples]) -> Result<()> {
+        self.known.admit(classes)
+    }
+
+    /// Adds classes by their rows (N, D).
+    pub(super) fn add<T: Copy + Into<f64>>(&mut self, classes: &[&[T]]) {
         let dim = self.known.dim;
         let mut scatter = self.scatter.whole(); // (D, D)
-        for Examples { rows, .. } in classes {
-            let mean = mean_row(rows.values(), dim);
-            add_scatter(&mut scatter, rows.values(), &mean);
+        for rows in classes {
+            let mean = mean_row(rows, dim);
+            add_scatter(&mut scatter, rows, &mean);
             self.means.extend(mean);
-            self.counts.push(rows.len());
+            self.counts.push(rows.len() / dim);
         }
         self.scatter.set(&scatter);
-        Ok(())
     }
 
     /// See [`Classifier::state`](super::Classifier::state).

@@ -16,11 +16,11 @@ pub fn deviation(values: &[f64]) -> f64 {
 }
 
 /// The mean (D) of rows (N, D). That of equal rows is exactly one of them.
-pub fn mean_row(rows: &[f32], dim: usize) -> Vec<f64> {
+pub fn mean_row<T: Copy + Into<f64>>(rows: &[T], dim: usize) -> Vec<f64> {
     let n = (rows.len() / dim) as f64;
     let mut mean = vec![0.0; dim];
     for row in rows.chunks_exact(dim) {
-        vectorised(|| mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += f64::from(x)));
+        vectorised(|| mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += x.into()));
     }
     mean.iter_mut().for_each(|mean| *mean /= n);
     mean

@@ -1,0 +1,201 @@
+//! What class statistics say of embeddings, with one shrinkage of their covariance.
+
+use anyhow::Result;
+
+use super::map::{Text, eigen, less, mean_of, product};
+use crate::{baseline::statistics::ClassStatistics, dense::product::Matrix};
+
+/// Rows that are scored at a time.
+const BATCH: usize = 1024;
+
+/// Least spread of true means around those that their text predicts, where the noise of a mean of
+/// one row is 1.
+const LEAST_SPREAD: f64 = 1e-3;
+
+/// What at least is left of a row's variance, where a covariance is computed without the row.
+const LEAST_REMAINDER: f64 = 0.02;
+
+/// Least variance of unit rows, for classes whose rows are all equal.
+const LEAST_VARIANCE: f64 = 1e-12;
+
+/// Squared distances below this are none.
+const NO_DISTANCE: f64 = 1e-300;
+
+/// The directions of the scatter, and how far it is shrunk at least: made once a task.
+pub(super) struct Spread {
+    variances: Vec<f64>,  // (D), of the scatter, not divided
+    directions: Vec<f64>, // (D, D), columns
+    /// What oracle approximating shrinkage says.
+    pub oas: f64,
+}
+
+/// Evidence from counts, means and scatter.
+pub(super) struct Model {
+    dim: usize,
+    pub whitener: Vec<f64>, // (D, D)
+    means: Vec<f64>,        // (n, D), whitened
+    counts: Vec<f64>,       // (n)
+    pub centre: Vec<f64>,   // (D), the mean of the means
+    pub prior: Vec<f64>,    // (C, D), what the text predicts
+    pub trust: Vec<f64>,    // (n), how much a mean counts against its prior
+    pub mu: Vec<f64>,       // (C, D), means shrunk towards the prior; of unseen classes the prior
+    part: f64,              // what the scatter counts in the shrunk covariance
+}
+
+impl Spread {
+    /// Of the scatter of statistics.
+    pub fn of(statistics: &ClassStatistics) -> Result<Self> {
+        let dim = statistics.dim();
+        let (variances, directions) = eigen(&statistics.scatter().whole(), dim)?;
+        let (rows, n) = (statistics.rows() as f64, statistics.counts().len() as f64);
+        let freedom = (rows - n).max(1.0);
+        let mean = statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
+        let squares = variances.iter().map(|x| (x / freedom).powi(2)).sum::<f64>() / (dim * dim) as f64;
+        Ok(Spread { oas: oas(mean, squares, dim, rows), variances, directions })
+    }
+}
+
+/// Oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero, 2010) of a covariance (D, D) of
+/// `rows` rows with the mean variance `mean` and the mean square `squares` of its values.
+fn oas(mean: f64, squares: f64, dim: usize, rows: f64) -> f64 {
+    let below = (rows + 1.0) * (squares - mean * mean / dim as f64);
+    if below <= 0.0 { 1.0 } else { ((squares + mean * mean) / below).min(1.0) }
+}
+
+impl Model {
+    /// Of statistics of unit rows, whose covariance is shrunk so far, and of the text features (C,
+    /// D) of all classes. `map` is of the text of the seen ones, where they are enough to learn
+    /// from.
+    pub fn fit(
+        statistics: &ClassStatistics,
+        spread: &Spread,
+        shrinkage: f64,
+        text: &[f64],
+        map: Option<&Text>,
+    ) -> Self {
+        let (dim, counts) = (statistics.dim(), statistics.counts());
+        let (n, classes) = (counts.len(), text.len() / dim);
+        let counts: Vec<f64> = counts.iter().map(|&count| count as f64).collect();
+        let freedom = (statistics.rows() as f64 - n as f64).max(1.0);
+        let variances: Vec<f64> = spread.variances.iter().map(|x| (x / freedom).max(0.0)).collect();
+        let mean = (variances.iter().sum::<f64>() / dim as f64).max(LEAST_VARIANCE);
+        let roots: Vec<f64> = variances.iter().map(|x| ((1.0 - shrinkage) * x + shrinkage * mean).sqrt()).collect();
+        let whitener: Vec<f64> = spread
+            .directions
+            .chunks_exact(dim)
+            .flat_map(|row| row.iter().zip(&roots).map(|(x, root)| x / root))
+            .collect(); // (D, D)
+        let means = product(Matrix::new(statistics.means(), dim), Matrix::new(&whitener, dim)); // (n, D)
+        let centre = mean_of(&means, dim);
+        let (prior, residuals) = match map {
+            Some(text_of_seen) => {
+                let map = text_of_seen.map(&means, &whitener);
+                (map.predict(text), map.residuals)
+            }
+            None => {
+                let whole = n as f64 / (n as f64 - 1.0).max(1.0);
+                (centre.repeat(classes), less(&means, &centre).into_iter().map(|x| x * whole).collect())
+            }
+        };
+        let excess = |(row, count): (&[f64], &f64)| row.iter().map(|x| x * x).sum::<f64>() / dim as f64 - 1.0 / count;
+        let around = residuals.chunks_exact(dim).zip(&counts).map(excess).sum::<f64>() / n as f64;
+        let around = around.max(LEAST_SPREAD); // of true means around predicted ones
+        let trust: Vec<f64> = counts.iter().map(|count| count * around).collect();
+        let mut mu = prior.clone();
+        for ((mu, mean), k) in mu.chunks_exact_mut(dim).zip(means.chunks_exact(dim)).zip(&trust) {
+            mu.iter_mut().zip(mean).for_each(|(mu, mean)| *mu = (k * mean + *mu) / (1.0 + k));
+        }
+        Model { dim, whitener, means, counts, centre, prior, trust, mu, part: (1.0 - shrinkage) / freedom }
+    }
+
+    /// Evidence (N, C) of unit rows (N, D): −D/2 times the log of the squared distance to a class's
+    /// mean over that to the mean of means, whitened. The tails are heavy: a log, not a square.
+    pub fn evidence(&self, rows: &[f64]) -> Vec<f64> {
+        let mut found = Vec::with_capacity(rows.len() / self.dim * self.classes());
+        for rows in rows.chunks(BATCH * self.dim) {
+            let z = product(Matrix::new(rows, self.dim), Matrix::new(&self.whitener, self.dim)); // (B, D)
+            let mut distances = self.distances(&z); // (B, C)
+            for (z, distances) in z.chunks_exact(self.dim).zip(distances.chunks_exact_mut(self.classes())) {
+                let background = square(z.iter().zip(&self.centre).map(|(z, centre)| z - centre));
+                distances.iter_mut().for_each(|distance| *distance = self.ratio(*distance, background));
+            }
+            found.extend(distances);
+        }
+        found
+    }
+
+    /// Evidence (N, C) of unit rows (N, D) that were learned as the classes `classes` (N), each
+    /// with its class's mean and with the covariance as if it had not been.
+    pub fn left_out(&self, rows: &[f64], classes: &[usize]) -> Vec<f64> {
+        let mut found = Vec::with_capacity(classes.len() * self.classes());
+        for (rows, classes) in rows.chunks(BATCH * self.dim).zip(classes.chunks(BATCH)) {
+            found.extend(self.left_out_of(rows, classes));
+        }
+        found
+    }
+
+    fn left_out_of(&self, rows: &[f64], classes: &[usize]) -> Vec<f64> {
+        let (dim, all) = (self.dim, self.classes());
+        let z = product(Matrix::new(rows, dim), Matrix::new(&self.whitener, dim)); // (B, D)
+        let means = classes.iter().map(|&class| &self.means[class * dim..][..dim]);
+        let from_mean: Vec<f64> =
+            z.chunks_exact(dim).zip(means).flat_map(|(z, mean)| z.iter().zip(mean).map(|(z, mean)| z - mean)).collect(); // (B, D)
+        let mut distances = self.distances(&z); // (B, C)
+        let along = product(Matrix::new(&from_mean, dim), Matrix::new(&self.mu, dim).t()); // (B, C)
+        for (row, &class) in classes.iter().enumerate() {
+            let (z, from_mean) = (&z[row * dim..][..dim], &from_mean[row * dim..][..dim]);
+            let count = self.counts[class];
+            // a class of one row has no scatter to be without
+            let part = if count > 1.0 { self.part * count / (count - 1.0) } else { 0.0 };
+            let downdate = part / (1.0 - part * square(from_mean.iter().copied())).max(LEAST_REMAINDER);
+            let k = self.trust[class] * (count - 1.0) / count;
+            let own = |j: usize| {
+                let mean = self.means[class * dim + j] - if count > 1.0 { from_mean[j] / (count - 1.0) } else { 0.0 };
+                (k * mean + self.prior[class * dim + j]) / (1.0 + k)
+            };
+            let offset: Vec<f64> = (0..dim).map(|j| z[j] - own(j)).collect();
+            let from_centre = || z.iter().zip(&self.centre).map(|(z, centre)| z - centre);
+            let background = square(from_centre()) + downdate * dot(from_mean, from_centre()).powi(2);
+            let of_row = dot(from_mean, z.iter().copied());
+            let distances = &mut distances[row * all..][..all];
+            for (c, (distance, along)) in distances.iter_mut().zip(&along[row * all..][..all]).enumerate() {
+                let (square, along) = if c == class {
+                    (square(offset.iter().copied()), dot(from_mean, offset.iter().copied()))
+                } else {
+                    (*distance, of_row - along)
+                };
+                *distance = self.ratio(square + downdate * along * along, background);
+            }
+        }
+        distances
+    }
+
+    /// Squared distances (B, C) of whitened rows (B, D) to the means of all classes.
+    fn distances(&self, z: &[f64]) -> Vec<f64> {
+        let (dim, all) = (self.dim, self.classes());
+        let squares: Vec<f64> = self.mu.chunks_exact(dim).map(|mu| square(mu.iter().copied())).collect(); // (C)
+        let mut distances = product(Matrix::new(z, dim), Matrix::new(&self.mu, dim).t()); // (B, C)
+        for (z, distances) in z.chunks_exact(dim).zip(distances.chunks_exact_mut(all)) {
+            let own = square(z.iter().copied());
+            distances.iter_mut().zip(&squares).for_each(|(x, square)| *x = own - 2.0 * *x + square);
+        }
+        distances
+    }
+
+    fn ratio(&self, distance: f64, background: f64) -> f64 {
+        -0.5 * self.dim as f64 * (distance.max(NO_DISTANCE) / background.max(NO_DISTANCE)).ln()
+    }
+
+    /// Number of classes, C.
+    fn classes(&self) -> usize {
+        self.mu.len() / self.dim
+    }
+}
+
+fn square(x: impl Iterator<Item = f64>) -> f64 {
+    x.map(|x| x * x).sum()
+}
+
+fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
