@@ -43,6 +43,21 @@ pub struct Prediction {
     /// For an image of an unseen class: the class, where text features of unseen classes keep their
     /// length, as in the authors' code; none where the length is not known.
     pub raw: Option<usize>,
+    /// The class with the highest score among all, learned or not, as a classifier in use answers;
+    /// none where the classifier cannot score classes that it has not learned.
+    pub open: Option<usize>,
+    /// The best of the classes that are not learned; none where there is none, or as above.
+    pub unseen: Option<Unseen>,
+}
+
+/// The class that is not learned with the highest score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unseen {
+    /// The class.
+    pub class: usize,
+    /// Its score less that of the best seen class, by the open scores: above 0 the answer is the
+    /// unseen class. None before the first task.
+    pub margin: Option<f32>,
 }
 
 /// Text features (C, D) of all classes, which score those that are not seen.
@@ -145,7 +160,7 @@ pub fn evaluate(
     zero_shot: Option<ZeroShot>,
     mut scores: impl FnMut(&[f32]) -> Result<Scores>,
 ) -> Result<Vec<Option<Prediction>>> {
-    let (d, all, seen) = (test.dim(), stream.classes.len(), stream.seen(learned));
+    let (d, seen) = (test.dim(), stream.seen(learned));
     let unseen = zero_shot.map_or(&[][..], |zero_shot| &zero_shot.features[seen * d..]); // (C - n, D)
     let lengths: Vec<f32> = unseen.chunks_exact(d).map(|row| dot(row, row).sqrt()).collect();
 
@@ -161,35 +176,47 @@ pub fn evaluate(
                 predictions.push(None);
                 continue;
             }
-            let own = &stream.task(stream.task_of(class));
-            if class < seen {
-                require_finite(among_seen)?;
-                let (class, score) = highest(among_seen, 0..seen);
-                let in_task = highest(among_seen, own.clone()).0;
-                predictions.push(Some(Prediction { class, score, in_task, raw: None }));
-                continue;
-            }
+            require_finite(among_seen)?;
+            let own = stream.task(stream.task_of(class));
             let image = &images[i * d..(i + 1) * d];
             let length = dot(image, image).sqrt();
             let raw = others[i * lengths.len()..][..lengths.len()].iter().map(|x| x / length);
-            let mut row = learned.open[i * seen..(i + 1) * seen].to_vec(); // (C)
-            row.extend(raw.clone());
-            require_finite(&row)?;
-            // whether it is a seen one by the open scores, which of these by the decisive ones
-            let answer = |row: &[f32]| match highest(row, 0..all).0 {
-                class if class < seen => highest(among_seen, 0..seen).0,
-                unseen => unseen,
-            };
-            let with_length = answer(&row);
-            row.truncate(seen);
-            row.extend(raw.zip(&lengths).map(|(x, length)| x / length));
-            let class = answer(&row);
-            let in_task = highest(&row, own.clone()).0;
-            let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw).then_some(with_length);
-            predictions.push(Some(Prediction { class, score: row[class], in_task, raw }));
+            let open = &learned.open[i * seen..(i + 1) * seen];
+            // scores of all classes (C), with text features as long as they are, and at length 1
+            let with_length: Vec<f32> = open.iter().copied().chain(raw.clone()).collect();
+            let normal: Vec<f32> =
+                open.iter().copied().chain(raw.zip(&lengths).map(|(x, length)| x / length)).collect();
+            require_finite(&normal)?;
+            let (answer, unseen) = among_all(&normal, among_seen);
+            let open = zero_shot.map(|_| answer);
+            predictions.push(Some(if class < seen {
+                let (class, score) = highest(among_seen, 0..seen);
+                let in_task = highest(among_seen, own).0;
+                Prediction { class, score, in_task, raw: None, open, unseen }
+            } else {
+                let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw);
+                let raw = raw.then(|| among_all(&with_length, among_seen).0);
+                let in_task = highest(&normal, own).0;
+                Prediction { class: answer, score: normal[answer], in_task, raw, open, unseen }
+            }));
         }
     }
     Ok(predictions)
+}
+
+/// The answer where all classes are candidates: by the `open` scores (C) whether it is a seen one,
+/// and which of the others, by the `decisive` ones (n) which of the seen. With it the best unseen
+/// class.
+fn among_all(open: &[f32], decisive: &[f32]) -> (usize, Option<Unseen>) {
+    let seen = decisive.len();
+    let known = (seen > 0).then(|| highest(open, 0..seen).1);
+    let unseen = (seen < open.len()).then(|| highest(open, seen..open.len()));
+    let unseen = unseen.map(|(class, score)| Unseen { class, margin: known.map(|known| score - known) });
+    let answer = match unseen {
+        Some(unseen) if unseen.margin.is_none_or(|margin| margin > 0.0) => unseen.class,
+        _ => highest(decisive, 0..seen).0,
+    };
+    (answer, unseen)
 }
 
 /// The first of the highest scores within `range`.

@@ -3,6 +3,7 @@
 
 pub mod artefact;
 pub mod atomic;
+pub mod ausuc;
 pub mod baseline;
 pub mod choice;
 pub mod clip;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{
+    ausuc::{area, curve},
     dense::moments::mean,
     evaluate::{Prediction, TestSet},
     stream::Stream,
@@ -33,12 +34,26 @@ pub enum MetricName {
     /// The same with text features of the length that the encoder gives them, as in the authors'
     /// code.
     CiTransferRaw,
+    /// Mean open accuracy over the steps with tasks to come.
+    MeanOpenAccuracy,
+    /// H: harmonic mean of that and CI-Transfer.
+    Harmonic,
+    /// Mean area under the curve of seen against unseen accuracy, over the steps with tasks to come.
+    Ausuc,
+    /// Transfer as X-TAIL has it: mean over the tasks but the first of the accuracy before they are
+    /// learned.
+    XTailTransfer,
+    /// Average as X-TAIL has it: mean over all steps and tasks, learned or not.
+    XTailAverage,
     /// Bytes kept beside the CLIP to go on learning, per class seen.
     StoredBytes,
     /// Mean accuracy over seen tasks.
     AverageAccuracy,
     /// Accuracy of a seen task among the seen classes.
     Accuracy,
+    /// Accuracy of a seen task, or the mean over them, where all classes are candidates, learned or
+    /// not.
+    OpenAccuracy,
     /// Accuracy of a task among its own classes.
     TaskAccuracy,
     /// Accuracy of an unseen task among all classes.
@@ -71,7 +86,7 @@ pub enum Better {
 
 impl MetricName {
     /// Every score.
-    pub const ALL: [MetricName; 17] = [
+    pub const ALL: [MetricName; 23] = [
         MetricName::Faa,
         MetricName::Caa,
         MetricName::SampleAccuracy,
@@ -82,9 +97,15 @@ impl MetricName {
         MetricName::Fwt,
         MetricName::CiTransfer,
         MetricName::CiTransferRaw,
+        MetricName::MeanOpenAccuracy,
+        MetricName::Harmonic,
+        MetricName::Ausuc,
+        MetricName::XTailTransfer,
+        MetricName::XTailAverage,
         MetricName::StoredBytes,
         MetricName::AverageAccuracy,
         MetricName::Accuracy,
+        MetricName::OpenAccuracy,
         MetricName::TaskAccuracy,
         MetricName::TransferAccuracy,
         MetricName::TransferAccuracyRaw,
@@ -104,9 +125,15 @@ impl MetricName {
             MetricName::Fwt => ("fwt", "FWT"),
             MetricName::CiTransfer => ("ci_transfer", "CI-Transfer"),
             MetricName::CiTransferRaw => ("ci_transfer_raw", "CI-Transfer raw"),
+            MetricName::MeanOpenAccuracy => ("mean_open_accuracy", "open"),
+            MetricName::Harmonic => ("h", "H"),
+            MetricName::Ausuc => ("ausuc", "AUSUC"),
+            MetricName::XTailTransfer => ("x_tail_transfer", "Transfer"),
+            MetricName::XTailAverage => ("x_tail_average", "Average"),
             MetricName::StoredBytes => ("stored_bytes", "bytes/class"),
             MetricName::AverageAccuracy => ("average_accuracy", "average accuracy"),
             MetricName::Accuracy => ("accuracy", "accuracy"),
+            MetricName::OpenAccuracy => ("open_accuracy", "open accuracy"),
             MetricName::TaskAccuracy => ("task_accuracy", "task-IL accuracy"),
             MetricName::TransferAccuracy => ("transfer_accuracy", "transfer accuracy"),
             MetricName::TransferAccuracyRaw => ("transfer_accuracy_raw", "raw transfer accuracy"),
@@ -153,6 +180,7 @@ impl MetricName {
             self,
             MetricName::AverageAccuracy
                 | MetricName::Accuracy
+                | MetricName::OpenAccuracy
                 | MetricName::TaskAccuracy
                 | MetricName::TransferAccuracy
                 | MetricName::TransferAccuracyRaw
@@ -235,6 +263,24 @@ pub fn forward_transfer(matrix: &AccuracyMatrix, zero_shot: &[f64]) -> Option<f6
     (matrix.len() > 1).then(|| mean(known((1..matrix.len()).map(|k| matrix[k - 1][k] - zero_shot[k]))))
 }
 
+/// Transfer as X-TAIL has it (Xu et al., 2024): mean over the tasks but the first of the mean
+/// accuracy over the steps before they are learned; None with one task. CI-Transfer takes the means
+/// the other way round, so that the last tasks count for more in it.
+///
+/// ```
+/// let matrix = [vec![90.0, 40.0, 10.0], vec![80.0, 70.0, 30.0], vec![50.0, 75.0, 60.0]];
+/// assert_eq!(cgil::metrics::x_tail_transfer(&matrix), Some((40.0 + (10.0 + 30.0) / 2.0) / 2.0));
+/// ```
+pub fn x_tail_transfer(matrix: &AccuracyMatrix) -> Option<f64> {
+    let before = |k: usize| mean(known((0..k).map(|t| matrix[t][k])));
+    (matrix.len() > 1).then(|| mean(known((1..matrix.len()).map(before))))
+}
+
+/// The harmonic mean of two accuracies; 0 of two that are 0.
+fn harmonic((a, b): (f64, f64)) -> f64 {
+    if a + b > 0.0 { 2.0 * a * b / (a + b) } else { 0.0 }
+}
+
 /// The values that there are: a task that a stream got later has none, NaN, in the steps before.
 fn known(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
     values.filter(|value| value.is_finite())
@@ -266,24 +312,34 @@ pub struct Accuracies {
     /// As `class_il`, but text features of unseen classes keep their length; NaN for a task of
     /// which that is not known.
     pub raw: Vec<f64>,
+    /// Among all classes, learned or not; NaN for a task of which that is not known.
+    pub open: Vec<f64>,
+    /// The area under the curve of seen against unseen accuracy; none where there is no curve.
+    pub ausuc: Option<f64>,
 }
 
 impl Accuracies {
-    /// Of the predictions for images of the classes `truth`. A task without predictions has NaN.
-    pub fn new(predictions: &[Option<Prediction>], truth: &[usize], stream: &Stream) -> Self {
+    /// Of the predictions after `learned` tasks for images of the classes `truth`. A task without
+    /// predictions has NaN.
+    pub fn new(predictions: &[Option<Prediction>], truth: &[usize], learned: usize, stream: &Stream) -> Self {
         let tasks = stream.tasks();
-        let (mut right, mut images, mut raws) = (vec![[0usize; 3]; tasks], vec![0usize; tasks], vec![0usize; tasks]);
+        let (mut right, mut known) = (vec![[0usize; 4]; tasks], vec![[0usize; 4]; tasks]);
         for (prediction, &class) in predictions.iter().zip(truth) {
             let Some(p) = prediction else { continue };
             let task = stream.task_of(class);
-            images[task] += 1;
-            raws[task] += usize::from(p.raw.is_some());
-            for (right, predicted) in right[task].iter_mut().zip([Some(p.class), Some(p.in_task), p.raw]) {
-                *right += usize::from(predicted == Some(class));
+            for (i, predicted) in [Some(p.class), Some(p.in_task), p.raw, p.open].into_iter().enumerate() {
+                known[task][i] += usize::from(predicted.is_some());
+                right[task][i] += usize::from(predicted == Some(class));
             }
         }
-        let percent = |i: usize, of: &[usize]| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / of[k] as f64).collect();
-        Accuracies { class_il: percent(0, &images), task_il: percent(1, &images), raw: percent(2, &raws) }
+        let percent = |i: usize| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / known[k][i] as f64).collect();
+        Accuracies {
+            class_il: percent(0),
+            task_il: percent(1),
+            raw: percent(2),
+            open: percent(3),
+            ausuc: curve(predictions, truth, learned, stream).map(|curve| area(&curve)),
+        }
     }
 }
 
@@ -340,6 +396,8 @@ impl History {
             rows.extend(unseen.into_iter().filter(|metric| metric.value.is_finite()));
             let raw = per_task(MetricName::TransferAccuracyRaw, &last.raw, t + 1..tasks);
             rows.extend(raw.into_iter().filter(|metric| metric.value.is_finite()));
+            rows.extend(per_task(MetricName::OpenAccuracy, &last.open, 0..t + 1));
+            rows.push(over_tasks(MetricName::OpenAccuracy, self.open_accuracy(t)));
         }
         rows.push(over_tasks(MetricName::AverageAccuracy, average_accuracy(&matrix, t)));
         rows.push(over_tasks(MetricName::AverageTaskAccuracy, mean(last.task_il[..=t].iter().copied())));
@@ -350,18 +408,38 @@ impl History {
             rows.push(over_tasks(MetricName::Caa, scores.caa));
             let raw: Vec<Vec<f64>> = self.steps.iter().map(|step| step.raw.clone()).collect();
             let zero_shot = self.zero_shot.as_deref();
+            // over the steps with tasks to come
+            let to_come = |score: &dyn Fn(usize) -> f64| {
+                (zero_shot.is_some() && tasks > 1).then(|| mean(known((0..tasks - 1).map(score))))
+            };
+            let open = to_come(&|t| self.open_accuracy(t));
             let optional = [
                 (MetricName::Forgetting, scores.forgetting),
                 (MetricName::Bwt, scores.bwt),
                 (MetricName::Fwt, zero_shot.and_then(|zero_shot| forward_transfer(&matrix, zero_shot))),
                 (MetricName::CiTransfer, zero_shot.and_then(|_| transfer(&matrix))),
                 (MetricName::CiTransferRaw, zero_shot.and_then(|_| transfer(&raw))),
+                (MetricName::MeanOpenAccuracy, open),
+                (MetricName::Harmonic, open.zip(zero_shot.and_then(|_| transfer(&matrix))).map(harmonic)),
+                (MetricName::Ausuc, to_come(&|t| self.steps[t].ausuc.unwrap_or(f64::NAN))),
+                (MetricName::XTailTransfer, zero_shot.and_then(|_| x_tail_transfer(&matrix))),
+                (MetricName::XTailAverage, zero_shot.filter(|_| tasks > 1).map(|_| self.x_tail_average())),
             ];
             let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
             rows.extend(optional.filter(|(_, x)| x.is_finite()).map(|(name, value)| over_tasks(name, value)));
             rows.push(over_tasks(MetricName::MeanSampleAccuracy, mean((0..tasks).map(|t| self.sample_accuracy(t)))));
         }
         rows
+    }
+
+    /// Mean open accuracy over the tasks seen after task `t` (from 0).
+    fn open_accuracy(&self, t: usize) -> f64 {
+        mean(self.steps[t].open[..=t].iter().copied())
+    }
+
+    /// Mean open accuracy over all steps and tasks, learned or not.
+    fn x_tail_average(&self) -> f64 {
+        mean(self.steps.iter().map(|step| mean(known(step.open.iter().copied()))))
     }
 
     /// Accuracy over the images of all tasks seen after task `t` (from 0).
@@ -375,7 +453,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Class;
+    use crate::{evaluate::Unseen, task::Class};
 
     /// 3 classes in tasks of 2 and 1, whose 4 + 2 images are counted by hand.
     #[test]
@@ -383,18 +461,27 @@ mod tests {
         let classes: Vec<Class> = (0..3).map(|i| Class { label: i, name: format!("c{i}") }).collect();
         let stream = Stream::of_sizes(&classes, &[2, 1]).unwrap();
         let truth = [0, 0, 1, 1, 2, 2];
-        let say = |class: [usize; 6], in_task: [usize; 6], raw: [Option<usize>; 6]| {
-            let of = |i| Some(Prediction { class: class[i], score: 0.0, in_task: in_task[i], raw: raw[i] });
-            Accuracies::new(&(0..6).map(of).collect::<Vec<_>>(), &truth, &stream)
-        };
+        let say =
+            |learned: usize, class: [usize; 6], in_task: [usize; 6], raw: [Option<usize>; 6], open: [usize; 6]| {
+                // what is seen and not 2 is so by a margin of 1
+                let unseen = |i: usize| {
+                    (learned == 1).then(|| Unseen { class: 2, margin: Some(if open[i] == 2 { 1.0 } else { -1.0 }) })
+                };
+                let of = |i| {
+                    let (raw, open, unseen) = (raw[i], Some(open[i]), unseen(i));
+                    Some(Prediction { class: class[i], score: 0.0, in_task: in_task[i], raw, open, unseen })
+                };
+                Accuracies::new(&(0..6).map(of).collect::<Vec<_>>(), &truth, learned, &stream)
+            };
         let none = [None; 6];
         let mut history = History { images: vec![4, 2], ..Default::default() };
         // zero-shot: 2 of 4 right, 1 of 2
-        history.push(0, say([0, 1, 1, 2, 2, 0], [0, 1, 1, 0, 2, 2], none));
-        // after task 1: 3 of 4; of the unseen 0 of 2, raw 2 of 2
-        history.push(1, say([0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 2, 2], [None, None, None, None, Some(2), Some(2)]));
+        history.push(0, say(0, [0, 1, 1, 2, 2, 0], [0, 1, 1, 0, 2, 2], none, [0, 1, 1, 2, 2, 0]));
+        // after task 1: 3 of 4, among all classes 1 of 4; of the unseen 1 of 2, raw 2 of 2
+        let raw = [None, None, None, None, Some(2), Some(2)];
+        history.push(1, say(1, [0, 0, 1, 0, 2, 1], [0, 0, 1, 0, 2, 2], raw, [0, 2, 2, 2, 2, 1]));
         // after task 2: 2 of 4 (within the task 3 of 4), 2 of 2
-        history.push(2, say([0, 2, 1, 0, 2, 2], [0, 0, 1, 0, 2, 2], none));
+        history.push(2, say(2, [0, 2, 1, 0, 2, 2], [0, 0, 1, 0, 2, 2], none, [0, 2, 1, 0, 2, 2]));
         // of a task that is learned there is no transfer
         let mut early = history.clone();
         early.steps.truncate(1);
@@ -404,6 +491,7 @@ mod tests {
         assert_eq!(tasks(MetricName::TransferAccuracyRaw), [Some(1)]);
         assert_eq!(tasks(MetricName::Accuracy), [Some(0)]);
         assert_eq!(tasks(MetricName::TaskAccuracy), [Some(0)]);
+        assert_eq!(tasks(MetricName::OpenAccuracy), [Some(0), None]);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);
         assert_eq!(value("faa"), Some(75.0)); // (50 + 100) / 2
@@ -412,8 +500,14 @@ mod tests {
         assert_eq!(value("sample_accuracy"), Some(400.0 / 6.0)); // 4 of 6
         assert_eq!(value("mean_sample_accuracy"), Some((75.0 + 400.0 / 6.0) / 2.0));
         assert_eq!((value("forgetting"), value("bwt")), (Some(25.0), Some(-25.0)));
-        assert_eq!(value("fwt"), Some(-50.0)); // 0 before it is learned, 50 zero-shot
-        assert_eq!((value("ci_transfer"), value("ci_transfer_raw")), (Some(0.0), Some(100.0)));
+        assert_eq!(value("fwt"), Some(0.0)); // 50 before it is learned, 50 zero-shot
+        assert_eq!((value("ci_transfer"), value("ci_transfer_raw")), (Some(50.0), Some(100.0)));
+        assert_eq!(value("open_accuracy"), Some(75.0)); // after the last task that among the seen
+        assert_eq!((value("mean_open_accuracy"), value("h")), (Some(25.0), Some(100.0 / 3.0))); // 2·25·50 / 75
+        // unseen answers at the bias 0: 25 of seen, 50 of unseen ones; 75 and 0, and 0 and 100 at the ends
+        assert_eq!(value("ausuc"), Some((50.0 * (75.0 + 25.0) + 50.0 * 25.0) / 200.0));
+        assert_eq!(value("x_tail_transfer"), Some(50.0));
+        assert_eq!(value("x_tail_average"), Some(((25.0 + 50.0) / 2.0 + 75.0) / 2.0));
     }
 
     #[test]
@@ -470,6 +564,7 @@ mod tests {
         let others: Vec<&str> =
             MetricName::ALL.into_iter().filter(|metric| !metric.is_final()).map(MetricName::name).collect();
         let transfer = ["transfer_accuracy", "transfer_accuracy_raw", "zero_shot_accuracy"];
-        assert_eq!(others, [&["average_accuracy", "accuracy", "task_accuracy"][..], &transfer].concat());
+        let own = ["average_accuracy", "accuracy", "open_accuracy", "task_accuracy"];
+        assert_eq!(others, [&own[..], &transfer].concat());
     }
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     artefact::{self, Input, Manifest, Plan, slug},
-    evaluate::{Prediction, TestSet},
+    evaluate::{Prediction, TestSet, Unseen},
     metrics::{Accuracies, History, Metric, MetricName},
     run::{RESULTS, Run, step_name},
     stream::Stream,
@@ -94,7 +94,7 @@ impl<'a> Results<'a> {
         let known = known.unwrap_or(self.stream.tasks());
         self.plan(learned, known, made)?.find(&dir, ADVICE)?;
         let predictions = self.read_predictions(&dir, &there, learned, known, test)?;
-        history.push(learned, Accuracies::new(&predictions, &test.classes, self.stream));
+        history.push(learned, Accuracies::new(&predictions, &test.classes, learned, self.stream));
         Ok(true)
     }
 
@@ -104,7 +104,7 @@ impl<'a> Results<'a> {
         if self.read(learned, made, test, history)? {
             return Ok(()); // another process was faster
         }
-        history.push(learned, Accuracies::new(&step.predictions, &test.classes, self.stream));
+        history.push(learned, Accuracies::new(&step.predictions, &test.classes, learned, self.stream));
         let predictions = self.predictions(learned, test, &step.predictions)?;
         let mut metrics = history.metrics();
         if learned > 0 {
@@ -180,6 +180,9 @@ impl<'a> Results<'a> {
             Arc::new(Float32Array::from_iter_values(rows.iter().map(|(_, _, p)| p.score))),
             label_of(&|p| p.in_task),
             Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.raw.map(label)))),
+            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.open.map(label)))),
+            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.unseen.map(|unseen| label(unseen.class))))),
+            Arc::new(Float32Array::from_iter(rows.iter().map(|(_, _, p)| p.unseen.and_then(|unseen| unseen.margin)))),
         ]);
         file::rows(contract::predictions(), 0, columns)
     }
@@ -203,7 +206,11 @@ impl<'a> Results<'a> {
         let images: HashMap<(&str, &str), usize> = keys.zip(0..).collect();
         let labels = |column: &str| file::int64s(&rows, column);
         let (classes, in_task) = (labels("predicted"), labels("predicted_in_task"));
-        let raw = rows["predicted_raw"].as_primitive::<Int64Type>();
+        let optional = |column: &str, row: usize| {
+            let labels = rows[column].as_primitive::<Int64Type>();
+            (!labels.is_null(row)).then(|| position(labels.value(row))).transpose()
+        };
+        let margins = rows["margin"].as_primitive::<Float32Type>();
         let scores = rows["score"].as_primitive::<Float32Type>().values();
         let mut predictions = vec![None; test.classes.len()];
         for (row, key) in file::text(&rows, "source").zip(file::text(&rows, "sample_id")).enumerate() {
@@ -219,7 +226,10 @@ impl<'a> Results<'a> {
                 class: position(classes[row])?,
                 score: scores[row],
                 in_task: position(in_task[row])?,
-                raw: (!raw.is_null(row)).then(|| position(raw.value(row))).transpose()?,
+                raw: optional("predicted_raw", row)?,
+                open: optional("predicted_open", row)?,
+                unseen: optional("predicted_unseen", row)?
+                    .map(|class| Unseen { class, margin: (!margins.is_null(row)).then(|| margins.value(row)) }),
             };
             ensure!(predictions[*image].is_none(), "{} has the image {:?} twice", path.display(), key.1);
             predictions[*image] = Some(prediction);
@@ -329,7 +339,7 @@ mod tests {
     }
 
     fn right(classes: &[Option<usize>]) -> Step {
-        let of = |class: usize| Prediction { class, score: 0.5, in_task: class, raw: None };
+        let of = |class: usize| Prediction { class, score: 0.5, in_task: class, raw: None, open: None, unseen: None };
         Step { predictions: classes.iter().map(|class| class.map(of)).collect(), stored: 12, tables: Vec::new() }
     }
 
