@@ -282,8 +282,8 @@ mod tests {
 
     #[test]
     fn open_scores_say_whether_a_class_is_unseen_and_decisive_ones_which_seen_one_it_is() {
-        // images of the unseen class 2: one along its text, one along class 0
-        let test = test(&[2, 2, 1], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        // images of the unseen class 2: one along its text, one along class 0; and one of class 1
+        let test = test(&[2, 2, 1], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.8, 0.6]);
         let zero_shot = ZeroShot { features: &TEXT, is_raw: false };
         let open = vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5];
         let seen = vec![-1.0, -2.0, -5.0, -3.0, -1.0, -7.0];
@@ -292,10 +292,23 @@ mod tests {
         let scores_said: Vec<f32> = predictions.iter().flatten().map(|p| p.score).collect();
         // the second is a seen class by the open scores (0.9), and then class 1 by the decisive
         // ones: its own open score is told
+        let open = |p: &Prediction| (p.open, p.unseen.map(|unseen| (unseen.class, unseen.margin)));
+        let found: Vec<_> = predictions.iter().flatten().map(open).collect();
+        // the third is of class 1, nearer to class 2 (0.6) than to what is seen (0.5)
+        let margins = [1.0 - 0.2, 0.0 - 0.9, 0.6f32 - 0.5].map(|margin| Some((2, Some(margin))));
+        assert_eq!(found, [Some(2), Some(1), Some(2)].into_iter().zip(margins).collect::<Vec<_>>());
         assert_eq!(said(predictions), [(2, 2, None), (1, 2, None), (0, 0, None)]);
         assert_eq!(scores_said, [1.0, 0.3, -1.0]);
         // a classifier that knows nothing of unseen classes says nothing of their images
         let predictions = evaluate(&test, &stream(), 1, None, |_| Ok(seen.clone().into())).unwrap();
+        assert!(predictions.iter().flatten().all(|p| (p.open, p.unseen) == (None, None)));
+        // before the first task all classes are unseen, after the last none is
+        let nothing = |_: &[f32]| unreachable!();
+        let before = evaluate(&test, &stream(), 0, Some(zero_shot), nothing).unwrap();
+        assert_eq!(before[0].map(|p| (p.open, p.unseen)), Some((Some(2), Some(Unseen { class: 2, margin: None }))));
+        let all = |_: &[f32]| Ok(vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.7, 0.8, 0.6].into());
+        let after = evaluate(&test, &stream(), 2, Some(zero_shot), all).unwrap();
+        assert_eq!(after[0].map(|p| (p.class, p.open, p.unseen)), Some((2, Some(2), None)));
         assert_eq!(predictions.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
     }
 

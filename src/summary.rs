@@ -11,9 +11,11 @@ use crate::{
     sheet::Sheet,
 };
 
-/// The scores of the table of methods.
+/// The scores of the table of methods. X-TAIL's are other means of the same accuracies, for who
+/// compares with its tables: the table `metrics` has them.
 fn scores() -> impl Iterator<Item = MetricName> {
-    MetricName::ALL.into_iter().filter(|metric| metric.is_final())
+    let is_other_mean = |metric: &MetricName| matches!(metric, MetricName::XTailTransfer | MetricName::XTailAverage);
+    MetricName::ALL.into_iter().filter(move |metric| metric.is_final() && !is_other_mean(metric))
 }
 
 /// The decimals that a score is shown with.

@@ -111,7 +111,14 @@ pub fn scores(history: &History, stream: &Stream) -> String {
         let metric = |m: &&Metric| m.on_task.is_none() && m.name == name;
         metrics.iter().find(metric).map(|m| format!("{} {:.1}", name.title(), m.value))
     };
-    let told = [MetricName::Faa, MetricName::Caa, MetricName::Forgetting, MetricName::CiTransfer];
+    let told = [
+        MetricName::Faa,
+        MetricName::Caa,
+        MetricName::Forgetting,
+        MetricName::CiTransfer,
+        MetricName::MeanOpenAccuracy,
+        MetricName::Harmonic,
+    ];
     let told: Vec<String> = told.into_iter().filter_map(value).collect();
     format!("accuracy in %\n{}\n\n{}\n", table.trim_fmt(), told.join("   "))
 }

@@ -57,6 +57,8 @@ enum Kind {
     NullableInt64,
     #[serde(rename = "float32")]
     Float32,
+    #[serde(rename = "float32?")]
+    NullableFloat32,
     #[serde(rename = "float64")]
     Float64,
     #[serde(rename = "float64?")]
@@ -182,7 +184,7 @@ impl Kind {
         match self {
             Kind::Utf8 | Kind::NullableUtf8 => DataType::Utf8,
             Kind::Int64 | Kind::NullableInt64 => DataType::Int64,
-            Kind::Float32 => DataType::Float32,
+            Kind::Float32 | Kind::NullableFloat32 => DataType::Float32,
             Kind::Float64 | Kind::NullableFloat64 => DataType::Float64,
             Kind::Vector => vector_type(dim),
         }
@@ -195,6 +197,7 @@ impl Kind {
             Kind::Int64 => "int64",
             Kind::NullableInt64 => "int64, nullable",
             Kind::Float32 => "float32",
+            Kind::NullableFloat32 => "float32, nullable",
             Kind::Float64 => "float64",
             Kind::NullableFloat64 => "float64, nullable",
             Kind::Vector => "fixed-size list of D float32",
