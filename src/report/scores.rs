@@ -182,13 +182,20 @@ pub fn transfer(scope: &Scope) -> Figure {
         point.with_tooltips().with_tooltip_labels([tip]).into()
     });
     let names: Vec<String> = methods.iter().map(|method| (*method).clone()).collect();
+    let metrics = [
+        MetricName::Faa,
+        MetricName::CiTransfer,
+        MetricName::CiTransferRaw,
+        MetricName::MeanOpenAccuracy,
+        MetricName::Harmonic,
+        MetricName::Ausuc,
+    ];
     let rows = methods.iter().map(|method| {
-        let metrics = [MetricName::Faa, MetricName::CiTransfer, MetricName::CiTransferRaw];
         let scores = metrics.map(|metric| spread(&all(method, metric), 1));
         [(*method).clone()].into_iter().chain(scores).collect()
     });
     let sheet = Sheet {
-        header: ["method", "FAA", "CI-Transfer", "CI-Transfer raw"].map(str::to_owned).into(),
+        header: ["method"].into_iter().chain(metrics.map(MetricName::title)).map(str::to_owned).collect(),
         rows: rows.collect(),
     };
     let described: Vec<String> =
@@ -208,7 +215,9 @@ pub fn transfer(scope: &Scope) -> Figure {
         ),
         note: format!(
             "FAA: mean over tasks after the last one. CI-Transfer: accuracy on the images of tasks not learned yet, among all \
-             classes. Bars are one standard deviation over {}.{without}",
+             classes. Open: accuracy on the images of tasks learned so far, among all classes too, as a classifier in use \
+             answers; H is the harmonic mean of the two, AUSUC the area under the curve that a bias of unseen classes \
+             draws. Bars are one standard deviation over {}.{without}",
             scope.orders_in_words()
         ),
         sheet: Some(sheet),
