@@ -75,11 +75,13 @@ pub struct Scores {
     pub open: Vec<f32>,
     /// Those that decide among the seen classes, if not the same ones.
     pub seen: Option<Vec<f32>>,
+    /// Those (N, C − n) of the classes that are not seen, if not the cosines with their text.
+    pub unseen: Option<Vec<f32>>,
 }
 
 impl From<Vec<f32>> for Scores {
     fn from(open: Vec<f32>) -> Self {
-        Scores { open, seen: None }
+        Scores { open, seen: None, unseen: None }
     }
 }
 
@@ -184,8 +186,11 @@ pub fn evaluate(
             let open = &learned.open[i * seen..(i + 1) * seen];
             // scores of all classes (C), with text features as long as they are, and at length 1
             let with_length: Vec<f32> = open.iter().copied().chain(raw.clone()).collect();
-            let normal: Vec<f32> =
-                open.iter().copied().chain(raw.zip(&lengths).map(|(x, length)| x / length)).collect();
+            let cosines = raw.zip(&lengths).map(|(x, length)| x / length);
+            let normal: Vec<f32> = match &learned.unseen {
+                Some(unseen) => [open, &unseen[i * lengths.len()..][..lengths.len()]].concat(),
+                None => open.iter().copied().chain(cosines).collect(),
+            };
             require_finite(&normal)?;
             let (answer, unseen) = among_all(&normal, among_seen);
             let open = zero_shot.map(|_| answer);
@@ -287,7 +292,7 @@ mod tests {
         let zero_shot = ZeroShot { features: &TEXT, is_raw: false };
         let open = vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5];
         let seen = vec![-1.0, -2.0, -5.0, -3.0, -1.0, -7.0];
-        let mut scores = |_: &[f32]| Ok(Scores { open: open.clone(), seen: Some(seen.clone()) });
+        let mut scores = |_: &[f32]| Ok(Scores { open: open.clone(), seen: Some(seen.clone()), unseen: None });
         let predictions = evaluate(&test, &stream(), 1, Some(zero_shot), &mut scores).unwrap();
         let scores_said: Vec<f32> = predictions.iter().flatten().map(|p| p.score).collect();
         // the second is a seen class by the open scores (0.9), and then class 1 by the decisive

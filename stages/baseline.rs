@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Features, NearestMean, RandomProjection, ReplayHead, Ridge, Shrinkage,
-        TextAndMean, ensemble,
+        Classifier, Covariance, Discriminant, Evidence, Features, NearestMean, RandomProjection, ReplayHead, Ridge,
+        Shrinkage, TextAndMean, ensemble, text,
     },
     clip::Checkpoint,
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
     evaluate::TestSet,
     generator::LatentStore,
-    method::{Learned, Learner, Prompted, Recipe, States, Statistics, ZeroShotTexts, score},
+    method::{Learned, Learner, Prompted, Recipe, States, Statistics, TextAndEvidence, ZeroShotTexts, score},
     metrics::History,
     prompt::{
         PromptConfig, backend,
@@ -57,6 +57,8 @@ pub enum Baseline {
     Ranpac(RanpacOptions),
     /// The mean of a class's text feature and its mean embedding
     Hybrid(HybridOptions),
+    /// Text and class statistics in one classifier, which tells learned and unlearned classes
+    Evidence(EvidenceOptions),
     /// A linear head, trained on draws from a Gaussian per past class
     Linear(RunOptions),
     /// Prompts that are tuned already and class statistics together, as in prompt-tune --statistics
@@ -121,6 +123,14 @@ pub struct HybridOptions {
 }
 
 #[derive(Args, Clone)]
+pub struct EvidenceOptions {
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    clip: ClipOptions,
+}
+
+#[derive(Args, Clone)]
 pub struct EnsembleOptions {
     #[command(flatten)]
     run: RunOptions,
@@ -172,6 +182,10 @@ pub fn run(options: &Options) -> Result<()> {
             let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
             setting.hybrid(baseline, &checkpoint, clip, options.weight)
         }
+        Baseline::Evidence(options) => {
+            let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
+            setting.evidence(baseline, &checkpoint, clip)
+        }
         Baseline::Linear(_) => {
             let head = ReplayHead::new(setting.test.dim(), Covariance::Full, setting.stream.draws());
             setting.learn(baseline, "linear", Value::Null, head)
@@ -201,6 +215,7 @@ impl Baseline {
             Baseline::Lda(o) => ("lda", json!({"shrinkage": o.shrinkage}), json!({"shrinkage": Shrinkage::Oas})),
             Baseline::Ranpac(o) => ("ranpac", json!({"features": o.features}), json!({"features": null})),
             Baseline::Hybrid(o) => ("hybrid", json!({"weight": o.weight}), json!({"weight": TEXT_WEIGHT})),
+            Baseline::Evidence(_) => ("evidence", json!({}), json!({})),
             Baseline::Linear(_) => ("linear", json!({}), json!({})),
             Baseline::Ensemble(o) => {
                 let default = json!({"method": "cgil", "weight": ensemble::WEIGHT});
@@ -218,6 +233,7 @@ impl Baseline {
             Baseline::Lda(o) => &o.run,
             Baseline::Ranpac(o) => &o.run,
             Baseline::Hybrid(o) => &o.run,
+            Baseline::Evidence(o) => &o.run,
             Baseline::Ensemble(o) => &o.run,
             Baseline::Finetune(o) | Baseline::Joint(o) => &o.run,
         }
@@ -242,7 +258,7 @@ const CLASS_STATISTICS: &str = "class-statistics";
 
 /// Class statistics that count `weight` beside prompts; none where they do not count.
 pub fn statistics<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f64) -> Option<Statistics<'a>> {
-    let learner = Learner { name: CLASS_STATISTICS, options: Value::Null };
+    let learner = Learner { name: CLASS_STATISTICS, options: Value::Null, looks_ahead: false };
     let states = || States::new(run, stream, learner, Discriminant::new(dim, Shrinkage::Oas));
     (weight > 0.0).then(|| Statistics { states: states(), weight })
 }
@@ -286,7 +302,7 @@ impl Setting {
         options: Value,
         classifier: impl Classifier,
     ) -> Result<()> {
-        let states = States::new(&self.run, &self.stream, Learner { name, options }, classifier);
+        let states = States::new(&self.run, &self.stream, Learner { name, options, looks_ahead: false }, classifier);
         let scored = baseline.options()?.1;
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
@@ -295,10 +311,22 @@ impl Setting {
         let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
         let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
         let classifier = TextAndMean::new(&text, self.test.dim(), weight)?;
-        let learner = Learner { name: "class-means", options: Value::Null };
+        let learner = Learner { name: "class-means", options: Value::Null, looks_ahead: false };
         let states = States::new(&self.run, &self.stream, learner, classifier);
         let scored = json!({"clip": clip, "template": texts::TEMPLATE, "weight": weight});
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
+    }
+
+    fn evidence(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel) -> Result<()> {
+        let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
+        let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
+        let keys = text::zero_shot(&text, self.stream.classes.len(), self.test.dim())?; // (C, P)
+        let logit_scale = f64::from(checkpoint.text_encoder(&tokenizer)?.logit_scale);
+        let evidence = Evidence::new(keys.into_iter().map(f64::from).collect(), self.test.dim(), logit_scale);
+        let options = json!({"clip": clip, "template": texts::TEMPLATE});
+        let learner = Learner { name: "evidence", options, looks_ahead: true };
+        let states = States::new(&self.run, &self.stream, learner, evidence);
+        self.score(baseline, &mut TextAndEvidence::new(&self.stream, text, clip, states))
     }
 
     /// Prompts that are there, and class statistics, together.

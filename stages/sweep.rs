@@ -29,8 +29,19 @@ use crate::{
 };
 
 /// What is compared unless methods are given.
-const METHODS: [&str; 10] =
-    ["cgil", "cgil,statistics=0.0", "zero-shot", "ncm", "lda", "ranpac", "hybrid", "linear", "finetune", "joint"];
+const METHODS: [&str; 11] = [
+    "cgil",
+    "cgil,statistics=0.0",
+    "zero-shot",
+    "evidence",
+    "ncm",
+    "lda",
+    "ranpac",
+    "hybrid",
+    "linear",
+    "finetune",
+    "joint",
+];
 
 #[derive(Args)]
 pub struct Options {

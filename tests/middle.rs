@@ -71,7 +71,7 @@ pub fn learn_all(run_dir: &Path, tasks: &str) {
         run(&baseline(run_dir, tasks, name, &[]));
     }
     run(&baseline(run_dir, tasks, "ranpac", &["--features", "60"]));
-    for name in ["zero-shot", "hybrid"] {
+    for name in ["zero-shot", "hybrid", "evidence"] {
         run(&baseline(run_dir, tasks, name, &["--model", path(&model)]));
     }
     run(&baseline(run_dir, tasks, "finetune", &[&["--model", path(&model)], &TUNE[..]].concat()));
@@ -185,8 +185,8 @@ fn nothing_is_learned_from_test_rows() {
     });
     let [clean, poisoned] = dirs.each_ref().map(|dir| dir.path().join("run"));
     let found = models(&clean);
-    // 4 kinds of generators, 4 + 2 ways to train prompts and 5 learners, after each of 3 tasks
-    assert_eq!(found.len(), 3 * (4 + 6 + 5), "{:?}", found.keys());
+    // 4 kinds of generators, 4 + 2 ways to train prompts and 6 learners, after each of 3 tasks
+    assert_eq!(found.len(), 3 * (4 + 6 + 6), "{:?}", found.keys());
     assert_same(&found, &models(&poisoned));
     // and yet they are scored on them
     for method in ["ncm", "lda", "zero-shot"] {

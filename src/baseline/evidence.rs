@@ -149,9 +149,14 @@ impl Evidence {
         Ok(())
     }
 
-    /// Scores of unit rows (N, D). `prompts` (n, D) are learned text features of the seen classes,
-    /// of length 1; zero-shot text is half of what counts then.
-    pub fn scores_of(&self, rows: &[f64], prompts: Option<&[f64]>) -> EvidenceScores {
+    /// Scores of embeddings (N, D), of any length. `prompts` (n, D) are learned text features of the
+    /// seen classes, of length 1; zero-shot text is half of what counts then.
+    pub fn scores_of(&self, embeddings: &[f32], prompts: Option<&[f64]>) -> EvidenceScores {
+        self.scores_of_unit(&unit_rows(embeddings, self.statistics.dim()), prompts)
+    }
+
+    /// As [`Evidence::scores_of`], of rows of length 1.
+    fn scores_of_unit(&self, rows: &[f64], prompts: Option<&[f64]>) -> EvidenceScores {
         let (n, all) = (self.seen(), self.classes());
         let mut over_all = self.logits(rows, &self.text); // (N, C)
         let mut seen: Vec<f64> = over_all.chunks_exact(all).flat_map(|row| &row[..n]).copied().collect(); // (N, n)
@@ -237,7 +242,7 @@ impl Classifier for Evidence {
     }
 
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        let scores = self.scores_of(&unit_rows(embeddings, self.statistics.dim()), None);
+        let scores = self.scores_of(embeddings, None);
         scores.seen.into_iter().map(|x| x as f32).collect()
     }
 
@@ -408,7 +413,7 @@ mod tests {
             let truth: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
             let left_out = evidence.model.as_ref().unwrap().left_out(&rows, &truth);
             assert_close("left out", &left_out, &own("left_out"), 1e-6);
-            let scores = evidence.scores_of(&at("test"), Some(&own("prompts")));
+            let scores = evidence.scores_of_unit(&at("test"), Some(&own("prompts")));
             assert_close("among seen", &scores.seen, &own("seen"), 1e-6);
             assert_close("over all", &scores.all, &own("over_all"), 1e-6);
         }
@@ -524,7 +529,7 @@ mod tests {
             let mut evidence = Evidence::new(text(6, 6), 6, 20.0);
             for classes in &tasks {
                 learn(&mut evidence, classes);
-                let scores = evidence.scores_of(&text(6, 6), None);
+                let scores = evidence.scores_of_unit(&text(6, 6), None);
                 assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
                 let Chosen { shrinkage, weight, bias } = evidence.chosen();
                 assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
@@ -534,7 +539,7 @@ mod tests {
         // 40 values, 12 rows
         let mut evidence = Evidence::new(text(6, 40), 40, 20.0);
         learn(&mut evidence, &(0..6).map(|class| drawn(class, 2, 40)).collect::<Vec<_>>());
-        let scores = evidence.scores_of(&unit_rows(drawn(2, 2, 40).1.values(), 40), None).seen;
+        let scores = evidence.scores_of(drawn(2, 2, 40).1.values(), None).seen;
         assert_eq!([first_highest(&scores[..6]), first_highest(&scores[6..])], [2, 2]);
     }
 

@@ -3,12 +3,14 @@
 //! task. So nothing is trained twice, however many ways it is scored.
 
 mod classifier;
+mod evidence;
 mod prompted;
 mod recipe;
 mod states;
 mod zero_shot;
 
 pub use classifier::Learned;
+pub use evidence::TextAndEvidence;
 pub use prompted::{Prompted, Statistics};
 pub use recipe::{Recipe, score};
 pub use states::{Learner, States};

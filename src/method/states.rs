@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    artefact::{self, Input, Plan, slug},
+    artefact::{self, Input, Manifest, Plan, slug},
     baseline::{Classifier, State, learn_task},
     hash::canonical,
     profile::{Phase, time},
@@ -28,6 +28,9 @@ pub struct Learner {
     pub name: &'static str,
     /// The options that decide what it keeps.
     pub options: Value,
+    /// Whether the names of classes that are learned later count: then the state is of the tasks
+    /// that the stream had when it was made.
+    pub looks_ahead: bool,
 }
 
 /// The states of a classifier on a stream.
@@ -59,13 +62,29 @@ impl<'a, C: Classifier> States<'a, C> {
 
     fn plan(&self, learned: usize) -> Result<Plan> {
         let before = if learned > 1 { Some(self.input(learned - 1)?) } else { None };
-        Ok(self.plan_after(before, learned))
+        self.plan_after(before, learned)
     }
 
-    fn plan_after(&self, before: Option<Input>, learned: usize) -> Plan {
-        let Learner { name, options } = &self.learner;
-        let options = json!({"learner": name, "options": options, "seed": self.stream.draws()});
-        let plan = Plan::new(&artefact::STATISTICS, options).with("stream", self.stream.input(learned - 1));
+    fn plan_after(&self, before: Option<Input>, learned: usize) -> Result<Plan> {
+        if !self.learner.looks_ahead {
+            return Ok(self.plan_of(before, learned, learned));
+        }
+        // what is there may have been made when the stream had fewer tasks
+        let (made, now) = (Manifest::find(&self.step_dir(learned), &artefact::STATISTICS)?, self.stream.tasks());
+        let of = |known: usize| self.plan_of(before.clone(), learned, known);
+        let known =
+            (learned..=now).rev().find(|&known| made.as_ref().is_some_and(|m| m.identity == of(known).identity()));
+        Ok(of(known.unwrap_or(now)))
+    }
+
+    /// What the state after `learned` tasks is made from where the first `known` count.
+    fn plan_of(&self, before: Option<Input>, learned: usize, known: usize) -> Plan {
+        let Learner { name, options, looks_ahead } = &self.learner;
+        let mut options = json!({"learner": name, "options": options, "seed": self.stream.draws()});
+        if *looks_ahead {
+            options["learned"] = learned.into();
+        }
+        let plan = Plan::new(&artefact::STATISTICS, options).with("stream", self.stream.input(known - 1));
         before.into_iter().fold(plan, |plan, before| plan.with("before", before))
     }
 
@@ -74,7 +93,7 @@ impl<'a, C: Classifier> States<'a, C> {
     pub fn input(&self, learned: usize) -> Result<Input> {
         let mut before = None;
         for step in 1..=learned {
-            let identity = self.plan_after(before.take(), step).identity();
+            let identity = self.plan_after(before.take(), step)?.identity();
             before = Some(Input::new(self.run.dir(), &self.step_dir(step), identity));
         }
         before.context("there is no state before the first task")
