@@ -35,7 +35,8 @@ pub struct Prediction {
     /// The class with the highest score: for an image of a seen class among the seen ones, else
     /// among all.
     pub class: usize,
-    /// Its score: for an image of an unseen class its cosine, else the classifier's own.
+    /// Its score: for an image of an unseen class the open one, most often a cosine, else the
+    /// classifier's own.
     pub score: f32,
     /// The class with the highest score among those of the image's own task, as if the task were
     /// known.
@@ -71,7 +72,8 @@ pub struct ZeroShot<'a> {
 
 /// Scores (N, n) of N embeddings for the n seen classes.
 pub struct Scores {
-    /// Those that unseen classes are compared with: where there are such, cosines.
+    /// Those that the scores of unseen classes are compared with: cosines, unless `unseen` says
+    /// otherwise.
     pub open: Vec<f32>,
     /// Those that decide among the seen classes, if not the same ones.
     pub seen: Option<Vec<f32>>,

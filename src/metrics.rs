@@ -409,8 +409,9 @@ impl History {
             let raw: Vec<Vec<f64>> = self.steps.iter().map(|step| step.raw.clone()).collect();
             let zero_shot = self.zero_shot.as_deref();
             // over the steps with tasks to come
+            let is_early = |t: &usize| matrix[*t][t + 1..].iter().any(|accuracy| accuracy.is_finite());
             let to_come = |score: &dyn Fn(usize) -> f64| {
-                (zero_shot.is_some() && tasks > 1).then(|| mean(known((0..tasks - 1).map(score))))
+                (zero_shot.is_some() && tasks > 1).then(|| mean(known((0..tasks - 1).filter(is_early).map(score))))
             };
             let open = to_come(&|t| self.open_accuracy(t));
             let optional = [

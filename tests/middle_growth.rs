@@ -172,6 +172,9 @@ fn a_second_source_becomes_a_task_that_leaves_the_first_ones_as_they_are() {
             value("transfer_accuracy", "after_task = 1 AND on_task = 2")
         );
         assert_eq!(value("ci_transfer", "after_task = 3"), value("ci_transfer", "after_task = 2"));
+        // so is open accuracy: after task 2 no class was to come
+        let open = value("mean_open_accuracy", "after_task = 3");
+        assert_eq!(open, value("open_accuracy", "after_task = 1 AND on_task IS NULL"));
         assert_eq!(
             value("fwt", "after_task = 3"),
             value("transfer_accuracy", "after_task = 1 AND on_task = 2")

@@ -65,9 +65,9 @@ pub struct Evidence {
 #[derive(Clone)]
 struct Tally {
     hits: Vec<f64>,   // (shrinkages, weights), rows
-    unseen: Vec<f64>, // (biases), means over tasks
-    seen: Vec<f64>,   // (biases), means over tasks
-    tests: f64,       // tasks whose rows were tested before they were learned
+    unseen: Vec<f64>, // (biases), shares of the rows of a task before it was learned, over tasks
+    seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
+    tasks: [f64; 2],  // that `unseen` and `seen` are sums over
 }
 
 /// Scores of rows, of text and evidence together.
@@ -90,7 +90,7 @@ impl Evidence {
                 hits: vec![0.0; SHRINKAGES.len() * WEIGHTS.len()],
                 unseen: vec![0.0; BIASES],
                 seen: vec![0.0; BIASES],
-                tests: 0.0,
+                tasks: [0.0; 2],
             },
             chosen: Chosen { shrinkage: 0.0, weight: 0.25, bias: 4.0 },
             model: None,
@@ -111,7 +111,9 @@ impl Evidence {
         if let Some(model) = &self.model
             && before >= FEWEST_FOR_TEXT
         {
-            self.tally.test_unseen(&self.over_all(model, &rows), &truth, before, self.classes());
+            let hits = self.unseen_hits(model, &rows, &truth);
+            self.tally.unseen.iter_mut().zip(hits).for_each(|(sum, hits)| *sum += hits / truth.len() as f64);
+            self.tally.tasks[0] += 1.0;
         }
         self.statistics.add(classes);
         let spread = Spread::of(&self.statistics)?;
@@ -136,11 +138,9 @@ impl Evidence {
         if self.seen() < self.classes() {
             let share = |hits: &f64| hits / truth.len() as f64;
             self.tally.seen.iter_mut().zip(&judged[place].seen).for_each(|(sum, hits)| *sum += share(hits));
-            if self.tally.tests > 0.0 {
-                let worse =
-                    |(unseen, seen): (&f64, &f64)| (unseen / self.tally.tests).min(seen / (self.tally.tests + 1.0));
-                let worse: Vec<f64> = self.tally.unseen.iter().zip(&self.tally.seen).map(worse).collect();
-                self.chosen.bias = bias_at(first_highest(&worse));
+            self.tally.tasks[1] += 1.0;
+            if let Some(bias) = self.tally.bias() {
+                self.chosen.bias = bias;
             }
         }
         let (shrinkage, model) = models.swap_remove(place);
@@ -204,11 +204,24 @@ impl Evidence {
         logits
     }
 
-    /// Scores (N, C) by which seen and unseen classes are told apart, without the bias.
-    fn over_all(&self, model: &Model, rows: &[f64]) -> Vec<f64> {
-        let mut scores = self.logits(rows, &self.text);
-        scores.iter_mut().zip(model.evidence(rows)).for_each(|(x, evidence)| *x += GATE * evidence);
-        scores
+    /// For each bias the rows (N, D) of classes that are not learned yet, `truth` (N), that are
+    /// answered right where all classes are candidates.
+    fn unseen_hits(&self, model: &Model, rows: &[f64], truth: &[usize]) -> Vec<f64> {
+        let (dim, seen, mut found) = (self.statistics.dim(), self.seen(), vec![0.0; BIASES]);
+        for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
+            let mut scores = self.logits(rows, &self.text); // (B, C)
+            scores.iter_mut().zip(model.evidence(rows)).for_each(|(x, evidence)| *x += GATE * evidence);
+            for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
+                let (best, unseen) = highest(scores[seen..].iter().copied());
+                if seen + best == class {
+                    let known = highest(scores[..seen].iter().copied()).1;
+                    for (place, hits) in found.iter_mut().enumerate() {
+                        *hits += f64::from(u8::from(unseen + bias_at(place) > known));
+                    }
+                }
+            }
+        }
+        found
     }
 
     /// What each model hits of rows of the classes `truth`, each left out.
@@ -248,13 +261,13 @@ impl Classifier for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tests } = &self.tally;
+        let Tally { hits, unseen, seen, tasks } = &self.tally;
         let Chosen { shrinkage, weight, bias } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
-        state.insert("tests".into(), flat(&[*tests]));
+        state.insert("tasks".into(), flat(tasks));
         state.insert("chosen".into(), flat(&[shrinkage, weight, bias]));
         state
     }
@@ -264,7 +277,7 @@ impl Classifier for Evidence {
             hits: take(&mut state, "hits", &[SHRINKAGES.len(), WEIGHTS.len()])?,
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
             seen: take(&mut state, "seen_hits", &[BIASES])?,
-            tests: take(&mut state, "tests", &[1])?[0],
+            tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
         };
         let chosen = take(&mut state, "chosen", &[3])?;
         let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2] };
@@ -283,7 +296,7 @@ impl Classifier for Evidence {
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
         let Tally { hits, unseen, seen, .. } = &self.tally;
-        Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 4) * size_of::<f64>() }
+        Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 5) * size_of::<f64>() }
     }
 }
 
@@ -325,21 +338,14 @@ impl Judged {
 }
 
 impl Tally {
-    /// Adds a task whose rows of the classes `truth` were tested as images of unseen classes: by
-    /// scores (N, C), the first `seen` of them of seen classes.
-    fn test_unseen(&mut self, scores: &[f64], truth: &[usize], seen: usize, classes: usize) {
-        let mut hits = vec![0.0; BIASES];
-        for (scores, &class) in scores.chunks_exact(classes).zip(truth) {
-            let (best, unseen) = highest(scores[seen..].iter().copied());
-            if seen + best == class {
-                let known = highest(scores[..seen].iter().copied()).1;
-                for (place, hits) in hits.iter_mut().enumerate() {
-                    *hits += f64::from(u8::from(unseen + bias_at(place) > known));
-                }
-            }
-        }
-        self.unseen.iter_mut().zip(hits).for_each(|(sum, hits)| *sum += hits / truth.len() as f64);
-        self.tests += 1.0;
+    /// The bias at which the worse of seen and unseen classes is told best; none where no task has
+    /// been tested before it was learned, or nothing was hit.
+    fn bias(&self) -> Option<f64> {
+        let [unseen_tasks, seen_tasks] = self.tasks;
+        let worse =
+            self.unseen.iter().zip(&self.seen).map(|(unseen, seen)| (unseen / unseen_tasks).min(seen / seen_tasks));
+        let (place, best) = highest(worse);
+        (unseen_tasks > 0.0 && best > 0.0).then(|| bias_at(place))
     }
 }
 
@@ -362,8 +368,10 @@ mod tests {
     use crate::{
         baseline::covariance::add_scatter,
         dense::symmetric::Cholesky,
+        evaluate::{Scores, TestSet, ZeroShot, evaluate},
         rng::{Draw, Rng},
         rows::{Rows, Train},
+        stream::Stream,
         task::Class,
     };
 
@@ -394,6 +402,63 @@ mod tests {
         classes
     }
 
+    /// What is answered by these scores where all classes are candidates.
+    fn answers(scores: &EvidenceScores, rows: &[f64], seen: usize, dim: usize) -> Vec<f64> {
+        let (n, all) = (rows.len() / dim, scores.all.len() / (rows.len() / dim));
+        let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
+        let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
+        let test = TestSet {
+            sources: vec!["base".into(); n],
+            sample_ids: (0..n).map(|i| i.to_string()).collect(),
+            classes: vec![0; n],
+            rows: Rows::new(dim, rows.iter().map(|&x| x as f32).collect()),
+        };
+        let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
+        let given = |_: &[f32]| {
+            Ok(Scores {
+                open: single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen])),
+                seen: Some(single(&mut scores.seen.iter())),
+                unseen: Some(single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[seen..]))),
+            })
+        };
+        let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };
+        let found = evaluate(&test, &stream, 1, Some(zero_shot), given).unwrap();
+        found.into_iter().map(|p| p.unwrap().open.unwrap() as f64).collect()
+    }
+
+    /// With more classes than dimensions the other one of the two matrices is decomposed, of the
+    /// same text in more dimensions, all 0, the first.
+    #[test]
+    fn the_map_is_the_same_with_more_classes_than_dimensions() {
+        let (n, dim, wide) = (9, 3, 12);
+        let noise: Vec<f64> =
+            Rng::new(5, Draw::Embeddings, &[]).normals(2 * n * dim + dim * dim).into_iter().map(f64::from).collect();
+        let (text, rest) = noise.split_at(n * dim);
+        let (means, whitener) = rest.split_at(n * dim);
+        let padded = |rows: &[f64]| -> Vec<f64> {
+            rows.chunks_exact(dim).flat_map(|row| row.iter().copied().chain(vec![0.0; wide - dim])).collect()
+        };
+        let mut wide_whitener = padded(whitener);
+        wide_whitener.resize(wide * wide, 0.0);
+        let narrow = Text::new(text, dim).unwrap().map(means, whitener);
+        let wider = Text::new(&padded(text), wide).unwrap().map(&padded(means), &wide_whitener);
+        assert_close("residuals", &padded(&narrow.residuals), &wider.residuals, 1e-9);
+        assert_close("means", &padded(&narrow.predict(text)), &wider.predict(&padded(text)), 1e-9);
+        assert!(narrow.residuals.iter().any(|x| x.abs() > 1e-3));
+    }
+
+    #[test]
+    fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
+        let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
+            let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
+            Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks }.bias()
+        };
+        // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
+        assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
+        assert_eq!(tally([0.0; 3], [4.0; 3], [2.0, 4.0]), None);
+        assert_eq!(tally([0.0; 3], [4.0; 3], [0.0, 4.0]), None);
+    }
+
     #[test]
     fn scores_and_what_is_chosen_are_the_references() {
         let golden = golden();
@@ -416,6 +481,7 @@ mod tests {
             let scores = evidence.scores_of_unit(&at("test"), Some(&own("prompts")));
             assert_close("among seen", &scores.seen, &own("seen"), 1e-6);
             assert_close("over all", &scores.all, &own("over_all"), 1e-6);
+            assert_eq!(answers(&scores, &at("test"), evidence.seen(), dim), own("predicted"), "task {t}");
         }
     }
 
@@ -533,6 +599,13 @@ mod tests {
                 assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
                 let Chosen { shrinkage, weight, bias } = evidence.chosen();
                 assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
+                // rows that are all equal are told from the others by them alone
+                if what == "equal rows" {
+                    for (c, (_, rows)) in classes.iter().enumerate() {
+                        let (n, scores) = (evidence.seen(), evidence.scores(rows.row(0)));
+                        assert_eq!(highest(scores.iter().map(|&x| x.into())).0, n - classes.len() + c, "{what}");
+                    }
+                }
             }
             assert_eq!(evidence.seen(), tasks.iter().map(Vec::len).sum::<usize>());
         }
@@ -560,7 +633,8 @@ mod tests {
         assert_eq!(restored.chosen(), evidence.chosen());
         let bytes: usize = evidence.state().values().map(|(_, values)| values.len() * size_of::<f64>()).sum();
         assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
-        for (name, values) in [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0]), ("tests", vec![f64::NAN])] {
+        for (name, values) in [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0]), ("tasks", vec![f64::NAN, 1.0])]
+        {
             let mut state = evidence.state();
             state.insert(name.into(), (vec![values.len()], values));
             assert!(restored.restore(state).is_err(), "{name}");

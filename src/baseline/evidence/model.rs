@@ -18,8 +18,9 @@ const LEAST_REMAINDER: f64 = 0.02;
 /// Least variance of unit rows, for classes whose rows are all equal.
 const LEAST_VARIANCE: f64 = 1e-12;
 
-/// Squared distances below this are none.
-const NO_DISTANCE: f64 = 1e-300;
+/// What a squared distance is at least, as a share of the row's squared length: what it is
+/// computed to.
+const EXACT: f64 = 1e-15;
 
 /// The directions of the scatter, and how far it is shrunk at least: made once a task.
 pub(super) struct Spread {
@@ -117,7 +118,8 @@ impl Model {
             let mut distances = self.distances(&z); // (B, C)
             for (z, distances) in z.chunks_exact(self.dim).zip(distances.chunks_exact_mut(self.classes())) {
                 let background = square(z.iter().zip(&self.centre).map(|(z, centre)| z - centre));
-                distances.iter_mut().for_each(|distance| *distance = self.ratio(*distance, background));
+                let least = EXACT * square(z.iter().copied());
+                distances.iter_mut().for_each(|distance| *distance = self.ratio(*distance, background, least));
             }
             found.extend(distances);
         }
@@ -156,7 +158,7 @@ impl Model {
             let offset: Vec<f64> = (0..dim).map(|j| z[j] - own(j)).collect();
             let from_centre = || z.iter().zip(&self.centre).map(|(z, centre)| z - centre);
             let background = square(from_centre()) + downdate * dot(from_mean, from_centre()).powi(2);
-            let of_row = dot(from_mean, z.iter().copied());
+            let (of_row, least) = (dot(from_mean, z.iter().copied()), EXACT * square(z.iter().copied()));
             let distances = &mut distances[row * all..][..all];
             for (c, (distance, along)) in distances.iter_mut().zip(&along[row * all..][..all]).enumerate() {
                 let (square, along) = if c == class {
@@ -164,7 +166,7 @@ impl Model {
                 } else {
                     (*distance, of_row - along)
                 };
-                *distance = self.ratio(square + downdate * along * along, background);
+                *distance = self.ratio(square + downdate * along * along, background, least);
             }
         }
         distances
@@ -182,8 +184,10 @@ impl Model {
         distances
     }
 
-    fn ratio(&self, distance: f64, background: f64) -> f64 {
-        -0.5 * self.dim as f64 * (distance.max(NO_DISTANCE) / background.max(NO_DISTANCE)).ln()
+    /// The evidence of squared distances, which are `least` at least.
+    fn ratio(&self, distance: f64, background: f64, least: f64) -> f64 {
+        let clamped = |x: f64| if x < least { least } else { x }; // what is no number stays none
+        -0.5 * self.dim as f64 * (clamped(distance) / clamped(background)).ln()
     }
 
     /// Number of classes, C.
