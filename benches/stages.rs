@@ -5,10 +5,13 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use cgil::{
+    baseline::{Classifier, Evidence, Examples},
     clip::{Checkpoint, image::Workspace},
+    dense::cosine::normalise,
     generator::{Vae, VaeConfig},
     prompt::{PromptConfig, cpu::Prompts},
     rng::{Draw, Rng},
+    rows::{Rows, Train},
     task::Class,
 };
 use divan::{Bencher, counter::ItemsCount};
@@ -47,6 +50,26 @@ fn prompt_step(bencher: Bencher, classes: usize) {
     let mut prompts = Prompts::new(encoder, &tokenizer, &names, &PromptConfig::default(), 0).expect("prompts");
     let labels: Vec<u32> = (0..128).map(|i| i % classes as u32).collect();
     bencher.bench_local(|| prompts.loss(classes, &embeddings, &labels));
+}
+
+/// Evidence of classes in 10 tasks: learning each, and scoring 1,000 embeddings after it.
+#[divan::bench(args = [100, 1000], sample_count = 1, sample_size = 1)]
+fn evidence(bencher: Bencher, classes: usize) {
+    const DIM: usize = 768;
+    const ROWS: usize = 20;
+    let names: Vec<Class> = (0..classes).map(|i| Class { label: i as i64, name: format!("class {i}") }).collect();
+    let mut text = noise(classes * DIM);
+    normalise(&mut text, DIM);
+    let own = noise(classes * ROWS * DIM);
+    let rows: Vec<Rows<Train>> = own.chunks_exact(ROWS * DIM).map(|rows| Rows::new(DIM, rows.to_vec())).collect();
+    bencher.counter(ItemsCount::new(classes)).bench_local(|| {
+        let mut evidence = Evidence::new(text.iter().map(|&x| x.into()).collect(), DIM, 100.0);
+        for (names, rows) in names.chunks(classes / 10).zip(rows.chunks(classes / 10)) {
+            let task: Vec<Examples> = names.iter().zip(rows).map(|(class, rows)| Examples { class, rows }).collect();
+            evidence.learn(&task).expect("rows that can be learned");
+            evidence.scores_of(&own[..1000 * DIM], None);
+        }
+    });
 }
 
 /// A batch of images through the embedded CLIP's image encoder, on one thread.
