@@ -318,7 +318,9 @@ fn an_ensemble_takes_prompts_of_the_same_tasks_only_and_leaves_unseen_classes_to
     let asked = ["--tasks", "3", "--method", method];
     fails(&[&ensemble[..6], &asked].concat(), &["have not learned all tasks"]);
     fs::rename(&last.1, &last.0).unwrap();
-    // before the first task there are no statistics
+    // before the first task there are no statistics, and what computed the prompts is recorded
+    let scored = only(&run_dir, "results", "dataset-order-tasks-3", "ensemble").join("task-01/manifest.json");
+    assert!(fs::read_to_string(scored).unwrap().contains("\"device\": \"cpu\""));
     let before = only(&run_dir, "results", "dataset-order-tasks-3", "ensemble").join("task-00");
     assert!(before.join("predictions.parquet").exists() && !before.join("statistics_head.parquet").exists());
 }
