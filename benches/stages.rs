@@ -67,7 +67,7 @@ fn evidence(bencher: Bencher, classes: usize) {
         for (names, rows) in names.chunks(classes / 10).zip(rows.chunks(classes / 10)) {
             let task: Vec<Examples> = names.iter().zip(rows).map(|(class, rows)| Examples { class, rows }).collect();
             evidence.learn(&task).expect("rows that can be learned");
-            evidence.scores_of(&own[..1000 * DIM], None);
+            evidence.open_scores(&own[..1000 * DIM], None);
         }
     });
 }

@@ -260,7 +260,25 @@ const CLASS_STATISTICS: &str = "class-statistics";
 pub fn statistics<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f64) -> Option<Statistics<'a>> {
     let learner = Learner { name: CLASS_STATISTICS, options: Value::Null, looks_ahead: false };
     let states = || States::new(run, stream, learner, Discriminant::new(dim, Shrinkage::Oas));
-    (weight > 0.0).then(|| Statistics { states: states(), weight })
+    (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
+}
+
+/// Zero-shot text features (C, P), not normalised, in a template, and the evidence beside them.
+pub fn evidence<'a>(
+    run: &'a Run,
+    stream: &'a Stream,
+    checkpoint: &Checkpoint,
+    clip: &TextModel,
+    template: &str,
+) -> Result<(Vec<f32>, States<'a, Evidence>)> {
+    let (tokenizer, classes) = (checkpoint.tokenizer()?, stream.classes.len());
+    let text = texts::features(checkpoint, &tokenizer, &stream.classes, &[template.to_owned()])?; // (C, P)
+    let dim = text.len() / classes;
+    let keys = text::zero_shot(&text, classes, dim)?.into_iter().map(f64::from).collect(); // (C, P)
+    let logit_scale = f64::from(checkpoint.text_encoder(&tokenizer)?.logit_scale);
+    let options = json!({"clip": clip, "template": template});
+    let learner = Learner { name: "evidence", options, looks_ahead: true };
+    Ok((text, States::new(run, stream, learner, Evidence::new(keys, dim, logit_scale))))
 }
 
 /// What a baseline works on.
@@ -318,14 +336,7 @@ impl Setting {
     }
 
     fn evidence(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel) -> Result<()> {
-        let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
-        let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
-        let keys = text::zero_shot(&text, self.stream.classes.len(), self.test.dim())?; // (C, P)
-        let logit_scale = f64::from(checkpoint.text_encoder(&tokenizer)?.logit_scale);
-        let evidence = Evidence::new(keys.into_iter().map(f64::from).collect(), self.test.dim(), logit_scale);
-        let options = json!({"clip": clip, "template": texts::TEMPLATE});
-        let learner = Learner { name: "evidence", options, looks_ahead: true };
-        let states = States::new(&self.run, &self.stream, learner, evidence);
+        let (text, states) = evidence(&self.run, &self.stream, checkpoint, &clip, texts::TEMPLATE)?;
         self.score(baseline, &mut TextAndEvidence::new(&self.stream, text, clip, states))
     }
 

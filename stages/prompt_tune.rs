@@ -1,7 +1,7 @@
 //! Stage 3: prompts learned task after task from real and generated embeddings, and what they are
 //! worth.
 
-use std::{path::PathBuf, time::Instant};
+use std::{fmt, path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -9,7 +9,7 @@ use cgil::{
     device::{DeviceChoice, class_of},
     evaluate::TestSet,
     generator::{Kind, LatentStore},
-    method::{Prompted, score},
+    method::{Prompted, Statistics, score},
     profile::{Phase, time},
     prompt::{
         Current, PromptConfig, backend,
@@ -23,7 +23,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    baseline::statistics,
+    baseline::{evidence, statistics},
     checkpoint::{self, ClipOptions},
     options::{OrderOptions, PromptOptions, TaskOptions, choice, share},
     terminal,
@@ -49,15 +49,53 @@ pub struct Options {
     #[command(flatten)]
     config: PromptOptions,
     /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the
-    /// prompts when learned classes are told apart, 0 to 1; 0 is the paper's
-    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = share)]
-    statistics: f64,
+    /// prompts when learned classes are told apart, 0 to 1; 0 is the paper's. Or evidence: these and
+    /// zero-shot text in one score, which also tells classes that are not learned
+    #[arg(long, default_value_t = Beside::Weight(ensemble::WEIGHT), value_parser = beside)]
+    statistics: Beside,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
+}
+
+/// What is asked beside the prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Beside {
+    /// Linear discriminant analysis, which counts so much.
+    Weight(f64),
+    Evidence,
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Beside::Weight(weight) => weight.fmt(f),
+            Beside::Evidence => f.write_str(EVIDENCE),
+        }
+    }
+}
+
+impl Beside {
+    /// As methods' names have it.
+    fn value(self) -> Value {
+        match self {
+            Beside::Weight(weight) => weight.into(),
+            Beside::Evidence => EVIDENCE.into(),
+        }
+    }
+}
+
+const EVIDENCE: &str = "evidence";
+
+/// Parses what is asked beside the prompts.
+fn beside(text: &str) -> std::result::Result<Beside, String> {
+    match text {
+        EVIDENCE => Ok(Beside::Evidence),
+        _ => share(text).map(Beside::Weight).map_err(|_| format!("expected a number from 0 to 1, or {EVIDENCE}")),
+    }
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -74,8 +112,14 @@ pub fn run(options: &Options) -> Result<()> {
     config.check()?;
     config.check_size(stream.classes.len(), test.dim())?;
     let replay = Replay::Generated(&latents, options.current);
+    let statistics = match options.statistics {
+        Beside::Weight(weight) => statistics(&run, &stream, test.dim(), weight),
+        Beside::Evidence => {
+            let (_, states) = evidence(&run, &stream, &checkpoint, &clip, &config.template)?;
+            Some(Statistics::Evidence(Box::new(states)))
+        }
+    };
     let training = Training::new(&run, &stream, &options.prompts()?, &config, clip, replay, class_of(&device));
-    let statistics = statistics(&run, &stream, test.dim(), options.statistics);
     let progress = terminal::bar("prompt-tune", stream.tasks() * config.epochs);
     let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
     let tick = |task, loss| terminal::tick(&progress, task, stream.tasks(), config.epochs, loss);
@@ -91,7 +135,7 @@ impl Options {
     /// What tables call the method with these options.
     pub fn method(&self) -> Result<String> {
         let mut own = self.training()?;
-        own["statistics"] = self.statistics.into();
+        own["statistics"] = self.statistics.value();
         let mut default = default_training()?;
         default["statistics"] = ensemble::WEIGHT.into();
         Ok(method_name("cgil", &own, &default))

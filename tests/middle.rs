@@ -64,6 +64,7 @@ pub fn learn_all(run_dir: &Path, tasks: &str) {
         &["--current", "real", "--statistics", "0"],
         &["--current", "both"],
         &["--generator", "gaussian", "--statistics", "0"],
+        &["--statistics", "evidence"],
     ] {
         run(&tune(run_dir, &model, more));
     }

@@ -151,3 +151,46 @@ fn prompts_and_statistics_are_weighed_as_their_tables_say() {
         }
     }
 }
+
+/// Prompts are half of what text counts beside the evidence; whether a class is seen is not theirs.
+#[test]
+fn prompts_beside_evidence_move_the_scores_of_seen_classes_by_half_of_what_they_learned() {
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
+    run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
+    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "evidence"]));
+    run(&["baseline", "evidence", "--run", path(&run_dir), "--model", path(&model), "--tasks", "3"]);
+    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();
+    let mut moved = 0;
+    for learned in [1, 3] {
+        let texts = |after: usize| {
+            rows_of(&run_dir, &format!("SELECT embedding FROM text_features WHERE after_task = {after} ORDER BY label"))
+        };
+        let (prompts, zero_shot) = (texts(learned), texts(0));
+        let images = rows_of(
+            &run_dir,
+            &format!(
+                "SELECT a.predicted, a.candidates, a.score - b.score AS more, a.predicted_unseen AS own, \
+                 b.predicted_unseen AS others, COALESCE(a.margin - b.margin, 0) AS margin, e.embedding FROM predictions a \
+                 JOIN predictions b ON a.sample_id = b.sample_id AND a.after_task = b.after_task \
+                 JOIN embeddings e ON a.sample_id = e.sample_id WHERE a.after_task = {learned} \
+                 AND a.method LIKE 'cgil%' AND b.method = 'evidence' AND a.predicted = b.predicted"
+            ),
+        );
+        assert!(images.len() > 12, "{}", images.len());
+        for image in images {
+            assert_eq!((&image["own"], image["margin"].as_f64()), (&image["others"], Some(0.0)));
+            if image["candidates"] != "seen" {
+                continue;
+            }
+            let (x, class) = (vector(&image["embedding"]), image["predicted"].as_u64().unwrap() as usize);
+            let cosine = |texts: &[Value]| dot(&x, &vector(&texts[class]["embedding"])) / dot(&x, &x).sqrt();
+            let expected = 0.5 * logit_scale * (cosine(&prompts) - cosine(&zero_shot));
+            let more = image["more"].as_f64().unwrap();
+            assert!((more - expected).abs() < 1e-3, "{more}, not {expected}");
+            moved += usize::from(expected.abs() > 0.01);
+        }
+    }
+    assert!(moved > 10, "{moved}");
+}

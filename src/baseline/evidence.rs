@@ -16,7 +16,7 @@ use super::{
     classifier::{Classifier, Examples, State, Stored, take},
     statistics::ClassStatistics,
 };
-use crate::dense::product::Matrix;
+use crate::{dense::product::Matrix, evaluate::Scores};
 
 /// Least shrinkages that are tried, each not below oracle approximating shrinkage.
 const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
@@ -71,11 +71,9 @@ struct Tally {
 }
 
 /// Scores of rows, of text and evidence together.
-pub struct EvidenceScores {
-    /// Among the seen classes (N, n).
-    pub seen: Vec<f64>,
-    /// Over all classes (N, C), by which seen and unseen ones are told apart.
-    pub all: Vec<f64>,
+struct Together {
+    seen: Vec<f64>, // (N, n), among the seen classes
+    all: Vec<f64>,  // (N, C), over all classes, by which seen and unseen ones are told apart
 }
 
 impl Evidence {
@@ -149,22 +147,29 @@ impl Evidence {
         Ok(())
     }
 
-    /// Scores of embeddings (N, D), of any length. `prompts` (n, D) are learned text features of the
-    /// seen classes, of length 1; zero-shot text is half of what counts then.
-    pub fn scores_of(&self, embeddings: &[f32], prompts: Option<&[f64]>) -> EvidenceScores {
-        self.scores_of_unit(&unit_rows(embeddings, self.statistics.dim()), prompts)
+    /// Scores of embeddings (N, D), of any length, for learned and unlearned classes. `prompts` are
+    /// their cosines (N, n) with learned prompts of the seen classes; zero-shot text is half of what
+    /// counts then.
+    pub fn open_scores(&self, embeddings: &[f32], prompts: Option<&[f32]>) -> Scores {
+        let Together { seen, all } = self.together(&unit_rows(embeddings, self.statistics.dim()), prompts);
+        let rows = || all.chunks_exact(self.classes());
+        Scores {
+            open: rows().flat_map(|row| &row[..self.seen()]).map(|&x| x as f32).collect(),
+            seen: Some(seen.into_iter().map(|x| x as f32).collect()),
+            unseen: Some(rows().flat_map(|row| &row[self.seen()..]).map(|&x| x as f32).collect()),
+        }
     }
 
-    /// As [`Evidence::scores_of`], of rows of length 1.
-    fn scores_of_unit(&self, rows: &[f64], prompts: Option<&[f64]>) -> EvidenceScores {
+    /// As [`Evidence::open_scores`], of rows of length 1.
+    fn together(&self, rows: &[f64], prompts: Option<&[f32]>) -> Together {
         let (n, all) = (self.seen(), self.classes());
         let mut over_all = self.logits(rows, &self.text); // (N, C)
         let mut seen: Vec<f64> = over_all.chunks_exact(all).flat_map(|row| &row[..n]).copied().collect(); // (N, n)
         if let Some(prompts) = prompts {
-            let prompted = self.logits(rows, prompts);
-            seen.iter_mut().zip(&prompted).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
+            let prompted = prompts.iter().map(|&cosine| self.logit_scale * f64::from(cosine));
+            seen.iter_mut().zip(prompted).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
         }
-        let Some(model) = &self.model else { return EvidenceScores { seen, all: over_all } };
+        let Some(model) = &self.model else { return Together { seen, all: over_all } };
         let evidence = model.evidence(rows); // (N, C)
         for ((seen, over_all), evidence) in
             seen.chunks_exact_mut(n).zip(over_all.chunks_exact_mut(all)).zip(evidence.chunks_exact(all))
@@ -173,7 +178,7 @@ impl Evidence {
             over_all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
             over_all[n..].iter_mut().for_each(|x| *x += self.chosen.bias);
         }
-        EvidenceScores { seen, all: over_all }
+        Together { seen, all: over_all }
     }
 
     /// Number of classes learned, n.
@@ -255,7 +260,7 @@ impl Classifier for Evidence {
     }
 
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        let scores = self.scores_of(embeddings, None);
+        let scores = self.together(&unit_rows(embeddings, self.statistics.dim()), None);
         scores.seen.into_iter().map(|x| x as f32).collect()
     }
 
@@ -368,7 +373,7 @@ mod tests {
     use crate::{
         baseline::covariance::add_scatter,
         dense::symmetric::Cholesky,
-        evaluate::{Scores, TestSet, ZeroShot, evaluate},
+        evaluate::{TestSet, ZeroShot, evaluate},
         rng::{Draw, Rng},
         rows::{Rows, Train},
         stream::Stream,
@@ -403,7 +408,7 @@ mod tests {
     }
 
     /// What is answered by these scores where all classes are candidates.
-    fn answers(scores: &EvidenceScores, rows: &[f64], seen: usize, dim: usize) -> Vec<f64> {
+    fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64> {
         let (n, all) = (rows.len() / dim, scores.all.len() / (rows.len() / dim));
         let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
         let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
@@ -478,7 +483,10 @@ mod tests {
             let truth: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
             let left_out = evidence.model.as_ref().unwrap().left_out(&rows, &truth);
             assert_close("left out", &left_out, &own("left_out"), 1e-6);
-            let scores = evidence.scores_of_unit(&at("test"), Some(&own("prompts")));
+            // float32 is what prompts' cosines are
+            let cosines = product(Matrix::new(&at("test"), dim), Matrix::new(&own("prompts"), dim).t());
+            let cosines: Vec<f32> = cosines.into_iter().map(|x| x as f32).collect();
+            let scores = evidence.together(&at("test"), Some(&cosines));
             assert_close("among seen", &scores.seen, &own("seen"), 1e-6);
             assert_close("over all", &scores.all, &own("over_all"), 1e-6);
             assert_eq!(answers(&scores, &at("test"), evidence.seen(), dim), own("predicted"), "task {t}");
@@ -595,7 +603,7 @@ mod tests {
             let mut evidence = Evidence::new(text(6, 6), 6, 20.0);
             for classes in &tasks {
                 learn(&mut evidence, classes);
-                let scores = evidence.scores_of_unit(&text(6, 6), None);
+                let scores = evidence.together(&text(6, 6), None);
                 assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
                 let Chosen { shrinkage, weight, bias } = evidence.chosen();
                 assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
@@ -612,8 +620,10 @@ mod tests {
         // 40 values, 12 rows
         let mut evidence = Evidence::new(text(6, 40), 40, 20.0);
         learn(&mut evidence, &(0..6).map(|class| drawn(class, 2, 40)).collect::<Vec<_>>());
-        let scores = evidence.scores_of(drawn(2, 2, 40).1.values(), None).seen;
-        assert_eq!([first_highest(&scores[..6]), first_highest(&scores[6..])], [2, 2]);
+        let scores = evidence.scores(drawn(2, 2, 40).1.values());
+        for scores in scores.chunks_exact(6) {
+            assert_eq!(highest(scores.iter().map(|&x| x.into())).0, 2);
+        }
     }
 
     #[test]

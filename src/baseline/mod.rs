@@ -17,7 +17,7 @@ use anyhow::Result;
 
 pub use classifier::{Classifier, Examples, State, Stored};
 pub use discriminant::{Discriminant, Shrinkage};
-pub use evidence::{Chosen, Evidence, EvidenceScores};
+pub use evidence::{Chosen, Evidence};
 pub use hybrid::TextAndMean;
 pub use mean::NearestMean;
 pub use projection::{FEATURES, Features, HeldOutError, LAMBDAS, RandomProjection, Ridge, Rows, choose_ridge};

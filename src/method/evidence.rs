@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{recipe::Recipe, states::States};
 use crate::{
     baseline::{Classifier, Evidence},
-    evaluate::{Scores, TestSet, ZeroShot, evaluate},
+    evaluate::{TestSet, ZeroShot, evaluate},
     profile::{Phase, time},
     results::{Made, Step},
     stream::Stream,
@@ -49,15 +49,7 @@ impl Recipe for TextAndEvidence<'_> {
         }
         let evidence = self.states.after(learned)?;
         let predictions = time(Phase::Evaluate, || {
-            evaluate(test, self.stream, learned, zero_shot, |images| {
-                let (found, seen) = (evidence.scores_of(images, None), evidence.seen());
-                let all = found.all.chunks_exact(evidence.classes());
-                Ok(Scores {
-                    open: all.clone().flat_map(|row| &row[..seen]).map(|&x| x as f32).collect(),
-                    seen: Some(found.seen.iter().map(|&x| x as f32).collect()),
-                    unseen: Some(all.flat_map(|row| &row[seen..]).map(|&x| x as f32).collect()),
-                })
-            })
+            evaluate(test, self.stream, learned, zero_shot, |images| Ok(evidence.open_scores(images, None)))
         })?;
         let stored = evidence.stored().total(self.stream.seen(learned));
         Ok(Step { predictions, stored, tables: Vec::new() })

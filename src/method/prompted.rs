@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{recipe::Recipe, states::States};
 use crate::{
-    baseline::{Classifier, Discriminant, ensemble::Ensemble},
+    baseline::{Classifier, Discriminant, Evidence, ensemble::Ensemble},
     dense::cosine::{cosines, normalise},
     evaluate::{TestSet, ZeroShot, evaluate},
     profile::{Phase, time},
@@ -18,12 +18,24 @@ use crate::{
     table::{contract, file},
 };
 
-/// Class statistics beside prompts, and what they count, 0 to 1.
-pub struct Statistics<'a> {
-    /// The class statistics on the stream.
-    pub states: States<'a, Discriminant>,
-    /// What they count, 0 to 1.
-    pub weight: f64,
+/// Class statistics beside prompts.
+pub enum Statistics<'a> {
+    /// Linear discriminant analysis, among the seen classes alone.
+    Discriminant {
+        /// On the stream.
+        states: Box<States<'a, Discriminant>>,
+        /// What it counts, 0 to 1.
+        weight: f64,
+    },
+    /// Evidence, which with zero-shot text also says whether a class is seen.
+    Evidence(Box<States<'a, Evidence>>),
+}
+
+/// The statistics after a number of tasks.
+#[derive(Clone, Copy)]
+enum Learned<'a> {
+    Discriminant(&'a Discriminant, f64),
+    Evidence(&'a Evidence),
 }
 
 /// Prompts of the seen classes, and the zero-shot text features of the others.
@@ -99,11 +111,17 @@ impl Recipe for Prompted<'_> {
         let mut inputs = Vec::new();
         if learned > 0 {
             inputs.push(("prompts", self.training.input(learned)?));
-            if let Some(statistics) = &self.statistics {
-                inputs.push(("statistics", statistics.states.input(learned)?));
+            match &self.statistics {
+                Some(Statistics::Discriminant { states, .. }) => inputs.push(("statistics", states.input(learned)?)),
+                Some(Statistics::Evidence(states)) => inputs.push(("statistics", states.input(learned)?)),
+                None => {}
             }
         }
-        let weight = self.statistics.as_ref().map_or(0.0, |statistics| statistics.weight);
+        let weight = match &self.statistics {
+            Some(Statistics::Discriminant { weight, .. }) => json!(weight),
+            Some(Statistics::Evidence(_)) => json!("evidence"),
+            None => json!(0.0),
+        };
         let (training, template) = (&self.training, &self.training.config().template);
         let options = json!({"clip": training.clip(), "template": template, "statistics": weight});
         Ok(Made { options, device: Some(training.device()), inputs })
@@ -117,15 +135,19 @@ impl Recipe for Prompted<'_> {
         self.training.after(learned, learner, &self.tick)?;
         let (stream, seen, dim) = (self.stream, self.stream.seen(learned), test.dim());
         let statistics = match &mut self.statistics {
-            Some(statistics) if learned > 0 => Some((statistics.states.after(learned)?, statistics.weight)),
+            Some(Statistics::Discriminant { states, weight }) if learned > 0 => {
+                Some(Learned::Discriminant(states.after(learned)?, *weight))
+            }
+            Some(Statistics::Evidence(states)) if learned > 0 => Some(Learned::Evidence(states.after(learned)?)),
             _ => None,
         };
-        let ensemble =
-            statistics.map(|(discriminant, weight)| Ensemble::new(discriminant, weight, learner.logit_scale()));
+        let scale = learner.logit_scale();
+        // evidence has no form with the text's length in it
+        let is_raw = !matches!(statistics, Some(Learned::Evidence(_)));
         let zero_shot = learner.zero_shot().to_vec(); // (C, P)
         let keys = if seen > 0 { learner.keys(seen)? } else { Vec::new() }; // (n, P), or empty where prompts depend on the image
         let predictions = time(Phase::Evaluate, || {
-            evaluate(test, stream, learned, Some(ZeroShot { features: &zero_shot, is_raw: true }), |images| {
+            evaluate(test, stream, learned, Some(ZeroShot { features: &zero_shot, is_raw }), |images| {
                 let cosines = if keys.is_empty() {
                     let mut normal = images.to_vec(); // (N, P)
                     normalise(&mut normal, dim);
@@ -133,8 +155,11 @@ impl Recipe for Prompted<'_> {
                 } else {
                     cosines(images, &keys, dim)
                 };
-                Ok(match &ensemble {
-                    Some(ensemble) => ensemble.scores(images, cosines),
+                Ok(match statistics {
+                    Some(Learned::Discriminant(own, weight)) => {
+                        Ensemble::new(own, weight, scale).scores(images, cosines)
+                    }
+                    Some(Learned::Evidence(own)) => own.open_scores(images, Some(&cosines)),
                     None => cosines.into(),
                 })
             })
@@ -143,9 +168,13 @@ impl Recipe for Prompted<'_> {
             .context("the prompts do not score: use a smaller --lr, or look whether the checkpoint is whole")?;
         let mut stored = self.training.stored(learned, learner)?;
         let mut tables = Vec::new();
-        if let Some((discriminant, _)) = statistics {
-            stored += discriminant.stored().total(seen);
-            tables.push(statistics_head(stream, discriminant));
+        match statistics {
+            Some(Learned::Discriminant(own, _)) => {
+                stored += own.stored().total(seen);
+                tables.push(statistics_head(stream, own));
+            }
+            Some(Learned::Evidence(own)) => stored += own.stored().total(seen),
+            None => {}
         }
         tables.push(self.text_features(learned, &keys, &zero_shot)?);
         Ok(Step { predictions, stored, tables })
