@@ -21,16 +21,22 @@ pub fn mean_variance(covariance: &[f64], dim: usize) -> f64 {
     (0..dim).map(|i| covariance[i * dim + i]).sum::<f64>() / dim as f64
 }
 
-/// Shrinks the covariance of `rows` rows towards a multiple of the identity, as far as oracle
-/// approximating shrinkage says (Chen, Wiesel, Eldar and Hero, 2010, as scikit-learn computes it).
+/// How far oracle approximating shrinkage shrinks a covariance (D, D) of `rows` rows (Chen, Wiesel,
+/// Eldar and Hero, 2010, as scikit-learn computes it), by the mean square of its values in units of
+/// the squared mean variance.
+pub fn oas(mean_square: f64, dim: usize, rows: usize) -> f64 {
+    let excess = (rows as f64 + 1.0) * (mean_square - 1.0 / dim as f64);
+    if excess > 0.0 { ((mean_square + 1.0) / excess).min(1.0) } else { 1.0 }
+}
+
+/// Shrinks the covariance of `rows` rows towards a multiple of the identity, as far as [`oas`] says.
 pub fn shrink(covariance: &mut [f64], dim: usize, rows: usize) {
     let d = dim as f64;
     let mean = mean_variance(covariance, dim);
     let square = |i: usize, j: usize| (covariance[i * dim + j] / mean).powi(2); // of the mean's, whatever the scale
     let squares: f64 = (0..dim).map(|i| square(i, i) + 2.0 * (0..i).map(|j| square(i, j)).sum::<f64>()).sum();
     let mean_square = squares / (d * d);
-    let excess = (rows as f64 + 1.0) * (mean_square - 1.0 / d);
-    let shrinkage = if excess > 0.0 { ((mean_square + 1.0) / excess).min(1.0) } else { 1.0 };
+    let shrinkage = oas(mean_square, dim, rows);
     covariance.iter_mut().for_each(|x| *x *= 1.0 - shrinkage);
     (0..dim).for_each(|i| covariance[i * dim + i] += shrinkage * mean);
 }

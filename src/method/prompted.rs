@@ -33,7 +33,7 @@ pub enum Statistics<'a> {
 
 /// The statistics after a number of tasks.
 #[derive(Clone, Copy)]
-enum Learned<'a> {
+enum Beside<'a> {
     Discriminant(&'a Discriminant, f64),
     Evidence(&'a Evidence),
 }
@@ -136,14 +136,14 @@ impl Recipe for Prompted<'_> {
         let (stream, seen, dim) = (self.stream, self.stream.seen(learned), test.dim());
         let statistics = match &mut self.statistics {
             Some(Statistics::Discriminant { states, weight }) if learned > 0 => {
-                Some(Learned::Discriminant(states.after(learned)?, *weight))
+                Some(Beside::Discriminant(states.after(learned)?, *weight))
             }
-            Some(Statistics::Evidence(states)) if learned > 0 => Some(Learned::Evidence(states.after(learned)?)),
+            Some(Statistics::Evidence(states)) if learned > 0 => Some(Beside::Evidence(states.after(learned)?)),
             _ => None,
         };
         let scale = learner.logit_scale();
         // evidence has no form with the text's length in it
-        let is_raw = !matches!(statistics, Some(Learned::Evidence(_)));
+        let is_raw = !matches!(statistics, Some(Beside::Evidence(_)));
         let zero_shot = learner.zero_shot().to_vec(); // (C, P)
         let keys = if seen > 0 { learner.keys(seen)? } else { Vec::new() }; // (n, P), or empty where prompts depend on the image
         let predictions = time(Phase::Evaluate, || {
@@ -156,10 +156,10 @@ impl Recipe for Prompted<'_> {
                     cosines(images, &keys, dim)
                 };
                 Ok(match statistics {
-                    Some(Learned::Discriminant(own, weight)) => {
+                    Some(Beside::Discriminant(own, weight)) => {
                         Ensemble::new(own, weight, scale).scores(images, cosines)
                     }
-                    Some(Learned::Evidence(own)) => own.open_scores(images, Some(&cosines)),
+                    Some(Beside::Evidence(own)) => own.open_scores(images, Some(&cosines)),
                     None => cosines.into(),
                 })
             })
@@ -169,11 +169,11 @@ impl Recipe for Prompted<'_> {
         let mut stored = self.training.stored(learned, learner)?;
         let mut tables = Vec::new();
         match statistics {
-            Some(Learned::Discriminant(own, _)) => {
+            Some(Beside::Discriminant(own, _)) => {
                 stored += own.stored().total(seen);
                 tables.push(statistics_head(stream, own));
             }
-            Some(Learned::Evidence(own)) => stored += own.stored().total(seen),
+            Some(Beside::Evidence(own)) => stored += own.stored().total(seen),
             None => {}
         }
         tables.push(self.text_features(learned, &keys, &zero_shot)?);

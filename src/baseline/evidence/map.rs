@@ -1,9 +1,12 @@
 //! The map from text features to class means: ridge regression around a scaled whitener.
 
-use anyhow::{Context, Result};
-use nalgebra::{DMatrix, SymmetricEigen};
+use anyhow::Result;
 
-use crate::dense::product::{Matrix, Product, Threads};
+use super::matrix::{eigen, less, product, scaled_rows};
+use crate::dense::{
+    moments::mean_row,
+    product::{Matrix, Product, Threads},
+};
 
 /// The ridges that are tried, beside one without end: the scaled whitener alone.
 const RIDGES: [f64; 11] = [1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
@@ -35,7 +38,7 @@ impl Text {
     /// (n, n) and UᵀU (D, D), so that its cost does not grow with the cube of n beyond D.
     pub fn new(text: &[f64], dim: usize) -> Result<Self> {
         let n = text.len() / dim;
-        let mean = mean_of(text, dim);
+        let mean = mean_row(text, dim);
         let centred = less(text, &mean);
         let u = Matrix::new(&centred, dim);
         let (outer, inner) = if n <= dim { (u, u.t()) } else { (u.t(), u) };
@@ -66,7 +69,7 @@ impl Text {
     /// closed form.
     pub fn map(&self, means: &[f64], whitener: &[f64]) -> Map {
         let (dim, r, n) = (self.dim, self.squares.len(), means.len() / self.dim);
-        let mean = mean_of(means, dim);
+        let mean = mean_row(means, dim);
         let v = less(means, &mean);
         let base = product(Matrix::new(&self.centred, dim), Matrix::new(whitener, dim)); // (n, D)
         let along: f64 = base.iter().zip(&v).map(|(base, v)| base * v).sum();
@@ -78,6 +81,7 @@ impl Text {
         let mut residuals: Vec<f64> = rest.iter().map(|x| x * whole).collect();
         let mut least: f64 = residuals.iter().map(|x| x * x).sum();
         let mut best = None;
+        let mut matrix: Vec<f64> = whitener.iter().map(|x| x * scale).collect();
         if r > 0 {
             let left = Matrix::new(&self.left, r);
             let onto = product(left.t(), Matrix::new(&rest, dim)); // (r, D)
@@ -98,16 +102,13 @@ impl Text {
                     (least, best, residuals) = (error, Some(ridge), left_out);
                 }
             }
-            let mut matrix: Vec<f64> = whitener.iter().map(|x| x * scale).collect();
             if let Some(ridge) = best {
                 let shares: Vec<f64> = self.squares.iter().map(|w| 1.0 / (w + ridge)).collect();
                 let weights = product(left, Matrix::new(&scaled_rows(&onto, dim, &shares), dim)); // (n, D)
                 let u = Matrix::new(&self.centred, dim);
                 Product::on(Threads::All).added().into(&mut matrix, dim, u.t(), Matrix::new(&weights, dim));
             }
-            return Map { text_mean: self.mean.clone(), mean, matrix, residuals };
         }
-        let matrix = whitener.iter().map(|x| x * scale).collect();
         Map { text_mean: self.mean.clone(), mean, matrix, residuals }
     }
 }
@@ -121,39 +122,4 @@ impl Map {
         means.chunks_exact_mut(dim).for_each(|row| row.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x += mean));
         means
     }
-}
-
-/// Eigenvalues (n) of a symmetric matrix (n, n), and its eigenvectors (n, n) as columns.
-pub(super) fn eigen(matrix: &[f64], n: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-    let whole = DMatrix::from_fn(n, n, |i, j| matrix[i.max(j) * n + i.min(j)]);
-    let eigen = SymmetricEigen::try_new(whole, f64::EPSILON, 1000 * n.max(1))
-        .context("the statistics of the classes have no eigenvalues: are they damaged?")?;
-    let vectors = eigen.eigenvectors.transpose().as_slice().to_vec(); // columns of the transposed one are rows
-    Ok((eigen.eigenvalues.as_slice().to_vec(), vectors))
-}
-
-/// a b, all threads.
-pub(super) fn product(a: Matrix<f64>, b: Matrix<f64>) -> Vec<f64> {
-    let mut out = vec![0.0; a.rows() * b.columns()];
-    Product::on(Threads::All).into(&mut out, b.columns(), a, b);
-    out
-}
-
-/// The mean (D) of rows (n, D).
-pub(super) fn mean_of(rows: &[f64], dim: usize) -> Vec<f64> {
-    let n = (rows.len() / dim) as f64;
-    let mut mean = vec![0.0; dim];
-    rows.chunks_exact(dim).for_each(|row| mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x));
-    mean.iter_mut().for_each(|mean| *mean /= n);
-    mean
-}
-
-/// Rows (n, D) less `centre` (D).
-pub(super) fn less(rows: &[f64], centre: &[f64]) -> Vec<f64> {
-    rows.chunks_exact(centre.len()).flat_map(|row| row.iter().zip(centre).map(|(x, centre)| x - centre)).collect()
-}
-
-/// Rows (r, D), row i times `factors[i]`.
-fn scaled_rows(rows: &[f64], dim: usize, factors: &[f64]) -> Vec<f64> {
-    rows.chunks_exact(dim).zip(factors).flat_map(|(row, factor)| row.iter().map(move |x| x * factor)).collect()
 }

@@ -2,8 +2,14 @@
 
 use anyhow::Result;
 
-use super::map::{Text, eigen, less, mean_of, product};
-use crate::{baseline::statistics::ClassStatistics, dense::product::Matrix};
+use super::{
+    map::Text,
+    matrix::{eigen, less, product},
+};
+use crate::{
+    baseline::{covariance::oas, statistics::ClassStatistics},
+    dense::{moments::mean_row, product::Matrix},
+};
 
 /// Rows that are scored at a time.
 const BATCH: usize = 1024;
@@ -48,19 +54,10 @@ impl Spread {
     pub fn of(statistics: &ClassStatistics) -> Result<Self> {
         let dim = statistics.dim();
         let (variances, directions) = eigen(&statistics.scatter().whole(), dim)?;
-        let (rows, n) = (statistics.rows() as f64, statistics.counts().len() as f64);
-        let freedom = (rows - n).max(1.0);
-        let mean = statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
-        let squares = variances.iter().map(|x| (x / freedom).powi(2)).sum::<f64>() / (dim * dim) as f64;
-        Ok(Spread { oas: oas(mean, squares, dim, rows), variances, directions })
+        let mean = statistics.scatter().diagonal().sum::<f64>() / dim as f64;
+        let mean_square = variances.iter().map(|x| (x / mean).powi(2)).sum::<f64>() / (dim * dim) as f64;
+        Ok(Spread { oas: oas(mean_square, dim, statistics.rows()), variances, directions })
     }
-}
-
-/// Oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero, 2010) of a covariance (D, D) of
-/// `rows` rows with the mean variance `mean` and the mean square `squares` of its values.
-fn oas(mean: f64, squares: f64, dim: usize, rows: f64) -> f64 {
-    let below = (rows + 1.0) * (squares - mean * mean / dim as f64);
-    if below <= 0.0 { 1.0 } else { ((squares + mean * mean) / below).min(1.0) }
 }
 
 impl Model {
@@ -87,7 +84,7 @@ impl Model {
             .flat_map(|row| row.iter().zip(&roots).map(|(x, root)| x / root))
             .collect(); // (D, D)
         let means = product(Matrix::new(statistics.means(), dim), Matrix::new(&whitener, dim)); // (n, D)
-        let centre = mean_of(&means, dim);
+        let centre = mean_row(&means, dim);
         let (prior, residuals) = match map {
             Some(text_of_seen) => {
                 let map = text_of_seen.map(&means, &whitener);

@@ -1,0 +1,268 @@
+//! Golden values, leaving out against never having been there, and what is at the edge.
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::{
+    baseline::covariance::add_scatter,
+    dense::{moments::mean_row, symmetric::Cholesky},
+    evaluate::{TestSet, ZeroShot, evaluate},
+    rng::{Draw, Rng},
+    rows::{Rows, Train},
+    stream::Stream,
+    task::Class,
+};
+
+fn golden() -> HashMap<String, Tensor> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/evidence.safetensors");
+    candle_core::safetensors::load(file, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max);
+    assert!(worst <= tolerance, "{what}: off by {worst:e}");
+}
+
+/// What is answered by these scores where all classes are candidates.
+fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64> {
+    let (n, all) = (rows.len() / dim, scores.all.len() / (rows.len() / dim));
+    let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
+    let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
+    let test = TestSet {
+        sources: vec!["base".into(); n],
+        sample_ids: (0..n).map(|i| i.to_string()).collect(),
+        classes: vec![0; n],
+        rows: Rows::new(dim, rows.iter().map(|&x| x as f32).collect()),
+    };
+    let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
+    let given = |_: &[f32]| {
+        Ok(Scores {
+            open: single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen])),
+            seen: Some(single(&mut scores.seen.iter())),
+            unseen: Some(single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[seen..]))),
+        })
+    };
+    let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };
+    let found = evaluate(&test, &stream, 1, Some(zero_shot), given).unwrap();
+    found.into_iter().map(|p| p.unwrap().open.unwrap() as f64).collect()
+}
+
+/// With more classes than dimensions the other one of the two matrices is decomposed, of the
+/// same text in more dimensions, all 0, the first.
+#[test]
+fn the_map_is_the_same_with_more_classes_than_dimensions() {
+    let (n, dim, wide) = (9, 3, 12);
+    let noise: Vec<f64> =
+        Rng::new(5, Draw::Embeddings, &[]).normals(2 * n * dim + dim * dim).into_iter().map(f64::from).collect();
+    let (text, rest) = noise.split_at(n * dim);
+    let (means, whitener) = rest.split_at(n * dim);
+    let padded = |rows: &[f64]| -> Vec<f64> {
+        rows.chunks_exact(dim).flat_map(|row| row.iter().copied().chain(vec![0.0; wide - dim])).collect()
+    };
+    let mut wide_whitener = padded(whitener);
+    wide_whitener.resize(wide * wide, 0.0);
+    let narrow = Text::new(text, dim).unwrap().map(means, whitener);
+    let wider = Text::new(&padded(text), wide).unwrap().map(&padded(means), &wide_whitener);
+    assert_close("residuals", &padded(&narrow.residuals), &wider.residuals, 1e-9);
+    assert_close("means", &padded(&narrow.predict(text)), &wider.predict(&padded(text)), 1e-9);
+    assert!(narrow.residuals.iter().any(|x| x.abs() > 1e-3));
+}
+
+#[test]
+fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
+    let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
+        let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
+        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks }.bias()
+    };
+    // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
+    assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
+    assert_eq!(tally([0.0; 3], [4.0; 3], [2.0, 4.0]), None);
+    assert_eq!(tally([0.0; 3], [4.0; 3], [0.0, 4.0]), None);
+}
+
+#[test]
+fn scores_and_what_is_chosen_are_the_references() {
+    let golden = golden();
+    let at = |name: &str| values(&golden[name]);
+    let text = at("text");
+    let dim = golden["text"].dims()[1];
+    let mut evidence = Evidence::new(text, dim, at("logit_scale")[0]);
+    for t in 0..3 {
+        let own = |name: &str| at(&format!("task_{t}.{name}"));
+        let (rows, labels) = (own("rows"), own("labels"));
+        let counts: Vec<usize> = labels.chunk_by(|a, b| a == b).map(<[f64]>::len).collect();
+        evidence.learn_rows(&rows, &counts).unwrap();
+        let Chosen { shrinkage, weight, bias } = evidence.chosen();
+        let expected = own("chosen");
+        assert_close("shrinkage", &[shrinkage], &expected[..1], 1e-12);
+        assert_eq!([weight, bias], expected[1..], "task {t}");
+        let truth: Vec<usize> = labels.iter().map(|&label| label as usize).collect();
+        let left_out = evidence.model.as_ref().unwrap().left_out(&rows, &truth);
+        assert_close("left out", &left_out, &own("left_out"), 1e-6);
+        // float32 is what prompts' cosines are
+        let cosines = product(Matrix::new(&at("test"), dim), Matrix::new(&own("prompts"), dim).t());
+        let cosines: Vec<f32> = cosines.into_iter().map(|x| x as f32).collect();
+        let scores = evidence.together(&at("test"), Some(&cosines));
+        assert_close("among seen", &scores.seen, &own("seen"), 1e-6);
+        assert_close("over all", &scores.all, &own("over_all"), 1e-6);
+        assert_eq!(answers(&scores, &at("test"), evidence.seen(), dim), own("predicted"), "task {t}");
+    }
+}
+
+/// Rows (N, D) of a class around a direction of its own.
+fn drawn(class: usize, n: usize, dim: usize) -> (Class, Rows<Train>) {
+    let noise = Rng::new(1, Draw::Embeddings, &[class as u64]).normals(n * dim);
+    let own = |j: usize| if j == class % dim { 6.0 } else { 0.0 };
+    let rows = noise.into_iter().enumerate().map(|(i, x)| own(i % dim) + x).collect();
+    (Class { label: class as i64, name: format!("class {class}") }, Rows::new(dim, rows))
+}
+
+/// Text features of `classes` classes, not far from their directions.
+fn text(classes: usize, dim: usize) -> Vec<f64> {
+    let text: Vec<f32> = (0..classes).flat_map(|class| drawn(class, 1, dim).1.into_values()).collect();
+    unit_rows(&text, dim)
+}
+
+fn learn(evidence: &mut Evidence, classes: &[(Class, Rows<Train>)]) {
+    let examples: Vec<Examples> = classes.iter().map(|(class, rows)| Examples { class, rows }).collect();
+    evidence.learn(&examples).unwrap();
+}
+
+/// Leaving a row out in closed form is as computing its class's mean and the scatter without
+/// it, where the shrinkage, the map and the spread are held.
+#[test]
+fn a_row_that_is_left_out_was_never_there() {
+    let (dim, sizes) = (8, [3, 5, 2, 6, 4]);
+    let classes: Vec<_> = sizes.iter().enumerate().map(|(class, &n)| drawn(class, n, dim)).collect();
+    let mut evidence = Evidence::new(text(7, dim), dim, 20.0);
+    learn(&mut evidence, &classes);
+    let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
+    let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
+    let model = evidence.model.as_ref().unwrap();
+    let found = model.left_out(&rows, &truth);
+
+    let (shrinkage, n) = (evidence.chosen().shrinkage, truth.len());
+    let freedom = (n - sizes.len()) as f64;
+    let identity: Vec<f64> = (0..dim * dim).map(|i| f64::from(u8::from(i % (dim + 1) == 0))).collect();
+    let mean = evidence.statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
+    // out of the whitened space: x = y W⁻¹, where W Wᵀ is the inverse of the covariance
+    let back = |y: &[f64]| -> Vec<f64> {
+        let covariance = of_scatter(&evidence.statistics.scatter().whole(), dim, shrinkage, freedom, mean, &identity);
+        let turned = product(Matrix::new(y, dim), Matrix::new(&model.whitener, dim).t()); // y Wᵀ
+        product(Matrix::new(&turned, dim), Matrix::new(&covariance, dim))
+    };
+    for row in 0..20 {
+        let own = truth[row];
+        let others: Vec<usize> = (0..n).filter(|&i| i != row && truth[i] == own).collect();
+        let without = |class: usize| -> Vec<f64> {
+            (0..n).filter(|&i| i != row && truth[i] == class).flat_map(|i| rows[i * dim..][..dim].to_vec()).collect()
+        };
+        let mut scatter = vec![0.0; dim * dim];
+        for class in 0..sizes.len() {
+            let kept = without(class);
+            add_scatter(&mut scatter, &kept, &mean_row(&kept, dim));
+        }
+        let covariance = of_scatter(&scatter, dim, shrinkage, freedom, mean, &identity);
+        let distance = |from: &[f64]| -> f64 {
+            let offset: Vec<f64> = (0..dim).map(|j| rows[row * dim + j] - from[j]).collect();
+            let mut solved = offset.clone();
+            Cholesky::factor(&mut covariance.clone(), dim, 0.0).unwrap().solve(&mut solved, 1);
+            offset.iter().zip(&solved).map(|(a, b)| a * b).sum()
+        };
+        let background = distance(&back(&model.centre));
+        let k = model.trust[own] / sizes[own] as f64 * others.len() as f64;
+        let own_mean = mean_row(&without(own), dim);
+        let prior = back(&model.prior[own * dim..][..dim]);
+        for class in 0..7 {
+            let mu = match class == own {
+                true => (0..dim).map(|j| (k * own_mean[j] + prior[j]) / (1.0 + k)).collect(),
+                false => back(&model.mu[class * dim..][..dim]),
+            };
+            let expected = -0.5 * dim as f64 * (distance(&mu) / background).ln();
+            let found = found[row * 7 + class];
+            assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "row {row}: {found}, not {expected}");
+        }
+    }
+}
+
+/// The shrunk covariance (D, D) that a scatter makes.
+fn of_scatter(scatter: &[f64], dim: usize, shrinkage: f64, freedom: f64, mean: f64, identity: &[f64]) -> Vec<f64> {
+    (0..dim * dim)
+        .map(|i| {
+            let (row, column) = (i / dim, i % dim);
+            let value = scatter[row.max(column) * dim + row.min(column)] / freedom;
+            (1.0 - shrinkage) * value + shrinkage * mean * identity[i]
+        })
+        .collect()
+}
+
+#[test]
+fn few_classes_few_rows_equal_rows_and_many_dimensions_are_defined() {
+    let equal = |class: usize, n: usize| {
+        let (class, row) = drawn(class, 1, 6);
+        (class, Rows::new(6, row.values().repeat(n)))
+    };
+    for (what, tasks) in [
+        ("tasks of one class", (0..6).map(|class| vec![drawn(class, 4, 6)]).collect::<Vec<_>>()),
+        ("one row each", vec![(0..3).map(|c| drawn(c, 1, 6)).collect(), (3..6).map(|c| drawn(c, 1, 6)).collect()]),
+        ("a task of one row", vec![(0..5).map(|c| drawn(c, 4, 6)).collect(), vec![drawn(5, 1, 6)]]),
+        ("equal rows", vec![(0..4).map(|c| equal(c, 5)).collect(), vec![equal(4, 1), equal(5, 2)]]),
+        ("the same class twice", vec![vec![drawn(0, 3, 6)], vec![(drawn(1, 1, 6).0, drawn(0, 3, 6).1)]]),
+    ] {
+        let mut evidence = Evidence::new(text(6, 6), 6, 20.0);
+        for classes in &tasks {
+            learn(&mut evidence, classes);
+            let scores = evidence.together(&text(6, 6), None);
+            assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
+            let Chosen { shrinkage, weight, bias } = evidence.chosen();
+            assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
+            // rows that are all equal are told from the others by them alone
+            if what == "equal rows" {
+                for (c, (_, rows)) in classes.iter().enumerate() {
+                    let (n, scores) = (evidence.seen(), evidence.scores(rows.row(0)));
+                    assert_eq!(highest(scores.iter().map(|&x| x.into())).0, n - classes.len() + c, "{what}");
+                }
+            }
+        }
+        assert_eq!(evidence.seen(), tasks.iter().map(Vec::len).sum::<usize>());
+    }
+    // 40 values, 12 rows
+    let mut evidence = Evidence::new(text(6, 40), 40, 20.0);
+    learn(&mut evidence, &(0..6).map(|class| drawn(class, 2, 40)).collect::<Vec<_>>());
+    let scores = evidence.scores(drawn(2, 2, 40).1.values());
+    for scores in scores.chunks_exact(6) {
+        assert_eq!(highest(scores.iter().map(|&x| x.into())).0, 2);
+    }
+}
+
+#[test]
+fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
+    let first: Vec<_> = (0..5).map(|class| drawn(class, 6, 8)).collect();
+    let next: Vec<_> = (5..8).map(|class| drawn(class, 3, 8)).collect();
+    let mut evidence = Evidence::new(text(9, 8), 8, 20.0);
+    learn(&mut evidence, &first);
+    let mut restored = Evidence::new(text(9, 8), 8, 20.0);
+    restored.restore(evidence.state()).unwrap();
+    for evidence in [&mut evidence, &mut restored] {
+        learn(evidence, &next);
+    }
+    let rows = drawn(6, 4, 8).1.into_values();
+    assert_eq!(restored.scores(&rows), evidence.scores(&rows));
+    assert_eq!(restored.state(), evidence.state());
+    assert_eq!(restored.chosen(), evidence.chosen());
+    let bytes: usize = evidence.state().values().map(|(_, values)| values.len() * size_of::<f64>()).sum();
+    assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
+    for (name, values) in [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0]), ("tasks", vec![f64::NAN, 1.0])] {
+        let mut state = evidence.state();
+        state.insert(name.into(), (vec![values.len()], values));
+        assert!(restored.restore(state).is_err(), "{name}");
+    }
+    assert!(Evidence::new(text(7, 8), 8, 20.0).restore(evidence.state()).is_err());
+}
