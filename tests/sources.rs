@@ -224,7 +224,10 @@ fn an_image_that_may_be_read_now_leaves_the_quarantine() {
     let dir = tempdir().unwrap();
     let data = dir.path().join("data");
     folder(&data, &["cat", "dog"]);
-    let private = data.join("test/cat/0.png");
+    let (private, other) = (data.join("test/cat/0.png"), data.join("test/dog/0.png"));
+    // what follows the end of a PNG is not read
+    let padded = |i| [png(1, i), vec![0; 1 << 16]].concat()[..1 << 16].to_vec();
+    fs::write(&other, padded(0)).unwrap();
     mode(&private, 0o0);
     open_to_all(dir.path());
     let (run_dir, model) = (dir.path().join("run"), golden("checkpoint"));
@@ -232,6 +235,9 @@ fn an_image_that_may_be_read_now_leaves_the_quarantine() {
     let Some(output) = extract() else { return };
     assert_holds(&text(&output.stdout), &[" 5 encoded now", "1 quarantined"]);
     assert_eq!(query(&run_dir, "SELECT stage FROM quarantine"), ["read"]);
+    // one that never could be read keeps no other from being looked at
+    fs::write(&other, padded(5)).unwrap();
+    assert_holds(&text(&extract().unwrap().stdout), &[" 1 encoded now", "1 quarantined"]);
     mode(&private, 0o644);
     assert_holds(&text(&extract().unwrap().stdout), &[" 2 encoded now", "0 quarantined"]);
     // one that was read, and cannot be for now, is not taken for another

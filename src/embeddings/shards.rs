@@ -2,7 +2,7 @@
 //! none.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
@@ -154,19 +154,21 @@ impl ShardFiles<'_> {
     }
 
     /// Whether a shard has files that are newer than it, and other rows than these have. Where they
-    /// are the same, its time becomes theirs, so that they are read once. Where some cannot be read
-    /// now, it stays.
+    /// are the same, its time becomes theirs, so that they are read once. Where one cannot be read
+    /// now that could be then, it stays.
     fn is_outdated(&self, source: &Source, shard: &Shard, path: &Path) -> Result<bool> {
         let (made, now) = (fs::metadata(path).and_then(|file| file.modified()), SystemTime::now());
         let made = made.with_context(|| format!("cannot read {}", path.display()))?;
         if source.modified(shard.split, shard.rows.clone()).is_none_or(|modified| modified <= made) {
             return Ok(false);
         }
+        let unread = self.quarantine_of(shard)?.into_iter().filter(|q| q.sha256.is_none());
+        let unread: HashSet<usize> = unread.map(|q| q.row).collect();
         let (mut lines, mut is_read) = (Vec::with_capacity(shard.rows.len()), true);
-        for record in source.read(shard.split, shard.rows.clone())? {
+        for (row, record) in shard.rows.clone().zip(source.read(shard.split, shard.rows.clone())?) {
             let record = record?;
             let sha256 = record.image.ok().map(|image| hash_bytes(&image));
-            is_read &= sha256.is_some();
+            is_read &= sha256.is_some() || unread.contains(&row);
             lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
         }
         if file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)) {
