@@ -32,6 +32,7 @@ pub mod run;
 #[cfg(feature = "report")]
 pub mod sheet;
 pub mod source;
+pub mod states;
 pub mod stream;
 #[cfg(feature = "report")]
 pub mod summary;

@@ -25,7 +25,11 @@ use crate::{
     run::{RESULTS, Run, step_name},
     stream::Stream,
     table::{Contract, contract, file},
+    tensors::{self, Tensors},
 };
+
+/// File of the classifier itself, in the directory of a step.
+pub const CLASSIFIER: &str = "classifier.safetensors";
 
 /// What can be done about results that were made otherwise.
 const ADVICE: &str = "use another --run, or remove it and the steps after it";
@@ -57,6 +61,8 @@ pub struct Step {
     /// Rows of more tables, such as the classifier itself, after the columns that every table of
     /// results begins with.
     pub tables: Vec<StepTable>,
+    /// The classifier itself, ready to be used, and what stands beside its tensors.
+    pub classifier: Option<(Tensors, Value)>,
 }
 
 /// Rows of a table of a step.
@@ -122,6 +128,9 @@ impl<'a> Results<'a> {
         plan.make(&dir, self.run.place(&dir), Value::Null, |dir| {
             write_table(dir, contract::predictions(), &predictions)?;
             write_table(dir, contract::metrics(), &metrics)?;
+            if let Some((classifier, about)) = &step.classifier {
+                tensors::write(&dir.join(CLASSIFIER), classifier, about)?;
+            }
             tables.iter().try_for_each(|(contract, rows)| write_table(dir, contract, rows))
         })?;
         Ok(())
@@ -340,7 +349,7 @@ mod tests {
 
     fn right(classes: &[Option<usize>]) -> Step {
         let of = |class: usize| Prediction { class, score: 0.5, in_task: class, raw: None, open: None, unseen: None };
-        Step { predictions: classes.iter().map(|class| class.map(of)).collect(), stored: 12, tables: Vec::new() }
+        Step { predictions: classes.iter().map(|class| class.map(of)).collect(), stored: 12, tables: Vec::new(), classifier: None }
     }
 
     fn run(dir: &Path) -> Run {

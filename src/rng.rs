@@ -41,6 +41,12 @@ pub enum Draw {
     DiffusionWeights = 8,
     /// Batches, times and noise of a class's diffusion model; key: class.
     DiffusionBatches = 9,
+    /// Generated rows by which replay noise is fitted; key: class.
+    NoiseRows = 27,
+    /// Noise on generated rows; key: task, epoch, class.
+    ReplayNoise = 28,
+    /// Noise on generated rows whose quality is measured; key: class.
+    QualityNoise = 29,
     /// Initial context vectors that all classes share.
     SharedContext = 25,
     /// Initial weights of the meta-net.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Evidence, Features, NearestMean, RandomProjection, ReplayHead, Ridge,
+        ClassStatistics, Classifier, Covariance, Discriminant, Evidence, Features, Incremental, NearestMean, RandomProjection, ReplayHead, Ridge,
         Shrinkage, TextAndMean, ensemble, text,
     },
     clip::Checkpoint,
@@ -13,14 +13,15 @@ use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE},
     evaluate::TestSet,
     generator::LatentStore,
-    method::{Learned, Learner, Prompted, Recipe, States, Statistics, TextAndEvidence, ZeroShotTexts, score},
+    method::{Learned, Prompted, Recipe, Statistics, TextAndEvidence, ZeroShotTexts, score},
     metrics::History,
     prompt::{
         PromptConfig, backend,
-        training::{Replay, Training, described},
+        training::{Generated, Replay, Training, described},
     },
     results::{Results, method_name, sorted_name, stored_bytes},
     run::Run,
+    states::{Learner, States},
     stream::Stream,
     texts::{self, TextModel},
 };
@@ -62,6 +63,7 @@ pub enum Baseline {
     /// A linear head, trained on draws from a Gaussian per past class
     Linear(RunOptions),
     /// Prompts that are tuned already and class statistics together, as in prompt-tune --statistics
+    /// lda
     Ensemble(EnsembleOptions),
     /// Prompts without replay: only on the current task's real embeddings (the floor)
     Finetune(TuneOptions),
@@ -256,10 +258,15 @@ impl ZeroShotOptions {
 /// What is learned by linear discriminant analysis, whatever is made of it.
 const CLASS_STATISTICS: &str = "class-statistics";
 
-/// Class statistics that count `weight` beside prompts; none where they do not count.
-pub fn statistics<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f64) -> Option<Statistics<'a>> {
+/// The counts, means and scatter of a stream's classes, in `statistics` or what is made of them.
+pub fn class_statistics<'a, C: Incremental>(run: &'a Run, stream: &'a Stream, statistics: C) -> States<'a, C> {
     let learner = Learner { name: CLASS_STATISTICS, options: Value::Null, looks_ahead: false };
-    let states = || States::new(run, stream, learner, Discriminant::new(dim, Shrinkage::Oas));
+    States::new(run, stream, learner, statistics)
+}
+
+/// Linear discriminant analysis that counts `weight` beside prompts; none where it does not count.
+pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f64) -> Option<Statistics<'a>> {
+    let states = || class_statistics(run, stream, Discriminant::new(dim, Shrinkage::Oas));
     (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
 }
 
@@ -346,11 +353,14 @@ impl Setting {
         let prompts = described(run, stream, &options.prompts())?;
         let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
         let latents = match prompts.generated {
-            Some((kind, _)) => Some(LatentStore::open(run, stream, kind)?),
+            Some(Generated { kind, .. }) => Some(LatentStore::open(run, stream, kind)?),
             None => None,
         };
         let replay = match (&latents, prompts.generated) {
-            (Some(latents), Some((_, current))) => Replay::Generated(latents, current),
+            (Some(latents), Some(Generated { current, has_noise, .. })) => {
+                let statistics = || class_statistics(run, stream, ClassStatistics::new(test.dim()));
+                Replay::Generated { latents, current, noise: has_noise.then(|| Box::new(statistics())) }
+            }
             _ if prompts.is_joint => Replay::Real,
             _ => Replay::Nothing,
         };
@@ -361,7 +371,7 @@ impl Setting {
             bail!("the prompts {:?} have not learned all tasks: run the command that makes them again", options.method);
         }
         let load = || backend::new(&checkpoint, &stream.classes, config, stream.draws(), &device);
-        let statistics = statistics(run, stream, test.dim(), options.weight);
+        let statistics = discriminant(run, stream, test.dim(), options.weight);
         self.score(baseline, &mut Prompted::new(stream, training, statistics, load, |_, _| ()))
     }
 

@@ -24,9 +24,6 @@ use crate::{
 /// Classes that are fitted together, at least, per thread.
 const CLASSES_PER_THREAD: usize = 8;
 
-/// Training rows that a generator needs: one has no deviation.
-const LEAST_ROWS: usize = 2;
-
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
@@ -82,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The tasks that have no generators yet. An error where a class of them has too few rows for one.
 fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
-    let (stream, mut missing) = (store.stream(), Vec::new());
+    let (stream, least, mut missing) = (store.stream(), store.config.least_rows(), Vec::new());
     for task in 0..stream.tasks() {
         if store.find(task)?.is_none() {
             missing.push(task);
@@ -91,8 +88,8 @@ fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
     for &task in &missing {
         let embeddings = stream.embeddings(run, task)?;
         for (class, label) in stream.classes_of(task).iter().zip(stream.source_labels(task)) {
-            if embeddings.count::<Train>(label)? < LEAST_ROWS {
-                return Err(too_few_rows(&embeddings, class, label, LEAST_ROWS)?.into());
+            if embeddings.count::<Train>(label)? < least {
+                return Err(too_few_rows(&embeddings, class, label, least)?.into());
             }
         }
     }

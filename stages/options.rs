@@ -162,7 +162,7 @@ pub fn options_of(kind: Kind) -> &'static [&'static str] {
     const OPTIONS: [&str; 6] = ["--epochs", "--lr", "--hidden", "--batch-size", "--latent", "--legacy-reparam"];
     match kind {
         Kind::Vae => &OPTIONS,
-        Kind::Gaussian | Kind::Mog => &[],
+        Kind::Gaussian | Kind::Shared | Kind::Mog => &[],
         Kind::Diffusion => &OPTIONS[..4],
     }
 }
@@ -197,6 +197,7 @@ impl GeneratorOptions {
                 legacy_reparam: self.legacy_reparam,
             }),
             Kind::Gaussian => GeneratorConfig::Gaussian,
+            Kind::Shared => GeneratorConfig::Shared,
             Kind::Mog => GeneratorConfig::Mog,
             Kind::Diffusion => GeneratorConfig::Diffusion(DiffusionConfig {
                 epochs: self.epochs.unwrap_or(DIFFUSION.epochs),

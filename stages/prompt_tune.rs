@@ -1,18 +1,18 @@
 //! Stage 3: prompts learned task after task from real and generated embeddings, and what they are
 //! worth.
 
-use std::{fmt, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
 use cgil::{
-    baseline::ensemble,
+    baseline::{ClassStatistics, ensemble},
     device::{DeviceChoice, class_of},
     evaluate::TestSet,
     generator::{Kind, LatentStore},
-    method::{Prompted, Statistics, score},
+    method::{Beside, Prompted, Statistics, score},
     profile::{Phase, time},
     prompt::{
-        Current, PromptConfig, backend,
+        Current, PromptConfig, ReplayNoise, backend,
         training::{Replay, Training},
     },
     results::{Results, method_name},
@@ -23,9 +23,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    baseline::{evidence, statistics},
+    baseline::{class_statistics, discriminant, evidence},
     checkpoint::{self, ClipOptions},
-    options::{OrderOptions, PromptOptions, TaskOptions, choice, share},
+    options::{OrderOptions, PromptOptions, TaskOptions, choice},
     terminal,
 };
 
@@ -48,54 +48,21 @@ pub struct Options {
     current: Current,
     #[command(flatten)]
     config: PromptOptions,
-    /// What statistics of the classes' embeddings (linear discriminant analysis) count beside the
-    /// prompts when learned classes are told apart, 0 to 1; 0 is the paper's. Or evidence: these and
-    /// zero-shot text in one score, which also tells classes that are not learned
-    #[arg(long, default_value_t = Beside::Weight(ensemble::WEIGHT), value_parser = beside)]
+    /// What is added to generated embeddings
+    #[arg(long, value_parser = choice::<ReplayNoise>(), default_value_t = ReplayNoise::On)]
+    replay_noise: ReplayNoise,
+    /// What stands beside the prompts when images are scored; prompts are the same with any
+    #[arg(long, value_parser = choice::<Beside>(), default_value_t = Beside::Evidence)]
     statistics: Beside,
+    /// The paper's form: --replay-noise off --statistics off
+    #[arg(long, conflicts_with_all = ["replay_noise", "statistics"])]
+    paper: bool,
     /// What computes: auto, cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Print where the time went
     #[arg(long)]
     profile: bool,
-}
-
-/// What is asked beside the prompts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Beside {
-    /// Linear discriminant analysis, which counts so much.
-    Weight(f64),
-    Evidence,
-}
-
-impl fmt::Display for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Beside::Weight(weight) => weight.fmt(f),
-            Beside::Evidence => f.write_str(EVIDENCE),
-        }
-    }
-}
-
-impl Beside {
-    /// As methods' names have it.
-    fn value(self) -> Value {
-        match self {
-            Beside::Weight(weight) => weight.into(),
-            Beside::Evidence => EVIDENCE.into(),
-        }
-    }
-}
-
-const EVIDENCE: &str = "evidence";
-
-/// Parses what is asked beside the prompts.
-fn beside(text: &str) -> std::result::Result<Beside, String> {
-    match text {
-        EVIDENCE => Ok(Beside::Evidence),
-        _ => share(text).map(Beside::Weight).map_err(|_| format!("expected a number from 0 to 1, or {EVIDENCE}")),
-    }
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -111,13 +78,14 @@ pub fn run(options: &Options) -> Result<()> {
     let config = options.config.config();
     config.check()?;
     config.check_size(stream.classes.len(), test.dim())?;
-    let replay = Replay::Generated(&latents, options.current);
-    let statistics = match options.statistics {
-        Beside::Weight(weight) => statistics(&run, &stream, test.dim(), weight),
+    let replay = options.replay(&run, &stream, &latents, test.dim())?;
+    let statistics = match options.statistics() {
         Beside::Evidence => {
             let (_, states) = evidence(&run, &stream, &checkpoint, &clip, &config.template)?;
             Some(Statistics::Evidence(Box::new(states)))
         }
+        Beside::Lda => discriminant(&run, &stream, test.dim(), ensemble::WEIGHT),
+        Beside::Off => None,
     };
     let training = Training::new(&run, &stream, &options.prompts()?, &config, clip, replay, class_of(&device));
     let progress = terminal::bar("prompt-tune", stream.tasks() * config.epochs);
@@ -135,9 +103,9 @@ impl Options {
     /// What tables call the method with these options.
     pub fn method(&self) -> Result<String> {
         let mut own = self.training()?;
-        own["statistics"] = self.statistics.value();
+        own["statistics"] = json!(self.statistics());
         let mut default = default_training()?;
-        default["statistics"] = ensemble::WEIGHT.into();
+        default["statistics"] = json!(Beside::Evidence);
         Ok(method_name("cgil", &own, &default))
     }
 
@@ -146,20 +114,49 @@ impl Options {
         Ok(method_name("cgil", &self.training()?, &default_training()?))
     }
 
+    fn statistics(&self) -> Beside {
+        if self.paper { Beside::Off } else { self.statistics }
+    }
+
+    fn replay_noise(&self) -> ReplayNoise {
+        if self.paper { ReplayNoise::Off } else { self.replay_noise }
+    }
+
+    /// What prompts are trained on.
+    fn replay<'a>(
+        &self,
+        run: &'a Run,
+        stream: &'a Stream,
+        latents: &'a LatentStore,
+        dim: usize,
+    ) -> Result<Replay<'a>> {
+        let has_noise = self.replay_noise() == ReplayNoise::On;
+        if self.generator == Kind::Shared && !has_noise {
+            bail!(
+                "the generator {} gives the mean of a class alone, and the covariance that classes share is the replay \
+                 noise: leave --replay-noise and --paper out, or take another --generator",
+                self.generator
+            );
+        }
+        let noise = has_noise.then(|| Box::new(class_statistics(run, stream, ClassStatistics::new(dim))));
+        Ok(Replay::Generated { latents, current: self.current, noise })
+    }
+
     fn training(&self) -> Result<Value> {
-        training(&self.config.config(), self.generator, self.current)
+        training(&self.config.config(), self.generator, self.current, self.replay_noise())
     }
 }
 
 fn default_training() -> Result<Value> {
-    training(&PromptConfig::default(), Kind::Vae, Current::Generated)
+    training(&PromptConfig::default(), Kind::Vae, Current::Generated, ReplayNoise::On)
 }
 
 /// The options that decide how prompts are trained.
-fn training(config: &PromptConfig, generator: Kind, current: Current) -> Result<Value> {
+fn training(config: &PromptConfig, generator: Kind, current: Current, replay_noise: ReplayNoise) -> Result<Value> {
     let mut options = serde_json::to_value(config)?;
     let Value::Object(map) = &mut options else { bail!("a configuration is an object") };
     map.insert("generator".into(), json!(generator));
     map.insert("current".into(), json!(current));
+    map.insert("replay_noise".into(), json!(replay_noise));
     Ok(options)
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use cgil::{
+    baseline::ClassStatistics,
     dense::cosine::normalise,
     dense::moments::mean,
-    generator::{Generator, Kind, LatentStore},
+    generator::{Generator, Kind, LatentStore, Noise, Variation},
     quality::{self, Accuracy, Quality, Sets, accuracies},
     rng::{Draw, Rng},
     rows::{Rows, Test, Train},
@@ -20,6 +21,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use rayon::prelude::*;
 
 use crate::{
+    baseline::class_statistics,
     options::{OrderOptions, TaskOptions, at_least, choice},
     terminal,
 };
@@ -39,7 +41,7 @@ struct Column {
     real: Option<Measure>,
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     Column {
         heading: "Fréchet distance",
         decimals: 3,
@@ -57,6 +59,12 @@ const COLUMNS: [Column; 6] = [
         decimals: 1,
         generated: |quality, _| quality.generated.recall,
         real: Some(|quality, _| quality.real.recall),
+    },
+    Column {
+        heading: "recall with noise",
+        decimals: 1,
+        generated: |quality, _| quality.replayed.recall,
+        real: None,
     },
     Column {
         heading: "generated to real",
@@ -95,24 +103,38 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let stream = Stream::find(&run, &options.order.order(), options.tasks.cut())?;
     let latents = LatentStore::open(&run, &stream, options.generator)?;
-    let plan = quality::plan(&latents, options.samples)?;
+    let dim = stream.embeddings(&run, 0)?.plan.dim;
+    let mut statistics = class_statistics(&run, &stream, ClassStatistics::new(dim));
+    let plan = quality::plan(&latents, statistics.input(stream.tasks())?, options.samples)?;
     let _lock = run.lock(latents.dir())?;
+    let noise = noise(&latents, statistics.after(stream.tasks())?)?;
 
     let progress = terminal::bar("quality", 2 * stream.classes.len());
     let (mut sets, mut qualities) = (Vec::new(), Vec::new());
     for task in 0..stream.tasks() {
         let generators = latents.read_task(task)?;
-        for (own, quality) in measure(options, &run, &stream, task, &generators)? {
+        for (own, quality) in measure(options, &run, &stream, task, &generators, &noise)? {
             sets.push(own);
             qualities.push(quality);
             progress.inc(1);
         }
     }
-    let dim = stream.embeddings(&run, 0)?.plan.dim;
     let accuracies = accuracies(&sets, dim, || progress.inc(1));
     progress.finish_and_clear();
     quality::write(&plan, &latents, &qualities, &accuracies)?;
     terminal::print(report(&stream, &qualities, &accuracies))
+}
+
+/// The noise that prompts of all classes are trained with.
+fn noise(latents: &LatentStore, statistics: &ClassStatistics) -> Result<Noise> {
+    let stream = latents.stream();
+    let mut variation = Variation::new(statistics.dim());
+    for task in 0..stream.tasks() {
+        for (class, generator) in stream.classes_of(task).iter().zip(latents.read_task(task)?) {
+            variation.add(&generator, class.key(), stream.draws());
+        }
+    }
+    variation.noise(statistics)
 }
 
 /// Measures the classes of a task (from 0), each by itself.
@@ -122,6 +144,7 @@ fn measure(
     stream: &Stream,
     task: usize,
     generators: &[Generator],
+    noise: &Noise,
 ) -> Result<Vec<(Sets, Quality)>> {
     let (embeddings, labels) = (stream.embeddings(run, task)?, stream.source_labels(task));
     let (train, test) = (embeddings.class_rows::<Train>(&labels)?, embeddings.class_rows::<Test>(&labels)?);
@@ -133,10 +156,13 @@ fn measure(
         let samples = options.samples.min(train.len() / dim);
         let stream = |draw| Rng::new(stream.draws(), draw, &[class.key()]);
         let generated = generator.sample(samples, &mut stream(Draw::QualityGenerated)); // (samples, D)
-        let generated = unit(generated, dim, class, "generated embedding")?;
+        let mut replayed = generated.clone();
+        noise.add(&mut replayed, dim, &mut stream(Draw::QualityNoise));
+        let [generated, replayed] =
+            [generated, replayed].map(|rows| unit(rows, dim, class, "generated embedding"));
         let chosen = stream(Draw::QualityReal).permutation(train.len() / dim);
         let real = chosen[..samples].iter().flat_map(|&i| &train[i * dim..][..dim]).copied().collect(); // (samples, D)
-        let sets = Sets { generated, real, test };
+        let sets = Sets { generated: generated?, replayed: replayed?, real, test };
         let quality = Quality::new(&sets, &train, dim);
         Ok((sets, quality))
     };

@@ -31,7 +31,7 @@ use crate::{
 /// What is compared unless methods are given.
 const METHODS: [&str; 11] = [
     "cgil",
-    "cgil,statistics=0.0",
+    "cgil,paper=true",
     "zero-shot",
     "evidence",
     "ncm",

@@ -17,7 +17,7 @@ use crate::support::{Rows, command, fails, files, golden_tensors, imported, numb
 
 /// Sets of one class: generated and training rows (N, D), and as many held-out ones.
 fn sets(generated: &[f32], real: &[f32], test: &[f32]) -> Sets {
-    Sets { generated: generated.to_vec(), real: real.to_vec(), test: test.to_vec() }
+    Sets { generated: generated.to_vec(), replayed: generated.to_vec(), real: real.to_vec(), test: test.to_vec() }
 }
 
 /// Rows (n, 8) of length 1 around an axis, each `spread` to its sides.

@@ -13,26 +13,28 @@ use crate::{
 /// values exactly.
 pub type State = Named<f64>;
 
-/// A classifier that learns classes task by task. What it needs of past ones it keeps itself.
-pub trait Classifier {
+/// What learns classes task by task. What it needs of past ones it keeps itself.
+pub trait Incremental {
     /// Learns the classes of the next task. An error names the class that it is about; after one
-    /// the classifier is not to be used.
+    /// the learner is not to be used.
     fn learn(&mut self, classes: &[Examples]) -> Result<()>;
 
-    /// Scores (N, n) of embeddings (N, D), raw, for the n classes learned so far, in the order in
-    /// which they were learned; the highest is the answer.
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32>;
-
-    /// What it has learned, to be stored: everything that [`Classifier::restore`] needs.
+    /// What it has learned, to be stored: everything that [`Incremental::restore`] needs.
     fn state(&self) -> State;
 
-    /// Sets a classifier that was made in the same way to a stored state: it then scores and goes
-    /// on learning as the one that the state is of. An error where the tensors do not fit; then it
-    /// stays as it was.
+    /// Sets a learner that was made in the same way to a stored state: it then goes on as the one
+    /// that the state is of. An error where the tensors do not fit; then it stays as it was.
     fn restore(&mut self, state: State) -> Result<()>;
 
     /// What it keeps.
     fn stored(&self) -> Stored;
+}
+
+/// A classifier that learns classes task by task.
+pub trait Classifier: Incremental {
+    /// Scores (N, n) of embeddings (N, D), raw, for the n classes learned so far, in the order in
+    /// which they were learned; the highest is the answer.
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32>;
 }
 
 /// A class to be learned, and its training embeddings (N, D), raw as the encoder gives them.
@@ -45,7 +47,7 @@ pub struct Examples<'a> {
 }
 
 /// Bytes that have to be kept, beside the CLIP, to classify and to learn further classes: those of
-/// the tensors of [`Classifier::state`], where a value of single precision counts 4 bytes, though
+/// the tensors of [`Incremental::state`], where a value of single precision counts 4 bytes, though
 /// the state holds it as float64. Labels and keys do not count: who they are of stands in every
 /// manifest.
 /// What is drawn from the seed again does not count either.

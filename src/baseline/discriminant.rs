@@ -4,13 +4,13 @@ use anyhow::{Context, Result, bail};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
-    classifier::{Classifier, Examples, State, Stored},
-    covariance::shrink,
+    classifier::{Classifier, Examples, Incremental, State, Stored},
     statistics::ClassStatistics,
 };
 use crate::{
     choice::choices,
     dense::{
+        covariance::shrink,
         product::{Matrix, Product, Threads},
         symmetric::{Cholesky, Triangle},
     },
@@ -124,7 +124,7 @@ impl Solution {
     }
 }
 
-impl Classifier for Discriminant {
+impl Incremental for Discriminant {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.statistics.learn(classes)?;
         if let Some(Examples { class, .. }) = classes.first()
@@ -140,6 +140,21 @@ impl Classifier for Discriminant {
         Ok(())
     }
 
+    fn state(&self) -> State {
+        self.statistics.state()
+    }
+
+    fn restore(&mut self, state: State) -> Result<()> {
+        *self = Self::of(ClassStatistics::from_state(state, self.dim())?, self.shrinkage)?;
+        Ok(())
+    }
+
+    fn stored(&self) -> Stored {
+        self.statistics.stored()
+    }
+}
+
+impl Classifier for Discriminant {
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
         let Solution { centre, directions, offsets } = &self.solution;
         let (dim, n) = (self.dim(), offsets.len());
@@ -153,19 +168,6 @@ impl Classifier for Discriminant {
             Matrix::new(directions, dim).t(),
         );
         scores
-    }
-
-    fn state(&self) -> State {
-        self.statistics.state()
-    }
-
-    fn restore(&mut self, state: State) -> Result<()> {
-        *self = Self::of(ClassStatistics::from_state(state, self.dim())?, self.shrinkage)?;
-        Ok(())
-    }
-
-    fn stored(&self) -> Stored {
-        self.statistics.stored()
     }
 }
 

@@ -6,19 +6,22 @@
 mod map;
 mod matrix;
 mod model;
+mod open;
+mod whitened;
 
 use anyhow::{Result, bail, ensure};
 
+pub use self::open::{Chosen, OpenClassifier};
 use self::{
     map::Text,
-    matrix::product,
     model::{Model, Spread},
+    open::{GATE, Together, logits, unit_rows},
 };
 use super::{
-    classifier::{Classifier, Examples, State, Stored, take},
+    classifier::{Classifier, Examples, Incremental, State, Stored, take},
     statistics::ClassStatistics,
 };
-use crate::{dense::product::Matrix, evaluate::Scores};
+use crate::evaluate::Scores;
 
 /// Least shrinkages that are tried, each not below oracle approximating shrinkage.
 const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
@@ -29,9 +32,6 @@ const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.
 /// Biases of unseen classes that are tried: from −4 in halves.
 const BIASES: usize = 41;
 
-/// What the evidence weighs where seen and unseen classes are told apart.
-const GATE: f64 = 0.05;
-
 /// Classes from which on text predicts means.
 const FEWEST_FOR_TEXT: usize = 4;
 
@@ -40,17 +40,6 @@ const BATCH: usize = 1024;
 
 fn bias_at(place: usize) -> f64 {
     -4.0 + 0.5 * place as f64
-}
-
-/// What was chosen after a task.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Chosen {
-    /// How far the covariance is shrunk towards a multiple of the identity, 0 to 1.
-    pub shrinkage: f64,
-    /// What the evidence weighs among seen classes, where text counts 1.
-    pub weight: f64,
-    /// What unseen classes' logits are raised by.
-    pub bias: f64,
 }
 
 /// Text and class statistics of classes that are learned task by task.
@@ -70,12 +59,6 @@ struct Tally {
     unseen: Vec<f64>, // (biases), shares of the rows of a task before it was learned, over tasks
     seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
-}
-
-/// Scores of rows, of text and evidence together.
-struct Together {
-    seen: Vec<f64>, // (N, n), among the seen classes
-    all: Vec<f64>,  // (N, C), over all classes, by which seen and unseen ones are told apart
 }
 
 impl Evidence {
@@ -153,34 +136,25 @@ impl Evidence {
     /// their cosines (N, n) with learned prompts of the seen classes; zero-shot text is half of what
     /// counts then.
     pub fn open_scores(&self, embeddings: &[f32], prompts: Option<&[f32]>) -> Scores {
-        let Together { seen, all } = self.together(&unit_rows(embeddings, self.statistics.dim()), prompts);
-        let rows = || all.chunks_exact(self.classes());
-        Scores {
-            open: rows().flat_map(|row| &row[..self.seen()]).map(|&x| x as f32).collect(),
-            seen: Some(seen.into_iter().map(|x| x as f32).collect()),
-            unseen: Some(rows().flat_map(|row| &row[self.seen()..]).map(|&x| x as f32).collect()),
-        }
+        let rows = unit_rows(embeddings, self.statistics.dim());
+        self.together(&rows, prompts).scores(self.classes(), self.seen())
     }
 
     /// As [`Evidence::open_scores`], of rows of length 1.
     fn together(&self, rows: &[f64], prompts: Option<&[f32]>) -> Together {
-        let (n, all) = (self.seen(), self.classes());
-        let mut over_all = self.logits(rows, &self.text); // (N, C)
-        let mut seen: Vec<f64> = over_all.chunks_exact(all).flat_map(|row| &row[..n]).copied().collect(); // (N, n)
-        if let Some(prompts) = prompts {
-            let prompted = prompts.iter().map(|&cosine| self.logit_scale * f64::from(cosine));
-            seen.iter_mut().zip(prompted).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
-        }
-        let Some(model) = &self.model else { return Together { seen, all: over_all } };
-        let evidence = model.evidence(rows); // (N, C)
-        for ((seen, over_all), evidence) in
-            seen.chunks_exact_mut(n).zip(over_all.chunks_exact_mut(all)).zip(evidence.chunks_exact(all))
-        {
-            seen.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += self.chosen.weight * evidence);
-            over_all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
-            over_all[n..].iter_mut().for_each(|x| *x += self.chosen.bias);
-        }
-        Together { seen, all: over_all }
+        let logits = self.logits(rows, &self.text); // (N, C)
+        let prompts: Option<Vec<f64>> =
+            prompts.map(|cosines| cosines.iter().map(|&cosine| self.logit_scale * f64::from(cosine)).collect());
+        let evidence = self.model.as_ref().map(|model| model.whitened.evidence(rows)); // (N, C)
+        self.chosen.together(logits, prompts.as_deref(), evidence.as_deref(), self.classes(), self.seen())
+    }
+
+    /// What scores embeddings after the tasks so far, with learned `prompts` (n, D) of the seen
+    /// classes or without; none before the first task.
+    pub fn classifier(&self, prompts: Option<&[f32]>) -> Option<OpenClassifier> {
+        let whitened = self.model.as_ref()?.whitened.clone();
+        let prompts = prompts.map(|prompts| unit_rows(prompts, whitened.dim));
+        Some(OpenClassifier::new(self.text.clone(), prompts, whitened, self.seen(), self.logit_scale, self.chosen))
     }
 
     /// Number of classes learned, n.
@@ -205,10 +179,7 @@ impl Evidence {
 
     /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.
     fn logits(&self, rows: &[f64], text: &[f64]) -> Vec<f64> {
-        let dim = self.statistics.dim();
-        let mut logits = product(Matrix::new(rows, dim), Matrix::new(text, dim).t());
-        logits.iter_mut().for_each(|x| *x *= self.logit_scale);
-        logits
+        logits(rows, text, self.statistics.dim(), self.logit_scale)
     }
 
     /// For each bias the rows (N, D) of classes that are not learned yet, `truth` (N), that are
@@ -217,7 +188,7 @@ impl Evidence {
         let (dim, seen, mut found) = (self.statistics.dim(), self.seen(), vec![0.0; BIASES]);
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let mut scores = self.logits(rows, &self.text); // (B, C)
-            scores.iter_mut().zip(model.evidence(rows)).for_each(|(x, evidence)| *x += GATE * evidence);
+            scores.iter_mut().zip(model.whitened.evidence(rows)).for_each(|(x, evidence)| *x += GATE * evidence);
             for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
                 let (best, unseen) = highest(scores[seen..].iter().copied());
                 if seen + best == class {
@@ -249,7 +220,7 @@ impl Evidence {
     }
 }
 
-impl Classifier for Evidence {
+impl Incremental for Evidence {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let (seen, all) = (self.seen(), self.classes());
         if let Some(examples) = classes.get(all - seen) {
@@ -259,11 +230,6 @@ impl Classifier for Evidence {
         let dim = self.statistics.dim();
         let rows: Vec<f64> = classes.iter().flat_map(|examples| unit_rows(examples.rows.values(), dim)).collect();
         self.learn_rows(&rows, &classes.iter().map(|examples| examples.rows.len()).collect::<Vec<_>>())
-    }
-
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        let scores = self.together(&unit_rows(embeddings, self.statistics.dim()), None);
-        scores.seen.into_iter().map(|x| x as f32).collect()
     }
 
     fn state(&self) -> State {
@@ -307,16 +273,11 @@ impl Classifier for Evidence {
     }
 }
 
-/// Rows (N, D) at length 1; those of length 0 stay.
-fn unit_rows(rows: &[f32], dim: usize) -> Vec<f64> {
-    let mut unit: Vec<f64> = rows.iter().map(|&x| f64::from(x)).collect();
-    for row in unit.chunks_exact_mut(dim) {
-        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if length > 0.0 {
-            row.iter_mut().for_each(|x| *x /= length);
-        }
+impl Classifier for Evidence {
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
+        let scores = self.together(&unit_rows(embeddings, self.statistics.dim()), None);
+        scores.seen.into_iter().map(|x| x as f32).collect()
     }
-    unit
 }
 
 /// Hits of one model on rows of a task.

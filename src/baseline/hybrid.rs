@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{
-    classifier::{Classifier, Examples, State, Stored},
+    classifier::{Classifier, Examples, Incremental, State, Stored},
     mean::UnitMeans,
     text,
 };
@@ -44,7 +44,7 @@ impl TextAndMean {
     }
 }
 
-impl Classifier for TextAndMean {
+impl Incremental for TextAndMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let learned = self.means.values().len() / self.means.dim();
         if let Some(examples) = classes.get(self.texts().saturating_sub(learned)) {
@@ -53,10 +53,6 @@ impl Classifier for TextAndMean {
         self.means.learn(classes)?;
         self.weigh();
         Ok(())
-    }
-
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        cosines(embeddings, &self.keys, self.means.dim())
     }
 
     fn state(&self) -> State {
@@ -76,5 +72,11 @@ impl Classifier for TextAndMean {
 
     fn stored(&self) -> Stored {
         self.means.stored()
+    }
+}
+
+impl Classifier for TextAndMean {
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
+        cosines(embeddings, &self.keys, self.means.dim())
     }
 }

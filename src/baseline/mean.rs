@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::classifier::{Classifier, Examples, Known, State, Stored, finish, take_f32, tensor, unit};
+use super::classifier::{Classifier, Examples, Incremental, Known, State, Stored, finish, take_f32, tensor, unit};
 use crate::dense::cosine::cosines;
 
 /// The means of classes: embeddings are brought to length 1, and so is their mean.
@@ -28,7 +28,7 @@ impl UnitMeans {
         &self.means
     }
 
-    /// Takes in the classes of a task; see [`Classifier::learn`].
+    /// Takes in the classes of a task; see [`Incremental::learn`].
     pub fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)?;
         for class in classes {
@@ -37,7 +37,7 @@ impl UnitMeans {
         Ok(())
     }
 
-    /// See [`Classifier::state`].
+    /// See [`Incremental::state`].
     pub fn state(&self) -> State {
         let shape = vec![self.known.count(), self.known.dim];
         let mut state = State::from([("unit_means".into(), tensor(shape, &self.means))]);
@@ -82,13 +82,9 @@ impl NearestMean {
     }
 }
 
-impl Classifier for NearestMean {
+impl Incremental for NearestMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.means.learn(classes)
-    }
-
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        cosines(embeddings, self.means.values(), self.means.dim())
     }
 
     fn state(&self) -> State {
@@ -102,6 +98,12 @@ impl Classifier for NearestMean {
 
     fn stored(&self) -> Stored {
         self.means.stored()
+    }
+}
+
+impl Classifier for NearestMean {
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
+        cosines(embeddings, self.means.values(), self.means.dim())
     }
 }
 

@@ -2,7 +2,6 @@
 //! keep statistics of past ones instead of images.
 
 mod classifier;
-mod covariance;
 mod discriminant;
 pub mod ensemble;
 mod evidence;
@@ -15,9 +14,9 @@ pub mod text;
 
 use anyhow::Result;
 
-pub use classifier::{Classifier, Examples, State, Stored};
+pub use classifier::{Classifier, Examples, Incremental, State, Stored};
 pub use discriminant::{Discriminant, Shrinkage};
-pub use evidence::{Chosen, Evidence};
+pub use evidence::{Chosen, Evidence, OpenClassifier};
 pub use hybrid::TextAndMean;
 pub use mean::NearestMean;
 pub use projection::{FEATURES, Features, HeldOutError, LAMBDAS, RandomProjection, Ridge, Rows, choose_ridge};
@@ -26,8 +25,8 @@ pub use statistics::ClassStatistics;
 
 use crate::rows::TaskRows;
 
-/// Shows a classifier the training rows of a task.
-pub(crate) fn learn_task(classifier: &mut impl Classifier, task: &TaskRows) -> Result<()> {
+/// Shows a learner the training rows of a task.
+pub(crate) fn learn_task(learner: &mut impl Incremental, task: &TaskRows) -> Result<()> {
     let examples = task.classes.iter().zip(&task.rows).map(|(class, rows)| Examples { class, rows });
-    classifier.learn(&examples.collect::<Vec<_>>())
+    learner.learn(&examples.collect::<Vec<_>>())
 }

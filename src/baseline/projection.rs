@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::classifier::{Classifier, Examples, Known, State, Stored, finish, take};
+use super::classifier::{Classifier, Examples, Incremental, Known, State, Stored, finish, take};
 use crate::{
     dense::{
         cosine::normalise,
@@ -274,7 +274,7 @@ pub fn choose_ridge(errors: &[HeldOutError]) -> Option<f64> {
     LAMBDAS.get(place).copied()
 }
 
-impl Classifier for RandomProjection {
+impl Incremental for RandomProjection {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let is_first = self.known.count() == 0;
         self.known.admit(classes)?;
@@ -302,17 +302,6 @@ impl Classifier for RandomProjection {
         self.gram.set(&gram);
         self.solve(&mut gram);
         Ok(())
-    }
-
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        let (m, n) = (self.features, self.known.count());
-        let mut scores = vec![0.0; embeddings.len() / self.known.dim * n]; // (N, n)
-        for (rows, scores) in embeddings.chunks(BATCH * self.known.dim).zip(scores.chunks_mut(BATCH * n)) {
-            let features = self.features(rows); // (B, M)
-            let weights = Matrix::new(&self.weights, m).t();
-            Product::on(Threads::All).into(scores, n, Matrix::new(&features, m), weights);
-        }
-        scores
     }
 
     fn state(&self) -> State {
@@ -357,5 +346,18 @@ impl Classifier for RandomProjection {
     fn stored(&self) -> Stored {
         let m = self.features;
         Stored { per_class: m * size_of::<f64>(), shared: (Triangle::len(m) + 1) * size_of::<f64>() }
+    }
+}
+
+impl Classifier for RandomProjection {
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
+        let (m, n) = (self.features, self.known.count());
+        let mut scores = vec![0.0; embeddings.len() / self.known.dim * n]; // (N, n)
+        for (rows, scores) in embeddings.chunks(BATCH * self.known.dim).zip(scores.chunks_mut(BATCH * n)) {
+            let features = self.features(rows); // (B, M)
+            let weights = Matrix::new(&self.weights, m).t();
+            Product::on(Threads::All).into(scores, n, Matrix::new(&features, m), weights);
+        }
+        scores
     }
 }

@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::{
-    classifier::{Classifier, Examples, Known, State, Stored, finish, take_f32, tensor},
-    covariance::{add_scatter, mean_variance, shrink},
+    classifier::{Classifier, Examples, Incremental, Known, State, Stored, finish, take_f32, tensor},
 };
 use crate::{
     dense::{
         adam::Adam,
+        covariance::{add_scatter, mean_variance, shrink},
         layers,
         moments::mean_row,
         product::{Matrix, Product, Threads},
@@ -230,21 +230,13 @@ impl ReplayHead {
     }
 }
 
-impl Classifier for ReplayHead {
+impl Incremental for ReplayHead {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)?;
         let dim = self.known.dim;
         self.gaussians
             .par_extend(classes.par_iter().map(|class| Gaussian::fit(class.rows.values(), dim, self.covariance)));
         self.train(classes)
-    }
-
-    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
-        let (dim, n) = (self.known.dim, self.known.count());
-        let mut scores = self.offsets.repeat(embeddings.len() / dim); // (N, n)
-        let weights = Matrix::new(&self.weights, dim).t();
-        Product::on(Threads::All).added().into(&mut scores, n, Matrix::new(embeddings, dim), weights);
-        scores
     }
 
     fn state(&self) -> State {
@@ -286,5 +278,15 @@ impl Classifier for ReplayHead {
         let dim = self.known.dim;
         let gaussian = dim + self.covariance.field(dim).1;
         Stored { per_class: (gaussian + dim + 1) * size_of::<f32>(), shared: 0 }
+    }
+}
+
+impl Classifier for ReplayHead {
+    fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
+        let (dim, n) = (self.known.dim, self.known.count());
+        let mut scores = self.offsets.repeat(embeddings.len() / dim); // (N, n)
+        let weights = Matrix::new(&self.weights, dim).t();
+        Product::on(Threads::All).added().into(&mut scores, n, Matrix::new(embeddings, dim), weights);
+        scores
     }
 }

@@ -4,10 +4,13 @@
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    classifier::{Examples, Known, State, Stored, finish, take},
-    covariance::add_scatter,
+    classifier::{Examples, Incremental, Known, State, Stored, finish, take},
 };
-use crate::dense::{moments::mean_row, symmetric::Triangle};
+use crate::dense::{
+    covariance::{add_scatter, shrink_by},
+    moments::mean_row,
+    symmetric::Triangle,
+};
 
 /// The counts, means and common scatter of classes, of raw embeddings. They are sums over rows, so
 /// classes may come in any tasks: what is kept is the same. Every linear discriminant is made of
@@ -57,13 +60,6 @@ impl ClassStatistics {
         self.scatter.diagonal().any(|x| x > 0.0)
     }
 
-    /// Takes in the classes of a task; see [`Classifier::learn`](super::Classifier::learn).
-    pub fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.admit(classes)?;
-        self.add(&classes.iter().map(|examples| examples.rows.values()).collect::<Vec<_>>());
-        Ok(())
-    }
-
     /// Takes in the labels of classes whose rows follow.
     pub(super) fn admit(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)
@@ -82,20 +78,7 @@ impl ClassStatistics {
         self.scatter.set(&scatter);
     }
 
-    /// See [`Classifier::state`](super::Classifier::state).
-    pub fn state(&self) -> State {
-        let (dim, n) = (self.known.dim, self.known.count());
-        let counts = self.counts.iter().map(|&count| count as f64).collect();
-        let mut state = State::from([
-            ("counts".into(), (vec![n], counts)),
-            ("means".into(), (vec![n, dim], self.means.clone())),
-            ("scatter".into(), (vec![Triangle::len(dim)], self.scatter.values().to_vec())),
-        ]);
-        self.known.put(&mut state);
-        state
-    }
-
-    /// What [`ClassStatistics::state`] gave, of embeddings of `dim` values. An error where the
+    /// What [`Incremental::state`] gave, of embeddings of `dim` values. An error where the
     /// tensors do not fit.
     pub fn from_state(mut state: State, dim: usize) -> Result<Self> {
         let known = Known::take(&mut state, dim)?;
@@ -111,8 +94,44 @@ impl ClassStatistics {
         Ok(ClassStatistics { known, counts: counts.into_iter().map(|x| x as usize).collect(), means, scatter })
     }
 
-    /// What they take.
-    pub fn stored(&self) -> Stored {
+    /// The covariance (D, D) within classes, shrunk towards a multiple of the identity by `least` at
+    /// least, and as far as oracle approximating shrinkage says. 0 where all rows of a class are
+    /// equal.
+    pub fn covariance(&self, least: f64) -> Vec<f64> {
+        let dim = self.dim();
+        let freedom = self.rows().saturating_sub(self.counts.len()).max(1);
+        let mut covariance = self.scatter.whole();
+        covariance.iter_mut().for_each(|x| *x /= freedom as f64);
+        shrink_by(&mut covariance, dim, self.rows(), least);
+        covariance
+    }
+}
+
+impl Incremental for ClassStatistics {
+    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        self.admit(classes)?;
+        self.add(&classes.iter().map(|examples| examples.rows.values()).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        let (dim, n) = (self.known.dim, self.known.count());
+        let counts = self.counts.iter().map(|&count| count as f64).collect();
+        let mut state = State::from([
+            ("counts".into(), (vec![n], counts)),
+            ("means".into(), (vec![n, dim], self.means.clone())),
+            ("scatter".into(), (vec![Triangle::len(dim)], self.scatter.values().to_vec())),
+        ]);
+        self.known.put(&mut state);
+        state
+    }
+
+    fn restore(&mut self, state: State) -> Result<()> {
+        *self = ClassStatistics::from_state(state, self.dim())?;
+        Ok(())
+    }
+
+    fn stored(&self) -> Stored {
         let dim = self.known.dim;
         Stored { per_class: (dim + 1) * size_of::<f64>(), shared: Triangle::len(dim) * size_of::<f64>() }
     }

@@ -6,6 +6,8 @@
 
 pub mod adam;
 pub mod cosine;
+pub(crate) mod covariance;
+pub(crate) mod eigen;
 pub(crate) mod layers;
 pub mod moments;
 pub(crate) mod product;

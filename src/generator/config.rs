@@ -14,6 +14,7 @@ choices! {
     pub enum Kind {
         Vae = "vae": "A variational autoencoder, the paper's",
         Gaussian = "gaussian": "A diagonal Gaussian",
+        Shared = "shared": "A Gaussian whose covariance all classes share: of a class its mean is kept",
         Mog = "mog": "A mixture of five diagonal Gaussians",
         Diffusion = "diffusion": "A diffusion model",
     }
@@ -27,6 +28,8 @@ pub enum GeneratorConfig {
     Vae(VaeConfig),
     /// A diagonal Gaussian.
     Gaussian,
+    /// The mean of a class, and the covariance that all share.
+    Shared,
     /// A mixture of diagonal Gaussians.
     Mog,
     /// A diffusion model.
@@ -39,6 +42,7 @@ impl GeneratorConfig {
         match self {
             GeneratorConfig::Vae(_) => Kind::Vae,
             GeneratorConfig::Gaussian => Kind::Gaussian,
+            GeneratorConfig::Shared => Kind::Shared,
             GeneratorConfig::Mog => Kind::Mog,
             GeneratorConfig::Diffusion(_) => Kind::Diffusion,
         }
@@ -49,7 +53,15 @@ impl GeneratorConfig {
         match self {
             GeneratorConfig::Vae(config) => config.epochs,
             GeneratorConfig::Diffusion(config) => config.epochs,
-            GeneratorConfig::Gaussian | GeneratorConfig::Mog => 1,
+            GeneratorConfig::Gaussian | GeneratorConfig::Shared | GeneratorConfig::Mog => 1,
+        }
+    }
+
+    /// Training rows that a class needs: one has no deviation.
+    pub fn least_rows(&self) -> usize {
+        match self {
+            GeneratorConfig::Shared => 1,
+            _ => 2,
         }
     }
 
@@ -58,7 +70,7 @@ impl GeneratorConfig {
         match self {
             GeneratorConfig::Vae(config) => Some(config.lr),
             GeneratorConfig::Diffusion(config) => Some(config.lr),
-            GeneratorConfig::Gaussian | GeneratorConfig::Mog => None,
+            GeneratorConfig::Gaussian | GeneratorConfig::Shared | GeneratorConfig::Mog => None,
         }
     }
 
@@ -74,7 +86,7 @@ impl GeneratorConfig {
             GeneratorConfig::Diffusion(c) => {
                 (vec![vec![dim + TIME_EMBEDDING, c.hidden, c.hidden, c.hidden, c.hidden, dim]], "--hidden")
             }
-            GeneratorConfig::Gaussian | GeneratorConfig::Mog => return Ok(()),
+            GeneratorConfig::Gaussian | GeneratorConfig::Shared | GeneratorConfig::Mog => return Ok(()),
         };
         let layers = networks.iter().flat_map(|widths| widths.windows(2));
         let weights: f64 = layers.map(|pair| pair[0] as f64 * pair[1] as f64).sum();

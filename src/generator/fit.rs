@@ -18,6 +18,7 @@ use super::{
     vae,
 };
 use crate::{
+    dense::moments::mean_row,
     profile::{Phase, time},
     rng::{Draw, Rng},
 };
@@ -75,6 +76,11 @@ pub fn fit(class: &ClassRows, seed: u64, config: &GeneratorConfig, tick: impl Fn
             let measures = Measures::of_density(time(Phase::Forward, || gaussian.log_likelihood(rows)));
             tick();
             (Generator::Gaussian(gaussian), measures)
+        }
+        GeneratorConfig::Shared => {
+            let mean = mean_row(rows, dim).into_iter().map(|x| x as f32).collect();
+            tick();
+            (Generator::Shared(mean), Measures::default())
         }
         GeneratorConfig::Mog => {
             let mixture = Mixture::fit(rows, dim, &mut Rng::new(seed, Draw::MixtureSeeds, &[key]));

@@ -46,7 +46,7 @@ impl From<Losses> for Measures {
     }
 }
 
-/// The embeddings of a class, to be fitted: at least 2 rows.
+/// The embeddings of a class, to be fitted: as many rows as its kind needs.
 pub struct ClassRows {
     /// What its draws are keyed by.
     pub key: u64,

@@ -1,13 +1,13 @@
 //! A generator of any kind: how it is sampled, and what is stored of it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     config::Kind, diffusion::Denoiser, gaussian::Gaussian, mixture::Mixture, network, scaler::Scaler, vae::Decoder,
 };
 use crate::{
     rng::Rng,
-    tensors::{Fields, Tensors},
+    tensors::{self, Fields, Tensors},
 };
 
 /// A class's generator.
@@ -22,6 +22,8 @@ pub enum Generator {
     },
     /// Drawn from a Gaussian.
     Gaussian(Gaussian),
+    /// The mean (D): what classes share of how they vary is added as replay noise.
+    Shared(Vec<f32>),
     /// Drawn from a mixture.
     Mog(Mixture),
     /// Standard normal noise, denoised step by step and scaled back.
@@ -43,6 +45,7 @@ impl Generator {
         match self {
             Generator::Vae { decoder, scaler } => scaler.restored(decoder.decode(&rng.normals(n * decoder.latent))),
             Generator::Gaussian(gaussian) => gaussian.sample(n, rng),
+            Generator::Shared(mean) => mean.repeat(n),
             Generator::Mog(mixture) => mixture.sample(n, rng),
             Generator::Diffusion { denoiser, scaler } => scaler.restored(denoiser.sample(n, rng)),
         }
@@ -65,6 +68,7 @@ impl Generator {
                 [network::fields(&DECODER, &decoder.layers), scaler.fields()].concat()
             }
             Generator::Gaussian(gaussian) => gaussian.fields(),
+            Generator::Shared(mean) => vec![("mean".into(), vec![mean.len()], mean)],
             Generator::Mog(mixture) => mixture.fields(),
             Generator::Diffusion { denoiser, scaler } => {
                 [network::fields(&DENOISER, &denoiser.layers), scaler.fields()].concat()
@@ -82,6 +86,11 @@ impl Generator {
                 Generator::Vae { decoder: Decoder { latent, layers }, scaler: Scaler::take(tensors, dim)? }
             }
             Kind::Gaussian => Generator::Gaussian(Gaussian::take(tensors)?),
+            Kind::Shared => {
+                let (shape, mean) = tensors::take(tensors, "mean")?;
+                ensure!(shape.len() == 1 && !mean.is_empty(), "tensor \"mean\" should have the shape [D], but has {shape:?}");
+                Generator::Shared(mean)
+            }
             Kind::Mog => Generator::Mog(Mixture::take(tensors)?),
             Kind::Diffusion => {
                 let layers = network::take(tensors, DENOISER)?;

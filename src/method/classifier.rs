@@ -3,12 +3,13 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{recipe::Recipe, states::States};
+use super::recipe::Recipe;
 use crate::{
     baseline::Classifier,
     evaluate::{TestSet, evaluate},
     profile::{Phase, time},
     results::{Made, Step},
+    states::States,
     stream::Stream,
 };
 
@@ -45,6 +46,7 @@ impl<C: Classifier> Recipe for Learned<'_, C> {
         let scores = |images: &[f32]| Ok(classifier.scores(images).into());
         let predictions = time(Phase::Evaluate, || evaluate(test, self.stream, learned, None, scores))
             .context("the classifier does not score: are the embeddings of very different lengths?")?;
-        Ok(Step { predictions, stored: classifier.stored().total(self.stream.seen(learned)), tables: Vec::new() })
+        let stored = classifier.stored().total(self.stream.seen(learned));
+        Ok(Step { predictions, stored, tables: Vec::new(), classifier: None })
     }
 }

@@ -3,12 +3,13 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{recipe::Recipe, states::States};
+use super::recipe::Recipe;
 use crate::{
-    baseline::{Classifier, Evidence},
+    baseline::{Evidence, Incremental},
     evaluate::{TestSet, ZeroShot, evaluate},
     profile::{Phase, time},
     results::{Made, Step},
+    states::States,
     stream::Stream,
     texts::{self, TextModel},
 };
@@ -45,13 +46,14 @@ impl Recipe for TextAndEvidence<'_> {
         let zero_shot = Some(ZeroShot { features: &self.text, is_raw: learned == 0 });
         if learned == 0 {
             let predictions = evaluate(test, self.stream, 0, zero_shot, |_| Ok(Vec::new().into()))?;
-            return Ok(Step { predictions, stored: 0, tables: Vec::new() });
+            return Ok(Step { predictions, stored: 0, tables: Vec::new(), classifier: None });
         }
         let evidence = self.states.after(learned)?;
         let predictions = time(Phase::Evaluate, || {
             evaluate(test, self.stream, learned, zero_shot, |images| Ok(evidence.open_scores(images, None)))
         })?;
         let stored = evidence.stored().total(self.stream.seen(learned));
-        Ok(Step { predictions, stored, tables: Vec::new() })
+        let classifier = evidence.classifier(None).map(|classifier| classifier.file(&self.stream.classes)).transpose()?;
+        Ok(Step { predictions, stored, tables: Vec::new(), classifier })
     }
 }

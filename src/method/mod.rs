@@ -6,12 +6,10 @@ mod classifier;
 mod evidence;
 mod prompted;
 mod recipe;
-mod states;
 mod zero_shot;
 
 pub use classifier::Learned;
 pub use evidence::TextAndEvidence;
-pub use prompted::{Prompted, Statistics};
+pub use prompted::{Beside, Prompted, Statistics};
 pub use recipe::{Recipe, score};
-pub use states::{Learner, States};
 pub use zero_shot::ZeroShotTexts;

@@ -6,17 +6,28 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray};
 use serde_json::json;
 
-use super::{recipe::Recipe, states::States};
+use super::recipe::Recipe;
 use crate::{
-    baseline::{Classifier, Discriminant, Evidence, ensemble::Ensemble},
+    baseline::{Discriminant, Evidence, Incremental, ensemble::Ensemble},
+    choice::choices,
     dense::cosine::{cosines, normalise},
     evaluate::{TestSet, ZeroShot, evaluate},
     profile::{Phase, time},
     prompt::{Learner, training::Training},
     results::{Made, Step, StepTable},
+    states::States,
     stream::Stream,
     table::{contract, file},
 };
+
+choices! {
+    /// What stands beside prompts.
+    pub enum Beside {
+        Evidence = "evidence": "Zero-shot text and class statistics, which also say whether a class is a learned one",
+        Lda = "lda": "Linear discriminant analysis, which counts half when learned classes are told apart",
+        Off = "off": "Nothing: the paper's",
+    }
+}
 
 /// Class statistics beside prompts.
 pub enum Statistics<'a> {
@@ -33,7 +44,7 @@ pub enum Statistics<'a> {
 
 /// The statistics after a number of tasks.
 #[derive(Clone, Copy)]
-enum Beside<'a> {
+enum Own<'a> {
     Discriminant(&'a Discriminant, f64),
     Evidence(&'a Evidence),
 }
@@ -136,14 +147,14 @@ impl Recipe for Prompted<'_> {
         let (stream, seen, dim) = (self.stream, self.stream.seen(learned), test.dim());
         let statistics = match &mut self.statistics {
             Some(Statistics::Discriminant { states, weight }) if learned > 0 => {
-                Some(Beside::Discriminant(states.after(learned)?, *weight))
+                Some(Own::Discriminant(states.after(learned)?, *weight))
             }
-            Some(Statistics::Evidence(states)) if learned > 0 => Some(Beside::Evidence(states.after(learned)?)),
+            Some(Statistics::Evidence(states)) if learned > 0 => Some(Own::Evidence(states.after(learned)?)),
             _ => None,
         };
         let scale = learner.logit_scale();
         // evidence has no form with the text's length in it
-        let is_raw = !matches!(statistics, Some(Beside::Evidence(_)));
+        let is_raw = !matches!(statistics, Some(Own::Evidence(_)));
         let zero_shot = learner.zero_shot().to_vec(); // (C, P)
         let keys = if seen > 0 { learner.keys(seen)? } else { Vec::new() }; // (n, P), or empty where prompts depend on the image
         let predictions = time(Phase::Evaluate, || {
@@ -156,10 +167,10 @@ impl Recipe for Prompted<'_> {
                     cosines(images, &keys, dim)
                 };
                 Ok(match statistics {
-                    Some(Beside::Discriminant(own, weight)) => {
+                    Some(Own::Discriminant(own, weight)) => {
                         Ensemble::new(own, weight, scale).scores(images, cosines)
                     }
-                    Some(Beside::Evidence(own)) => own.open_scores(images, Some(&cosines)),
+                    Some(Own::Evidence(own)) => own.open_scores(images, Some(&cosines)),
                     None => cosines.into(),
                 })
             })
@@ -167,16 +178,23 @@ impl Recipe for Prompted<'_> {
         let predictions = predictions
             .context("the prompts do not score: use a smaller --lr, or look whether the checkpoint is whole")?;
         let mut stored = self.training.stored(learned, learner)?;
-        let mut tables = Vec::new();
+        let (mut tables, mut classifier) = (Vec::new(), None);
         match statistics {
-            Some(Beside::Discriminant(own, _)) => {
-                stored += own.stored().total(seen);
+            Some(Own::Discriminant(own, _)) => {
+                if !self.training.keeps_statistics() {
+                    stored += own.stored().total(seen);
+                }
                 tables.push(statistics_head(stream, own));
             }
-            Some(Beside::Evidence(own)) => stored += own.stored().total(seen),
+            Some(Own::Evidence(own)) => {
+                stored += own.stored().total(seen);
+                // prompts that depend on the image are no tensor
+                let ready = if keys.is_empty() { None } else { own.classifier(Some(&keys)) };
+                classifier = ready.map(|ready| ready.file(&stream.classes)).transpose()?;
+            }
             None => {}
         }
         tables.push(self.text_features(learned, &keys, &zero_shot)?);
-        Ok(Step { predictions, stored, tables })
+        Ok(Step { predictions, stored, tables, classifier })
     }
 }

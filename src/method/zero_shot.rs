@@ -52,6 +52,6 @@ impl Recipe for ZeroShotTexts<'_> {
         let zero_shot = ZeroShot { features: if is_raw { &self.text } else { &keys }, is_raw };
         let scores = |images: &[f32]| Ok(cosines(images, &keys[..seen * dim], dim).into());
         let predictions = evaluate(test, self.stream, learned, Some(zero_shot), scores)?;
-        Ok(Step { predictions, stored: 0, tables: Vec::new() })
+        Ok(Step { predictions, stored: 0, tables: Vec::new(), classifier: None })
     }
 }

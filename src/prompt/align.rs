@@ -115,6 +115,7 @@ mod tests {
                 seen: &seen,
                 first: 0,
                 generators: &generators,
+                noise: None,
                 real: Default::default(),
                 task,
                 dim: 4,

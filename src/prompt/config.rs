@@ -92,6 +92,14 @@ choices! {
     }
 }
 
+choices! {
+    /// What is added to generated embeddings.
+    pub enum ReplayNoise {
+        On = "on": "Normal noise of the covariance within classes that they lack",
+        Off = "off": "Nothing: the paper's",
+    }
+}
+
 impl PromptConfig {
     /// Learned vectors of a prompt, which come first.
     pub fn learned(&self) -> usize {

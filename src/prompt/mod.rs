@@ -11,7 +11,7 @@ pub mod stream;
 pub mod tensor;
 pub mod training;
 
-pub use config::{Context, Current, Optimizer, PromptConfig, TrainPrompts};
+pub use config::{Context, Current, Optimizer, PromptConfig, ReplayNoise, TrainPrompts};
 pub use learner::Learner;
 pub use parameters::Parameters;
 pub use stream::EmbeddingStream;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::Current;
 use crate::{
-    generator::Generator,
+    generator::{Generator, Noise},
     rng::{Draw, Rng},
     rows::{Rows, Train},
     table::{contract, file},
@@ -23,6 +23,8 @@ pub struct EmbeddingStream<'a> {
     pub first: usize,
     /// Their generators; none where all rows are real.
     pub generators: &'a [Generator],
+    /// What is added to what they give.
+    pub noise: Option<&'a Noise>,
     /// Real training embeddings (N, D) by label, one at least; classes without are generated.
     pub real: BTreeMap<i64, Rows<Train>>,
     /// The task (from 0).
@@ -64,7 +66,8 @@ impl EmbeddingStream<'_> {
     /// Draws the rows of a class, (samples, D), the real ones first; returns how many are real.
     fn draw(&self, class: usize, epoch: usize, rows: &mut [f32]) -> usize {
         let class_of = &self.seen[class];
-        let mut rng = Rng::new(self.seed, Draw::Embeddings, &[self.task as u64, epoch as u64, class_of.key()]);
+        let key = [self.task as u64, epoch as u64, class_of.key()];
+        let mut rng = Rng::new(self.seed, Draw::Embeddings, &key);
         let own = self.real.get(&class_of.label);
         let real = match (own, self.current) {
             (None, _) | (_, Current::Generated) => 0,
@@ -77,6 +80,9 @@ impl EmbeddingStream<'_> {
         }
         if !rest.is_empty() {
             rest.copy_from_slice(&self.generators[class].sample(self.samples - real, &mut rng));
+            if let Some(noise) = self.noise {
+                noise.add(rest, self.dim, &mut Rng::new(self.seed, Draw::ReplayNoise, &key));
+            }
         }
         real
     }

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 use super::{Current, EmbeddingStream, Learner, Parameters, PromptConfig, align::align};
 use crate::{
     artefact::{self, Input, Manifest, Plan, slug},
-    generator::{Generator, Kind, LatentStore},
+    baseline::ClassStatistics,
+    generator::{Generator, Kind, LatentStore, Noise, Variation},
     profile::{Phase, time},
     rows::{Rows, TaskRows, Train},
     run::{PROMPTS, Run, names, step_name},
+    states::States,
     stream::Stream,
     table::{contract, file},
     tensors,
@@ -25,13 +27,23 @@ use crate::{
 const TENSORS: &str = "prompts.safetensors";
 const LOSSES: &str = "losses.parquet";
 
+/// What the class statistics that noise is made of are called in a manifest.
+const NOISE: &str = "statistics";
+
 const ADVICE: &str = "use the same options, another --run, or remove it and the tasks after it";
 
 /// What prompts are trained on.
-#[derive(Clone, Copy, Debug)]
 pub enum Replay<'a> {
-    /// CGIL: past classes from their generators, the current task's as `Current` says.
-    Generated(&'a LatentStore<'a>, Current),
+    /// CGIL: past classes from their generators, the current task's as `current` says.
+    Generated {
+        /// The generators.
+        latents: &'a LatentStore<'a>,
+        /// What the current task's classes are trained on.
+        current: Current,
+        /// How real embeddings vary within classes: what generated ones lack of it is added to
+        /// them as noise, where these are given.
+        noise: Option<Box<States<'a, ClassStatistics>>>,
+    },
     /// The current task's real embeddings, nothing of past classes: what forgets.
     Nothing,
     /// The real embeddings of all classes seen, as if they had been kept.
@@ -54,6 +66,8 @@ pub struct Training<'a> {
     known: RefCell<Vec<Input>>,
     /// Read so far, of the first classes.
     generators: Vec<Generator>,
+    /// How what the first of them give varies.
+    variation: Option<Variation>,
     /// Bytes that are kept of each task's embeddings, of the first tasks.
     replayed: RefCell<Vec<usize>>,
     /// What the learner began with.
@@ -84,6 +98,7 @@ impl<'a> Training<'a> {
             dir: run.dir().join(PROMPTS).join(&stream.name).join(slug(name)),
             known: RefCell::default(),
             generators: Vec::new(),
+            variation: None,
             replayed: RefCell::default(),
             initial: None,
             at: 0,
@@ -110,8 +125,8 @@ impl<'a> Training<'a> {
     }
 
     fn plan(&self, learned: usize) -> Result<Plan> {
-        let (replay, current) = match self.replay {
-            Replay::Generated(_, current) => ("generated", Some(current)),
+        let (replay, current) = match &self.replay {
+            Replay::Generated { current, .. } => ("generated", Some(current)),
             Replay::Nothing => ("nothing", None),
             Replay::Real => ("real", None),
         };
@@ -121,8 +136,11 @@ impl<'a> Training<'a> {
         });
         let mut plan = Plan::new(&artefact::PROMPTS, options).on(self.device);
         plan = plan.with("stream", self.stream.input(learned - 1));
-        if let Replay::Generated(latents, _) = self.replay {
+        if let Replay::Generated { latents, noise, .. } = &self.replay {
             plan = plan.with("generators", latents.input(learned - 1)?);
+            if let Some(states) = noise {
+                plan = plan.with(NOISE, states.input(learned)?);
+            }
         }
         Ok(if learned == 1 { plan } else { plan.with("before", self.input(learned - 1)?) })
     }
@@ -204,18 +222,20 @@ impl<'a> Training<'a> {
         let task = learned - 1;
         let rows = |t: usize| time(Phase::Read, || self.stream.task_rows(self.run, t));
         let own = self.stream.task(task);
-        let (first, current, real) = match self.replay {
-            Replay::Generated(_, Current::Generated) => (0, Current::Generated, Vec::new()),
-            Replay::Generated(_, current) => (0, current, vec![rows(task)?]),
+        let (first, current, real) = match &self.replay {
+            Replay::Generated { current: Current::Generated, .. } => (0, Current::Generated, Vec::new()),
+            Replay::Generated { current, .. } => (0, *current, vec![rows(task)?]),
             Replay::Nothing => (own.start, Current::Real, vec![rows(task)?]),
             Replay::Real => (0, Current::Real, (0..=task).map(rows).collect::<Result<_>>()?),
         };
         self.read_generators(learned)?;
+        let noise = self.noise(learned)?;
         let classes = self.stream.seen(learned);
         let stream = EmbeddingStream {
             seen: &self.stream.classes[..classes],
             first,
             generators: &self.generators,
+            noise: noise.as_ref(),
             real: real_rows(real),
             task,
             dim: learner.zero_shot().len() / self.stream.classes.len(),
@@ -230,13 +250,27 @@ impl<'a> Training<'a> {
 
     /// Reads the generators of the first `learned` tasks, where there are any.
     fn read_generators(&mut self, learned: usize) -> Result<()> {
-        let Replay::Generated(latents, _) = self.replay else { return Ok(()) };
+        let Replay::Generated { latents, .. } = self.replay else { return Ok(()) };
         for t in 0..learned {
             if self.generators.len() < self.stream.seen(t + 1) {
                 self.generators.extend(time(Phase::Read, || latents.read_task(t))?);
             }
         }
         Ok(())
+    }
+
+    /// The noise on what the generators of the first `learned` tasks give, where there is any.
+    fn noise(&mut self, learned: usize) -> Result<Option<Noise>> {
+        let Replay::Generated { noise: Some(states), .. } = &mut self.replay else { return Ok(None) };
+        let real = states.after(learned)?;
+        time(Phase::Sample, || {
+            let variation = self.variation.get_or_insert_with(|| Variation::new(real.dim()));
+            let known = variation.classes();
+            for (class, generator) in self.stream.classes.iter().zip(&self.generators).skip(known) {
+                variation.add(generator, class.key(), self.stream.draws());
+            }
+            variation.noise(real).map(Some)
+        })
     }
 
     fn write(&self, learned: usize, learner: &dyn Learner, losses: &[f64]) -> Result<()> {
@@ -258,8 +292,13 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
+    /// Whether the class statistics that a linear discriminant is made of are kept for the noise.
+    pub fn keeps_statistics(&self) -> bool {
+        matches!(self.replay, Replay::Generated { noise: Some(_), .. })
+    }
+
     /// Bytes that have to be kept after `learned` tasks to learn further ones: prompts, and
-    /// generators, or embeddings themselves.
+    /// generators with what their noise is made of, or embeddings themselves.
     pub fn stored(&self, learned: usize, learner: &dyn Learner) -> Result<usize> {
         if learned == 0 {
             return Ok(0);
@@ -269,13 +308,18 @@ impl<'a> Training<'a> {
             of_task.push(self.replayed_bytes(t)?);
         }
         let (seen, classes) = (self.stream.seen(learned), self.stream.classes.len());
-        Ok(of_task[..learned].iter().sum::<usize>() + learner.parameters()?.bytes(seen, classes, &self.config))
+        let statistics = match &self.replay {
+            Replay::Generated { noise: Some(states), .. } => states.stored().total(seen),
+            _ => 0,
+        };
+        let prompts = learner.parameters()?.bytes(seen, classes, &self.config);
+        Ok(of_task[..learned].iter().sum::<usize>() + statistics + prompts)
     }
 
     /// Bytes that are kept of a task's (from 0) embeddings to be replayed.
     fn replayed_bytes(&self, t: usize) -> Result<usize> {
-        Ok(match self.replay {
-            Replay::Generated(latents, _) => latents.stored(t)?,
+        Ok(match &self.replay {
+            Replay::Generated { latents, .. } => latents.stored(t)?,
             Replay::Nothing => 0,
             Replay::Real => {
                 let embeddings = self.stream.embeddings(self.run, t)?;
@@ -298,10 +342,21 @@ fn real_rows(tasks: Vec<TaskRows>) -> BTreeMap<i64, Rows<Train>> {
 pub struct Described {
     /// How they are made and trained.
     pub config: PromptConfig,
-    /// The kind of their generators, and what the current task's classes were trained on.
-    pub generated: Option<(Kind, Current)>,
+    /// How past classes were generated, where they were.
+    pub generated: Option<Generated>,
     /// Whether all seen classes' real embeddings were used, where none were generated.
     pub is_joint: bool,
+}
+
+/// How past classes were generated.
+#[derive(Clone, Copy, Debug)]
+pub struct Generated {
+    /// The kind of the generators.
+    pub kind: Kind,
+    /// What the current task's classes were trained on.
+    pub current: Current,
+    /// Whether noise was added.
+    pub has_noise: bool,
 }
 
 /// How the prompts `name` of a stream were trained.
@@ -331,5 +386,7 @@ pub fn described(run: &Run, stream: &Stream, name: &str) -> Result<Described> {
     };
     let Options { config, replay, current } = manifest.options(&dir)?;
     let kind = manifest.inputs.get("generators").and_then(|input| input.path.split('/').nth(2)?.parse().ok());
-    Ok(Described { config, generated: kind.zip(current), is_joint: replay == "real" })
+    let has_noise = manifest.inputs.contains_key(NOISE);
+    let generated = kind.zip(current).map(|(kind, current)| Generated { kind, current, has_noise });
+    Ok(Described { config, generated, is_joint: replay == "real" })
 }

@@ -11,6 +11,8 @@ use super::{
 pub struct Sets {
     /// What its generator gives.
     pub generated: Vec<f32>,
+    /// The same with replay noise, as prompts are trained on it.
+    pub replayed: Vec<f32>,
     /// As many training rows: what a perfect generator might give.
     pub real: Vec<f32>,
     /// The held-out rows.
@@ -39,6 +41,8 @@ pub struct Quality {
     pub samples: usize,
     /// Of the generated rows.
     pub generated: Likeness,
+    /// Of the generated rows with replay noise.
+    pub replayed: Likeness,
     /// Of the training rows.
     pub real: Likeness,
     /// How far generated rows are from the nearest training row, in units of held-out rows'
@@ -77,6 +81,7 @@ impl Quality {
             test_rows: sets.test.len() / dim,
             samples: sets.generated.len() / dim,
             generated: Likeness::new(&sets.generated, &sets.test, dim),
+            replayed: Likeness::new(&sets.replayed, &sets.test, dim),
             real: Likeness::new(&sets.real, &sets.test, dim),
             neighbour_distance: distance_to(&sets.generated, train, dim)
                 .zip(held_out)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::measures::{Accuracy, Quality};
 use crate::{
-    artefact::{self, Plan},
+    artefact::{self, Input, Plan},
     generator::LatentStore,
     table::{contract, file},
 };
@@ -16,11 +16,12 @@ use crate::{
 /// Name of the artefact's directory, and of its table.
 const NAME: &str = "quality";
 
-/// The artefact that measures the generators of a store with so many rows per class.
-pub fn plan(store: &LatentStore, samples: usize) -> Result<Plan> {
+/// The artefact that measures the generators of a store with so many rows per class. The noise is
+/// made of `statistics`, those after the last task.
+pub fn plan(store: &LatentStore, statistics: Input, samples: usize) -> Result<Plan> {
     let stream = store.stream();
     let mut plan = Plan::new(&artefact::QUALITY, json!({"samples": samples, "seed": stream.draws()}));
-    plan = plan.with("stream", stream.input(stream.tasks() - 1));
+    plan = plan.with("stream", stream.input(stream.tasks() - 1)).with("statistics", statistics);
     for task in 0..stream.tasks() {
         plan = plan.with(&format!("generators {}", task + 1), store.input(task)?);
     }
@@ -49,10 +50,13 @@ pub fn write(plan: &Plan, store: &LatentStore, qualities: &[Quality], accuracies
         count(|q| q.test_rows),
         count(|q| q.samples),
         measure(|q| q.generated.frechet),
+        measure(|q| q.replayed.frechet),
         measure(|q| q.real.frechet),
         measure(|q| q.generated.precision),
+        measure(|q| q.replayed.precision),
         measure(|q| q.real.precision),
         measure(|q| q.generated.recall),
+        measure(|q| q.replayed.recall),
         measure(|q| q.real.recall),
         accuracy(|a| a.generated_to_real),
         accuracy(|a| a.real_to_real),

@@ -16,10 +16,11 @@ use crate::{
 
 /// Columns of the table that are shown as means over classes, with the column of real rows where
 /// there is one.
-const MEASURES: [(&str, &str, Option<&str>, usize); 6] = [
+const MEASURES: [(&str, &str, Option<&str>, usize); 7] = [
     ("Fréchet distance", "frechet", Some("frechet_real"), 3),
     ("precision (%)", "precision", Some("precision_real"), 1),
     ("recall (%)", "recall", Some("recall_real"), 1),
+    ("recall with noise (%)", "recall_replayed", None, 1),
     ("generated to real (%)", "accuracy_generated_to_real", Some("accuracy_real_to_real"), 1),
     ("real to generated (%)", "accuracy_real_to_generated", None, 1),
     ("neighbours", "neighbour_distance", None, 2),

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
-use super::matrix::{eigen, less, product, scaled_rows};
+use super::matrix::{less, product, scaled_rows};
 use crate::dense::{
+    eigen::eigen,
     moments::mean_row,
     product::{Matrix, Product, Threads},
 };

@@ -4,15 +4,13 @@ use anyhow::Result;
 
 use super::{
     map::Text,
-    matrix::{eigen, less, product},
+    matrix::{less, product},
+    whitened::{BATCH, EXACT, Whitened, square},
 };
 use crate::{
-    baseline::{covariance::oas, statistics::ClassStatistics},
-    dense::{moments::mean_row, product::Matrix},
+    baseline::statistics::ClassStatistics,
+    dense::{covariance::oas, eigen::eigen, moments::mean_row, product::Matrix},
 };
-
-/// Rows that are scored at a time.
-const BATCH: usize = 1024;
 
 /// Least spread of true means around those that their text predicts, where the noise of a mean of
 /// one row is 1.
@@ -24,10 +22,6 @@ const LEAST_REMAINDER: f64 = 0.02;
 /// Least variance of unit rows, for classes whose rows are all equal.
 const LEAST_VARIANCE: f64 = 1e-12;
 
-/// What a squared distance is at least, as a share of the row's squared length: what it is
-/// computed to.
-const EXACT: f64 = 1e-15;
-
 /// The directions of the scatter, and how far it is shrunk at least: made once a task.
 pub(super) struct Spread {
     variances: Vec<f64>,  // (D), of the scatter, not divided
@@ -38,15 +32,13 @@ pub(super) struct Spread {
 
 /// Evidence from counts, means and scatter.
 pub(super) struct Model {
-    dim: usize,
-    pub whitener: Vec<f64>, // (D, D)
-    means: Vec<f64>,        // (n, D), whitened
-    counts: Vec<f64>,       // (n)
-    pub centre: Vec<f64>,   // (D), the mean of the means
-    pub prior: Vec<f64>,    // (C, D), what the text predicts
-    pub trust: Vec<f64>,    // (n), how much a mean counts against its prior
-    pub mu: Vec<f64>,       // (C, D), means shrunk towards the prior; of unseen classes the prior
-    part: f64,              // what the scatter counts in the shrunk covariance
+    /// What scores rows.
+    pub whitened: Whitened,
+    means: Vec<f64>,     // (n, D), whitened
+    counts: Vec<f64>,    // (n)
+    pub prior: Vec<f64>, // (C, D), what the text predicts
+    pub trust: Vec<f64>, // (n), how much a mean counts against its prior
+    part: f64,           // what the scatter counts in the shrunk covariance
 }
 
 impl Spread {
@@ -103,44 +95,29 @@ impl Model {
         for ((mu, mean), k) in mu.chunks_exact_mut(dim).zip(means.chunks_exact(dim)).zip(&trust) {
             mu.iter_mut().zip(mean).for_each(|(mu, mean)| *mu = (k * mean + *mu) / (1.0 + k));
         }
-        Model { dim, whitener, means, counts, centre, prior, trust, mu, part: (1.0 - shrinkage) / freedom }
-    }
-
-    /// Evidence (N, C) of unit rows (N, D): −D/2 times the log of the squared distance to a class's
-    /// mean over that to the mean of means, whitened. The tails are heavy: a log, not a square.
-    pub fn evidence(&self, rows: &[f64]) -> Vec<f64> {
-        let mut found = Vec::with_capacity(rows.len() / self.dim * self.classes());
-        for rows in rows.chunks(BATCH * self.dim) {
-            let z = product(Matrix::new(rows, self.dim), Matrix::new(&self.whitener, self.dim)); // (B, D)
-            let mut distances = self.distances(&z); // (B, C)
-            for (z, distances) in z.chunks_exact(self.dim).zip(distances.chunks_exact_mut(self.classes())) {
-                let background = square(z.iter().zip(&self.centre).map(|(z, centre)| z - centre));
-                let least = EXACT * square(z.iter().copied());
-                distances.iter_mut().for_each(|distance| *distance = self.ratio(*distance, background, least));
-            }
-            found.extend(distances);
-        }
-        found
+        let whitened = Whitened { dim, whitener, centre, mu };
+        Model { whitened, means, counts, prior, trust, part: (1.0 - shrinkage) / freedom }
     }
 
     /// Evidence (N, C) of unit rows (N, D) that were learned as the classes `classes` (N), each
     /// with its class's mean and with the covariance as if it had not been.
     pub fn left_out(&self, rows: &[f64], classes: &[usize]) -> Vec<f64> {
-        let mut found = Vec::with_capacity(classes.len() * self.classes());
-        for (rows, classes) in rows.chunks(BATCH * self.dim).zip(classes.chunks(BATCH)) {
+        let mut found = Vec::with_capacity(classes.len() * self.whitened.classes());
+        for (rows, classes) in rows.chunks(BATCH * self.whitened.dim).zip(classes.chunks(BATCH)) {
             found.extend(self.left_out_of(rows, classes));
         }
         found
     }
 
     fn left_out_of(&self, rows: &[f64], classes: &[usize]) -> Vec<f64> {
-        let (dim, all) = (self.dim, self.classes());
-        let z = product(Matrix::new(rows, dim), Matrix::new(&self.whitener, dim)); // (B, D)
+        let Whitened { dim, whitener, centre, mu } = &self.whitened;
+        let (dim, all) = (*dim, self.whitened.classes());
+        let z = product(Matrix::new(rows, dim), Matrix::new(whitener, dim)); // (B, D)
         let means = classes.iter().map(|&class| &self.means[class * dim..][..dim]);
         let from_mean: Vec<f64> =
             z.chunks_exact(dim).zip(means).flat_map(|(z, mean)| z.iter().zip(mean).map(|(z, mean)| z - mean)).collect(); // (B, D)
-        let mut distances = self.distances(&z); // (B, C)
-        let along = product(Matrix::new(&from_mean, dim), Matrix::new(&self.mu, dim).t()); // (B, C)
+        let mut distances = self.whitened.distances(&z); // (B, C)
+        let along = product(Matrix::new(&from_mean, dim), Matrix::new(mu, dim).t()); // (B, C)
         for (row, &class) in classes.iter().enumerate() {
             let (z, from_mean) = (&z[row * dim..][..dim], &from_mean[row * dim..][..dim]);
             let count = self.counts[class];
@@ -153,7 +130,7 @@ impl Model {
                 (k * mean + self.prior[class * dim + j]) / (1.0 + k)
             };
             let offset: Vec<f64> = (0..dim).map(|j| z[j] - own(j)).collect();
-            let from_centre = || z.iter().zip(&self.centre).map(|(z, centre)| z - centre);
+            let from_centre = || z.iter().zip(centre).map(|(z, centre)| z - centre);
             let background = square(from_centre()) + downdate * dot(from_mean, from_centre()).powi(2);
             let (of_row, least) = (dot(from_mean, z.iter().copied()), EXACT * square(z.iter().copied()));
             let distances = &mut distances[row * all..][..all];
@@ -163,38 +140,11 @@ impl Model {
                 } else {
                     (*distance, of_row - along)
                 };
-                *distance = self.ratio(square + downdate * along * along, background, least);
+                *distance = self.whitened.ratio(square + downdate * along * along, background, least);
             }
         }
         distances
     }
-
-    /// Squared distances (B, C) of whitened rows (B, D) to the means of all classes.
-    fn distances(&self, z: &[f64]) -> Vec<f64> {
-        let (dim, all) = (self.dim, self.classes());
-        let squares: Vec<f64> = self.mu.chunks_exact(dim).map(|mu| square(mu.iter().copied())).collect(); // (C)
-        let mut distances = product(Matrix::new(z, dim), Matrix::new(&self.mu, dim).t()); // (B, C)
-        for (z, distances) in z.chunks_exact(dim).zip(distances.chunks_exact_mut(all)) {
-            let own = square(z.iter().copied());
-            distances.iter_mut().zip(&squares).for_each(|(x, square)| *x = own - 2.0 * *x + square);
-        }
-        distances
-    }
-
-    /// The evidence of squared distances, which are `least` at least.
-    fn ratio(&self, distance: f64, background: f64, least: f64) -> f64 {
-        let clamped = |x: f64| if x < least { least } else { x }; // what is no number stays none
-        -0.5 * self.dim as f64 * (clamped(distance) / clamped(background)).ln()
-    }
-
-    /// Number of classes, C.
-    fn classes(&self) -> usize {
-        self.mu.len() / self.dim
-    }
-}
-
-fn square(x: impl Iterator<Item = f64>) -> f64 {
-    x.map(|x| x * x).sum()
 }
 
 fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {

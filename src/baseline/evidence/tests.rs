@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::{
-    baseline::covariance::add_scatter,
-    dense::{moments::mean_row, symmetric::Cholesky},
+    dense::{covariance::add_scatter, moments::mean_row, symmetric::Cholesky},
     evaluate::{TestSet, ZeroShot, evaluate},
     rng::{Draw, Rng},
     rows::{Rows, Train},
@@ -155,7 +154,7 @@ fn a_row_that_is_left_out_was_never_there() {
     // out of the whitened space: x = y W⁻¹, where W Wᵀ is the inverse of the covariance
     let back = |y: &[f64]| -> Vec<f64> {
         let covariance = of_scatter(&evidence.statistics.scatter().whole(), dim, shrinkage, freedom, mean, &identity);
-        let turned = product(Matrix::new(y, dim), Matrix::new(&model.whitener, dim).t()); // y Wᵀ
+        let turned = product(Matrix::new(y, dim), Matrix::new(&model.whitened.whitener, dim).t()); // y Wᵀ
         product(Matrix::new(&turned, dim), Matrix::new(&covariance, dim))
     };
     for row in 0..20 {
@@ -176,14 +175,14 @@ fn a_row_that_is_left_out_was_never_there() {
             Cholesky::factor(&mut covariance.clone(), dim, 0.0).unwrap().solve(&mut solved, 1);
             offset.iter().zip(&solved).map(|(a, b)| a * b).sum()
         };
-        let background = distance(&back(&model.centre));
+        let background = distance(&back(&model.whitened.centre));
         let k = model.trust[own] / sizes[own] as f64 * others.len() as f64;
         let own_mean = mean_row(&without(own), dim);
         let prior = back(&model.prior[own * dim..][..dim]);
         for class in 0..7 {
             let mu = match class == own {
                 true => (0..dim).map(|j| (k * own_mean[j] + prior[j]) / (1.0 + k)).collect(),
-                false => back(&model.mu[class * dim..][..dim]),
+                false => back(&model.whitened.mu[class * dim..][..dim]),
             };
             let expected = -0.5 * dim as f64 * (distance(&mu) / background).ln();
             let found = found[row * 7 + class];

@@ -1,5 +1,6 @@
-//! What classifiers have learned, task by task: `statistics/STREAM/LEARNER/task-NN`. The state
-//! after a task is made from that after the one before and the task's rows alone.
+//! What classifiers have learned, and the statistics of classes, task by task:
+//! `statistics/STREAM/LEARNER/task-NN`. The state after a task is made from that after the one
+//! before and the task's rows alone.
 
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     artefact::{self, Input, Manifest, Plan, slug},
-    baseline::{Classifier, State, learn_task},
+    baseline::{Incremental, State, Stored, learn_task},
     hash::canonical,
     profile::{Phase, time},
     run::{Run, STATISTICS, step_name},
@@ -44,7 +45,7 @@ pub struct States<'a, C> {
     at: usize,
 }
 
-impl<'a, C: Classifier> States<'a, C> {
+impl<'a, C: Incremental> States<'a, C> {
     /// Of a classifier that has learned nothing yet.
     pub fn new(run: &'a Run, stream: &'a Stream, learner: Learner, classifier: C) -> Self {
         let name = if learner.options.is_null() {
@@ -113,6 +114,11 @@ impl<'a, C: Classifier> States<'a, C> {
             }
         }
         Ok(&self.classifier)
+    }
+
+    /// What the classifier keeps.
+    pub fn stored(&self) -> Stored {
+        self.classifier.stored()
     }
 
     fn is_there(&self, learned: usize) -> Result<bool> {

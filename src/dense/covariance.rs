@@ -1,7 +1,7 @@
 //! Covariances (D, D) in float64. Of a symmetric matrix what stands on and below the diagonal
 //! counts.
 
-use crate::dense::{product::Matrix, symmetric::add_outer};
+use super::{product::Matrix, symmetric::add_outer};
 
 /// Rows whose differences from the mean are in hand at a time.
 const BATCH: usize = 1024;
@@ -31,12 +31,20 @@ pub fn oas(mean_square: f64, dim: usize, rows: usize) -> f64 {
 
 /// Shrinks the covariance of `rows` rows towards a multiple of the identity, as far as [`oas`] says.
 pub fn shrink(covariance: &mut [f64], dim: usize, rows: usize) {
+    shrink_by(covariance, dim, rows, 0.0);
+}
+
+/// As [`shrink`], but by `least` at least. One without variance stays.
+pub fn shrink_by(covariance: &mut [f64], dim: usize, rows: usize, least: f64) {
     let d = dim as f64;
     let mean = mean_variance(covariance, dim);
+    if mean == 0.0 {
+        return;
+    }
     let square = |i: usize, j: usize| (covariance[i * dim + j] / mean).powi(2); // of the mean's, whatever the scale
     let squares: f64 = (0..dim).map(|i| square(i, i) + 2.0 * (0..i).map(|j| square(i, j)).sum::<f64>()).sum();
     let mean_square = squares / (d * d);
-    let shrinkage = oas(mean_square, dim, rows);
+    let shrinkage = oas(mean_square, dim, rows).max(least);
     covariance.iter_mut().for_each(|x| *x *= 1.0 - shrinkage);
     (0..dim).for_each(|i| covariance[i * dim + i] += shrinkage * mean);
 }

@@ -1,0 +1,215 @@
+//! Text, prompts and evidence in one score: a classifier over all classes, learned or not, and the
+//! file that a program keeps of it to classify.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{matrix::product, whitened::Whitened};
+use crate::{
+    baseline::classifier::take_f32,
+    dense::product::Matrix,
+    evaluate::Scores,
+    task::Class,
+    tensors::{self, Named, Tensors},
+};
+
+/// What the evidence weighs where seen and unseen classes are told apart.
+pub(super) const GATE: f64 = 0.05;
+
+/// What was chosen after a task.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chosen {
+    /// How far the covariance is shrunk towards a multiple of the identity, 0 to 1.
+    pub shrinkage: f64,
+    /// What the evidence weighs among seen classes, where text counts 1.
+    pub weight: f64,
+    /// What unseen classes' logits are raised by.
+    pub bias: f64,
+}
+
+/// All that scores embeddings for the classes of a stream, of which the first n are learned.
+pub struct OpenClassifier {
+    text: Vec<f64>,            // (C, D), zero-shot, of length 1
+    prompts: Option<Vec<f64>>, // (n, D), learned, of length 1
+    whitened: Whitened,
+    seen: usize,
+    logit_scale: f64,
+    chosen: Chosen,
+}
+
+/// What stands beside the tensors in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct About {
+    /// In learning order; the first `seen` are learned.
+    classes: Vec<Class>,
+    seen: usize,
+    logit_scale: f64,
+    /// What the evidence weighs among seen classes, and where these and the others are told apart.
+    weight: f64,
+    gate: f64,
+    /// What unseen classes' logits are raised by.
+    bias: f64,
+    shrinkage: f64,
+}
+
+/// Scores of rows, of text and evidence together.
+pub(super) struct Together {
+    /// (N, n), among the seen classes.
+    pub seen: Vec<f64>,
+    /// (N, C), over all classes, by which seen and unseen ones are told apart.
+    pub all: Vec<f64>,
+}
+
+impl OpenClassifier {
+    pub(super) fn new(
+        text: Vec<f64>,
+        prompts: Option<Vec<f64>>,
+        whitened: Whitened,
+        seen: usize,
+        logit_scale: f64,
+        chosen: Chosen,
+    ) -> Self {
+        OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen }
+    }
+
+    /// Number of classes learned, n.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// Scores of embeddings (N, D), of any length.
+    pub fn scores(&self, embeddings: &[f32]) -> Scores {
+        let Whitened { dim, .. } = self.whitened;
+        let rows = unit_rows(embeddings, dim);
+        let text = logits(&rows, &self.text, dim, self.logit_scale);
+        let prompts = self.prompts.as_ref().map(|prompts| logits(&rows, prompts, dim, self.logit_scale));
+        let evidence = self.whitened.evidence(&rows);
+        let classes = self.whitened.classes();
+        let together = self.chosen.together(text, prompts.as_deref(), Some(&evidence), classes, self.seen);
+        together.scores(classes, self.seen)
+    }
+
+    /// Its tensors, and what stands beside them, as [`OpenClassifier::read`] takes them; `classes`
+    /// are in learning order.
+    pub fn file(&self, classes: &[Class]) -> Result<(Tensors, serde_json::Value)> {
+        let Whitened { dim, whitener, centre, mu } = &self.whitened;
+        let rows = |values: &[f64]| -> (Vec<usize>, Vec<f32>) {
+            (vec![values.len() / dim, *dim], values.iter().map(|&x| x as f32).collect())
+        };
+        let mut tensors = Tensors::from([
+            ("text".into(), rows(&self.text)),
+            ("whitener".into(), rows(whitener)),
+            ("centre".into(), rows(centre)),
+            ("means".into(), rows(mu)),
+        ]);
+        if let Some(prompts) = &self.prompts {
+            tensors.insert("prompts".into(), rows(prompts));
+        }
+        let Chosen { shrinkage, weight, bias } = self.chosen;
+        let about = About {
+            classes: classes.to_vec(),
+            seen: self.seen,
+            logit_scale: self.logit_scale,
+            weight,
+            gate: GATE,
+            bias,
+            shrinkage,
+        };
+        Ok((tensors, serde_json::to_value(about)?))
+    }
+
+    /// Reads a file of [`OpenClassifier::file`], and the classes that it is of, in learning order.
+    /// An error where it does not fit together.
+    pub fn read(path: &Path) -> Result<(Self, Vec<Class>)> {
+        let (stored, about): (Tensors, About) = tensors::read(path)?;
+        Self::from_file(stored, about).with_context(|| format!("{} is no classifier: is it damaged?", path.display()))
+    }
+
+    fn from_file(stored: Tensors, about: About) -> Result<(Self, Vec<Class>)> {
+        let About { classes, seen, logit_scale, weight, gate, bias, shrinkage } = about;
+        ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
+        ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
+        for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
+            ensure!(value.is_finite(), "{name} is {value}");
+        }
+        let wide = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
+            (name, (shape, values.into_iter().map(f64::from).collect()))
+        };
+        let mut stored: Named<f64> = stored.into_iter().map(wide).collect();
+        let dim = stored.get("centre").and_then(|(shape, _)| shape.last()).copied().unwrap_or(0);
+        ensure!(dim > 0, "tensor \"centre\" should have the shape [1, D]");
+        let mut rows = |name: &str, rows: usize| -> Result<Vec<f64>> {
+            let values = take_f32(&mut stored, name, &[rows, dim])?;
+            Ok(values.into_iter().map(f64::from).collect())
+        };
+        let whitened =
+            Whitened { dim, whitener: rows("whitener", dim)?, centre: rows("centre", 1)?, mu: rows("means", classes.len())? };
+        let text = rows("text", classes.len())?;
+        let prompts = stored.contains_key("prompts").then(|| take_f32(&mut stored, "prompts", &[seen, dim]));
+        let prompts = prompts.transpose()?.map(|prompts| prompts.into_iter().map(f64::from).collect());
+        let chosen = Chosen { shrinkage, weight, bias };
+        Ok((Self::new(text, prompts, whitened, seen, logit_scale, chosen), classes))
+    }
+}
+
+impl Chosen {
+    /// Scores from logits (N, C) of zero-shot text, logits (N, n) of learned prompts, of which text
+    /// is half then, and evidence (N, C), where there is any. The first `seen` classes are learned.
+    pub(super) fn together(
+        &self,
+        text: Vec<f64>,
+        prompts: Option<&[f64]>,
+        evidence: Option<&[f64]>,
+        classes: usize,
+        seen: usize,
+    ) -> Together {
+        let mut all = text;
+        let mut among_seen: Vec<f64> = all.chunks_exact(classes).flat_map(|row| &row[..seen]).copied().collect(); // (N, n)
+        if let Some(prompts) = prompts {
+            among_seen.iter_mut().zip(prompts).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
+        }
+        let Some(evidence) = evidence else { return Together { seen: among_seen, all } };
+        for ((among_seen, all), evidence) in
+            among_seen.chunks_exact_mut(seen).zip(all.chunks_exact_mut(classes)).zip(evidence.chunks_exact(classes))
+        {
+            among_seen.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += self.weight * evidence);
+            all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
+            all[seen..].iter_mut().for_each(|x| *x += self.bias);
+        }
+        Together { seen: among_seen, all }
+    }
+}
+
+impl Together {
+    /// As an evaluation takes them.
+    pub fn scores(self, classes: usize, seen: usize) -> Scores {
+        let rows = || self.all.chunks_exact(classes);
+        Scores {
+            open: rows().flat_map(|row| &row[..seen]).map(|&x| x as f32).collect(),
+            unseen: Some(rows().flat_map(|row| &row[seen..]).map(|&x| x as f32).collect()),
+            seen: Some(self.seen.into_iter().map(|x| x as f32).collect()),
+        }
+    }
+}
+
+/// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.
+pub(super) fn logits(rows: &[f64], text: &[f64], dim: usize, logit_scale: f64) -> Vec<f64> {
+    let mut logits = product(Matrix::new(rows, dim), Matrix::new(text, dim).t());
+    logits.iter_mut().for_each(|x| *x *= logit_scale);
+    logits
+}
+
+/// Rows (N, D) at length 1; those of length 0 stay.
+pub(super) fn unit_rows(rows: &[f32], dim: usize) -> Vec<f64> {
+    let mut unit: Vec<f64> = rows.iter().map(|&x| f64::from(x)).collect();
+    for row in unit.chunks_exact_mut(dim) {
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if length > 0.0 {
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+    }
+    unit
+}
