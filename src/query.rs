@@ -76,7 +76,7 @@ impl Tables {
             files,
             manifests,
             checked: RefCell::default(),
-            left_out: left_out.into_values().collect(),
+            left_out: left_out.into_values().collect::<BTreeSet<String>>().into_iter().collect(),
         })
     }
 

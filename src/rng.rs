@@ -47,6 +47,8 @@ pub enum Draw {
     ReplayNoise = 28,
     /// Noise on generated rows whose quality is measured; key: class.
     QualityNoise = 29,
+    /// The training rows of a class that are its shots; key: class.
+    Shots = 30,
     /// Initial context vectors that all classes share.
     SharedContext = 25,
     /// Initial weights of the meta-net.

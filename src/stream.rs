@@ -19,7 +19,8 @@ use crate::{
     artefact::{self, Identity, Input, Manifest, Plan, slug},
     atomic,
     embeddings::Embeddings,
-    rows::{TaskRows, Train},
+    rng::{Draw, Rng},
+    rows::{Rows, TaskRows, Train},
     run::{Run, STREAMS, names, step_name, step_number},
     table::{contract, file},
     task::{Class, Cut, Order},
@@ -34,6 +35,8 @@ pub struct Stream {
     pub order: String,
     /// Seed of the class order, unless that was given as a list, and of every draw; none is 0.
     pub seed: Option<u32>,
+    /// Training rows of each class that are learned from, as the seed draws them; none is all.
+    pub shots: Option<usize>,
     /// The classes in learning order.
     pub classes: Vec<Class>,
     tasks: Vec<Task>,
@@ -58,6 +61,8 @@ struct Task {
 struct Options {
     order: String,
     seed: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shots: Option<usize>,
     /// From 1.
     task: usize,
     classes: Vec<ClassOption>,
@@ -72,11 +77,13 @@ struct ClassOption {
 }
 
 impl Stream {
-    /// The classes of a source in an order, cut into tasks. Nothing is written.
-    pub fn new(source: &Embeddings, order: &Order, cut: Cut) -> Result<Self> {
+    /// The classes of a source in an order, cut into tasks, with so many `shots`. Nothing is
+    /// written.
+    pub fn new(source: &Embeddings, order: &Order, cut: Cut, shots: Option<usize>) -> Result<Self> {
         let classes = order.apply(&source.plan.classes)?;
         let sizes = cut.sizes(classes.len())?;
-        let mut stream = Stream::empty(stream_name(order, cut, classes.len())?, order.name()?, order.seed);
+        let name = stream_name(order, cut, shots, classes.len())?;
+        let mut stream = Stream::empty(name, order.name()?, order.seed, shots);
         let (input, mut rest) = (source.input()?, &classes[..]);
         for size in sizes {
             let (own, others) = rest.split_at(size);
@@ -90,7 +97,7 @@ impl Stream {
     /// Of tasks of so many classes each, for tests of what needs no source.
     pub fn of_sizes(classes: &[Class], sizes: &[usize]) -> Result<Self> {
         let source = Plan::new(&artefact::SOURCE, Value::Null).identity();
-        let mut stream = Stream::empty("test".into(), "dataset-order".into(), None);
+        let mut stream = Stream::empty("test".into(), "dataset-order".into(), None, None);
         let mut rest = classes;
         for &size in sizes {
             let (own, others) = rest.split_at(size);
@@ -101,9 +108,9 @@ impl Stream {
         Ok(stream)
     }
 
-    fn empty(name: String, order: String, seed: Option<u32>) -> Self {
+    fn empty(name: String, order: String, seed: Option<u32>, shots: Option<usize>) -> Self {
         let (classes, tasks, task_of) = (Vec::new(), Vec::new(), Vec::new());
-        Stream { name, order, seed, classes, tasks, seen: vec![0], task_of, places: HashMap::new() }
+        Stream { name, order, seed, shots, classes, tasks, seen: vec![0], task_of, places: HashMap::new() }
     }
 
     fn push(&mut self, source: Input, classes: Vec<(Class, i64)>) -> Result<()> {
@@ -186,8 +193,8 @@ impl Stream {
                 return Err(damaged(&format!("it is a copy of {}, or was renamed", manifest.place)).into());
             }
             let source = manifest.inputs.get("source").ok_or_else(|| damaged("it has no source"))?.clone();
-            let stream =
-                stream.get_or_insert_with(|| Stream::empty(name.to_owned(), options.order.clone(), options.seed));
+            let Options { order, seed, shots, .. } = &options;
+            let stream = stream.get_or_insert_with(|| Stream::empty(name.to_owned(), order.clone(), *seed, *shots));
             let class = |c: ClassOption| (Class { label: c.label, name: c.name }, c.source_label);
             stream.push(source, options.classes.into_iter().map(class).collect())?;
             if stream.tasks[number - 1].identity != manifest.identity {
@@ -206,9 +213,9 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The stream of an order and a cut; of the only cut that the run has, where none is given.
-    /// Where there is none, an [`Error::NoStream`].
-    pub fn find(run: &Run, order: &Order, cut: Option<Cut>) -> Result<Self> {
+    /// The stream of an order and a cut with so many `shots`; of the only cut that the run has,
+    /// where none is given. Where there is none, an [`Error::NoStream`].
+    pub fn find(run: &Run, order: &Order, cut: Option<Cut>, shots: Option<usize>) -> Result<Self> {
         let order_name = order.name()?;
         let mut all = Vec::new();
         for name in run.streams() {
@@ -221,6 +228,7 @@ impl Stream {
             |streams: &[&Stream]| streams.iter().map(|stream| stream.name.clone()).collect::<Vec<_>>().join(", ");
         let of_order: Vec<&Stream> = all.iter().filter(|stream| stream.order == order_name).collect();
         let mut fitting = of_order.clone();
+        fitting.retain(|stream| stream.shots == shots);
         if let Some(cut) = cut {
             fitting.retain(|stream| stream.is_cut(cut));
         }
@@ -320,7 +328,7 @@ impl Stream {
 
     /// The first tasks alone, as if no others had followed.
     pub fn first_tasks(&self, tasks: usize) -> Result<Self> {
-        let mut first = Stream::empty(self.name.clone(), self.order.clone(), self.seed);
+        let mut first = Stream::empty(self.name.clone(), self.order.clone(), self.seed, self.shots);
         self.tasks[..tasks].iter().try_for_each(|task| first.push(task.source.clone(), task.classes.clone()))?;
         Ok(first)
     }
@@ -348,14 +356,69 @@ impl Stream {
 
     /// The training rows of task `t` (from 0). A class that has none is an [`Error::TooFewRows`].
     pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
-        let (embeddings, labels) = (self.embeddings(run, t)?, self.source_labels(t));
-        for (class, &label) in self.classes_of(t).iter().zip(&labels) {
-            if embeddings.count::<Train>(label)? == 0 {
-                return Err(too_few_rows(&embeddings, class, label, 1)?.into());
+        let embeddings = self.embeddings(run, t)?;
+        self.require_rows(&embeddings, t, 1)?;
+        let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
+        Ok(TaskRows { task: t, classes: self.classes_of(t).to_vec(), rows })
+    }
+
+    /// An [`Error::TooFewRows`] where a class of task `t` (from 0), of these embeddings, has fewer
+    /// training rows than are `needed`.
+    pub fn require_rows(&self, embeddings: &Embeddings, t: usize, needed: usize) -> Result<()> {
+        for (class, label) in self.classes_of(t).iter().zip(self.source_labels(t)) {
+            if self.count_rows(embeddings, label)? < needed {
+                return Err(self.too_few_rows(embeddings, class, label, needed)?.into());
             }
         }
-        let rows = embeddings.class_rows::<Train>(&labels)?;
-        Ok(TaskRows { task: t, classes: self.classes_of(t).to_vec(), rows })
+        Ok(())
+    }
+
+    /// How many training rows of a source's class are learned from.
+    pub fn count_rows(&self, embeddings: &Embeddings, label: i64) -> Result<usize> {
+        Ok(embeddings.count::<Train>(label)?.min(self.shots.unwrap_or(usize::MAX)))
+    }
+
+    /// The training rows of some classes of task `t` (from 0), of which the source's `labels` are
+    /// given: all, or as many as there are shots, in the source's order.
+    pub fn train_rows(&self, embeddings: &Embeddings, t: usize, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
+        let rows = embeddings.class_rows::<Train>(labels)?;
+        let Some(shots) = self.shots else { return Ok(rows) };
+        let drawn = |(rows, &label): (Rows<Train>, &i64)| {
+            let (class, _) = self.tasks[t].classes.iter().find(|(_, own)| *own == label).context("a class of the task")?;
+            let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(rows.len());
+            places.truncate(shots);
+            places.sort();
+            Ok(Rows::new(rows.dim(), places.into_iter().flat_map(|i| rows.row(i)).copied().collect()))
+        };
+        rows.into_iter().zip(labels).map(drawn).collect()
+    }
+
+    /// The failure of a class that has fewer training rows than are `needed`: an
+    /// [`Error::TooFewRows`]. An error of its own where the embeddings cannot be read.
+    fn too_few_rows(&self, embeddings: &Embeddings, class: &Class, label: i64, needed: usize) -> Result<Error> {
+        let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        if let Some(shots) = self.shots.filter(|&shots| shots < needed && rows >= needed) {
+            let reason = format!("{class} is learned from --shots {shots}, and at least {needed} {} needed", are(needed));
+            return Ok(Error::TooFewRows { label: class.label, reason });
+        }
+        let left_out = match quarantined.first() {
+            None => String::new(),
+            Some(first) => format!(
+                ", since {} of its images could not be used (the first, {}: {})",
+                quarantined.len(),
+                first.sample_id,
+                first.error
+            ),
+        };
+        let reason = format!(
+            "{class} has {rows} training {}{left_out}, and at least {needed} {} needed: add images of it to the source \
+             {}, or leave the class out",
+            if rows == 1 { "embedding" } else { "embeddings" },
+            are(needed),
+            embeddings.name
+        );
+        Ok(Error::TooFewRows { label: class.label, reason })
     }
 
     /// The columns that say which stream the `n` rows of a table belong to: stream, class_order,
@@ -382,7 +445,8 @@ impl Stream {
             name: class.name.clone(),
         };
         let classes = classes.iter().map(class).collect();
-        let options = Options { order: self.order.clone(), seed: self.seed, task: number, classes };
+        let (order, seed, shots) = (self.order.clone(), self.seed, self.shots);
+        let options = Options { order, seed, shots, task: number, classes };
         let options = serde_json::to_value(options).expect("options are plain values");
         let plan = Plan::new(&artefact::STREAM, options).with("source", source.clone());
         before.into_iter().fold(plan, |plan, before| plan.with("before", before))
@@ -411,32 +475,10 @@ impl Stream {
     }
 }
 
-/// The failure of a class that has fewer training rows than are `needed`: an [`Error::TooFewRows`].
-/// An error of its own where the embeddings cannot be read.
-pub fn too_few_rows(embeddings: &Embeddings, class: &Class, label: i64, needed: usize) -> Result<Error> {
-    let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
-    let left_out = match quarantined.first() {
-        None => String::new(),
-        Some(first) => format!(
-            ", since {} of its images could not be used (the first, {}: {})",
-            quarantined.len(),
-            first.sample_id,
-            first.error
-        ),
-    };
-    let reason = format!(
-        "{class} has {rows} training {}{left_out}, and at least {needed} {} needed: add images of it to the source {}, \
-         or leave the class out",
-        if rows == 1 { "embedding" } else { "embeddings" },
-        if needed == 1 { "is" } else { "are" },
-        embeddings.name
-    );
-    Ok(Error::TooFewRows { label: class.label, reason })
-}
-
-/// The name of the stream of `count` classes in an order, cut into tasks.
-pub fn stream_name(order: &Order, cut: Cut, count: usize) -> Result<String> {
-    Ok(slug(&format!("{}-{}", order.name()?, cut.name(count)?)))
+/// The name of the stream of `count` classes in an order, cut into tasks, with so many shots.
+pub fn stream_name(order: &Order, cut: Cut, shots: Option<usize>, count: usize) -> Result<String> {
+    let shots = shots.map_or(String::new(), |shots| format!("-shots-{shots}"));
+    Ok(slug(&format!("{}-{}{shots}", order.name()?, cut.name(count)?)))
 }
 
 fn dir(run: &Run, name: &str) -> PathBuf {

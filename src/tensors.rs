@@ -1,15 +1,17 @@
 //! Named tensors of one number type in a safetensors file, with one JSON value beside them.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs,
-    io::Write,
+    io::{BufWriter, Write},
     path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::atomic;
@@ -57,41 +59,32 @@ macro_rules! scalar {
 scalar!(f32, Dtype::F32);
 scalar!(f64, Dtype::F64);
 
-/// A tensor to be written, which becomes bytes when it is its turn.
-struct Unwritten<'a, T> {
-    shape: &'a [usize],
-    values: &'a [T],
-}
+/// Values in bytes that are in hand at a time.
+const CHUNK: usize = 1 << 16;
 
-impl<T: Scalar> View for Unwritten<'_, T> {
-    fn dtype(&self) -> Dtype {
-        T::DTYPE
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        T::to_bytes(self.values).into()
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
-    }
-}
-
-/// Writes tensors and `about`. The memory that it takes is that of the file, and of the largest
-/// tensor once more.
+/// Writes tensors and `about`, without a copy of them in memory: a state may be as large as what it
+/// is the state of.
 pub fn write<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize) -> Result<()> {
-    let mut views = Vec::new();
+    let mut end = 0;
+    let mut infos = Vec::new();
     for (name, (shape, values)) in tensors {
         require_values(name, shape, values.len())?;
-        views.push((name, Unwritten { shape, values }));
+        let start = end;
+        end += size_of_val(&values[..]);
+        infos.push((name.clone(), TensorInfo { dtype: T::DTYPE, shape: shape.clone(), data_offsets: (start, end) }));
     }
-    let metadata = HashMap::from([(KEY.to_owned(), serde_json::to_string(about)?)]);
-    let bytes = safetensors::serialize(views, Some(metadata))?;
-    atomic::write_file(path, |file| Ok(file.write_all(&bytes)?))
+    let about = HashMap::from([(KEY.to_owned(), serde_json::to_string(about)?)]);
+    let mut header = serde_json::to_vec(&Metadata::new(Some(about), infos)?)?;
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    atomic::write_file(path, |file| {
+        let mut file = BufWriter::new(file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for values in tensors.values().flat_map(|(_, values)| values.chunks(CHUNK)) {
+            file.write_all(&T::to_bytes(values))?;
+        }
+        Ok(file.flush()?)
+    })
 }
 
 /// Reads what [`write()`] wrote.
@@ -156,7 +149,14 @@ mod tests {
         let mut doubles = tensors::<f64>();
         doubles.get_mut("a").unwrap().1[0] = 1.0 + f64::EPSILON;
         write(&path, &doubles, &"about").unwrap();
-        assert_eq!(read::<f64, String>(&path).unwrap(), (doubles, "about".to_owned()));
+        assert_eq!(read::<f64, String>(&path).unwrap(), (doubles.clone(), "about".to_owned()));
+        // byte for byte what the library writes, which holds it in memory
+        let bytes: Vec<Vec<u8>> = doubles.values().map(|(_, values)| f64::to_bytes(values)).collect();
+        let views = doubles.iter().zip(&bytes).map(|((name, (shape, _)), bytes)| {
+            (name, safetensors::tensor::TensorView::new(Dtype::F64, shape.clone(), bytes).unwrap())
+        });
+        let about = HashMap::from([(KEY.to_owned(), "\"about\"".to_owned())]);
+        assert_eq!(fs::read(&path).unwrap(), safetensors::serialize(views, Some(about)).unwrap());
     }
 
     #[test]

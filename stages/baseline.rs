@@ -299,7 +299,8 @@ impl Setting {
     fn open(options: &RunOptions) -> Result<Self> {
         let run = Run::open(&options.run, terminal::note)?;
         let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
-        let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?)?.create(&run)?;
+        let TaskOptions { shots, .. } = options.tasks;
+        let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?, shots)?.create(&run)?;
         let test = TestSet::read(&run, &stream)?;
         Ok(Setting { run, stream, test })
     }

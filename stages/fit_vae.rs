@@ -9,9 +9,8 @@ use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE},
     generator::{ClassRows, LatentStore, fit_all},
     profile::{Phase, time},
-    rows::Train,
     run::Run,
-    stream::{Stream, too_few_rows},
+    stream::Stream,
 };
 use clap::Args;
 use indicatif::ProgressBar;
@@ -49,7 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
     config.check_size(source.plan.dim)?;
-    let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?)?;
+    let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?, options.tasks.shots)?;
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
     // what cannot be fitted is refused before anything is written
@@ -86,12 +85,7 @@ fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
         }
     }
     for &task in &missing {
-        let embeddings = stream.embeddings(run, task)?;
-        for (class, label) in stream.classes_of(task).iter().zip(stream.source_labels(task)) {
-            if embeddings.count::<Train>(label)? < least {
-                return Err(too_few_rows(&embeddings, class, label, least)?.into());
-            }
-        }
+        stream.require_rows(&stream.embeddings(run, task)?, task, least)?;
     }
     Ok(missing)
 }
@@ -129,7 +123,7 @@ fn fit_tasks(
         let embeddings = stream.embeddings(run, task)?;
         dim = embeddings.plan.dim;
         let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
-        let rows = time(Phase::Read, || embeddings.class_rows::<Train>(&labels))?;
+        let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, &labels))?;
         data.extend(own.iter().zip(rows).map(|((class, _), rows)| ClassRows { key: class.key(), rows }));
         missing.extend(own.into_iter().map(|(class, _)| (task, class)));
     }

@@ -28,6 +28,9 @@ pub struct TaskOptions {
     /// Classes of the first task, if others than of the next
     #[arg(long, requires = "per_task", value_parser = at_least::<1>)]
     pub first_task: Option<usize>,
+    /// Learn from so many training embeddings of each class, drawn from the seed, instead of all
+    #[arg(long, value_parser = at_least::<1>)]
+    pub shots: Option<usize>,
 }
 
 impl TaskOptions {

@@ -68,7 +68,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
-    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut())?;
+    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut(), options.tasks.shots)?;
     let latents = LatentStore::open(&run, &stream, options.generator)?;
     let (checkpoint, clip) = time(Phase::Load, || checkpoint::open(&run, &stream, &options.clip))?;
     let test = time(Phase::Read, || TestSet::read(&run, &stream))?;

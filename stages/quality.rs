@@ -101,7 +101,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
-    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut())?;
+    let stream = Stream::find(&run, &options.order.order(), options.tasks.cut(), options.tasks.shots)?;
     let latents = LatentStore::open(&run, &stream, options.generator)?;
     let dim = stream.embeddings(&run, 0)?.plan.dim;
     let mut statistics = class_statistics(&run, &stream, ClassStatistics::new(dim));
@@ -147,7 +147,7 @@ fn measure(
     noise: &Noise,
 ) -> Result<Vec<(Sets, Quality)>> {
     let (embeddings, labels) = (stream.embeddings(run, task)?, stream.source_labels(task));
-    let (train, test) = (embeddings.class_rows::<Train>(&labels)?, embeddings.class_rows::<Test>(&labels)?);
+    let (train, test) = (stream.train_rows(&embeddings, task, &labels)?, embeddings.class_rows::<Test>(&labels)?);
     let dim = embeddings.plan.dim;
     type Task<'a> = ((&'a Class, &'a Generator), (Rows<Train>, Rows<Test>));
     let of_class = |((class, generator), (train, test)): Task| {

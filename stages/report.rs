@@ -50,6 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     let page = render(&Request {
         run: &run,
         cut: options.tasks.cut(),
+        shots: options.tasks.shots,
         orders: &orders,
         methods: &options.methods,
         metric: options.metric.metric,

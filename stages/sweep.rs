@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> Result<()> {
     let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();
     let mut members: Vec<Member> = Vec::new();
     for &seed in &options.seeds {
-        let stream = stream_name(&Order::of_seed(Some(seed)), cut, classes)?;
+        let stream = stream_name(&Order::of_seed(Some(seed)), cut, options.tasks.shots, classes)?;
         for method in &methods {
             members.push(Member::new(options, method, seed, stream.clone())?);
         }
@@ -169,6 +169,7 @@ fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String
         ("--tasks", options.tasks.tasks),
         ("--per-task", options.tasks.per_task),
         ("--first-task", options.tasks.first_task),
+        ("--shots", options.tasks.shots),
     ];
     let tasks: Vec<String> =
         tasks.into_iter().filter_map(|(flag, n)| Some([flag.to_owned(), n?.to_string()])).flatten().collect();

@@ -1,16 +1,11 @@
 //! Images that cannot be used, one or all: they go to the quarantine, and what needs them says so.
 
-use std::{
-    fs,
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use image::{ImageFormat, RgbImage};
 use tempfile::tempdir;
 
-use crate::support::{command, encoded, fails, golden, image_folder, number, path, picture, query, run, text};
+use crate::support::{encoded, ended, fails, golden, image_folder, number, path, picture, query, run, text};
 
 #[test]
 fn images_that_cannot_be_used_go_to_the_quarantine() {
@@ -179,14 +174,8 @@ fn a_class_without_rows_is_named_and_why_its_images_could_not_be_used() {
         ("at least 1 is needed", &["baseline", "joint", "--epochs", "1", "--samples", "4"]),
         ("at least 1 is needed", &["baseline", "finetune", "--epochs", "1", "--samples", "4"]),
     ] {
-        let (args, limit) = ([stage, &tasks].concat(), Duration::from_secs(60));
-        let mut child = command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let start = Instant::now();
-        while child.try_wait().unwrap().is_none() && start.elapsed() < limit {
-            thread::sleep(Duration::from_millis(5));
-        }
-        child.kill().ok();
-        let output = child.wait_with_output().unwrap();
+        let args = [stage, &tasks].concat();
+        let output = ended(&args);
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{args:?} does not end:\n{message}");
         for part in parts.iter().chain([&needed]) {

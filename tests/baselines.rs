@@ -2,7 +2,7 @@
 
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, Features, LAMBDAS, NearestMean, RandomProjection, ReplayHead,
+        Classifier, Covariance, Discriminant, Examples, Incremental, Features, LAMBDAS, NearestMean, RandomProjection, ReplayHead,
         Ridge, Rows, Shrinkage, TextAndMean,
         ensemble::{Ensemble, combine},
     },

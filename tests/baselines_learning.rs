@@ -3,7 +3,7 @@
 
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, FEATURES, Features, NearestMean, RandomProjection, ReplayHead,
+        Classifier, Covariance, Discriminant, Examples, Incremental, FEATURES, Features, NearestMean, RandomProjection, ReplayHead,
         Ridge, Shrinkage, TextAndMean,
     },
     rows::{Rows as TrainRows, Train},

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use cgil::{
     baseline::{
-        ClassStatistics, Classifier, Discriminant, Examples, Features, NearestMean, RandomProjection, Ridge, Shrinkage,
+        ClassStatistics, Classifier, Discriminant, Examples, Incremental, Features, NearestMean, RandomProjection, Ridge, Shrinkage,
         State, TextAndMean,
     },
     rows::{Rows as TrainRows, Train},

@@ -14,6 +14,7 @@ mod contract;
 mod example;
 mod generators;
 mod learners;
+mod memory;
 mod methods;
 mod middle;
 mod middle_belonging;

@@ -204,7 +204,7 @@ fn begun() -> (TempDir, Rows, Run, Embeddings, Stream) {
     let (dir, rows) = (tempdir().unwrap(), Rows::clouds(6, 12, 6));
     let library = Run::open(&imported(&part(&rows, 0..4), dir.path()), silent).unwrap();
     let base = Embeddings::open_complete(&library, "base").unwrap();
-    let stream = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
+    let stream = Stream::new(&base, &Order::default(), Cut::Tasks(2), None).unwrap().create(&library).unwrap();
     (dir, rows, library, base, stream)
 }
 
@@ -217,14 +217,14 @@ fn labels_that_are_free_stay_and_a_stream_is_found_by_the_cut_of_its_first_sourc
     stream.append(&library, &arrived).unwrap();
     assert_eq!(stream.classes.iter().map(|class| class.label).collect::<Vec<_>>(), [0, 1, 2, 3, 40, 41]);
     for cut in [Some(Cut::Tasks(2)), Some(Cut::Sizes { first: 2, next: 2 }), None] {
-        let found = Stream::find(&library, &Order::default(), cut).unwrap();
+        let found = Stream::find(&library, &Order::default(), cut, None).unwrap();
         assert_eq!((found.name.as_str(), found.tasks()), (GROWN, 3));
     }
-    assert!(Stream::find(&library, &Order::default(), Some(Cut::Tasks(3))).is_err());
-    let of_seed = Stream::new(&base, &Order::of_seed(Some(7)), Cut::Tasks(2)).unwrap();
+    assert!(Stream::find(&library, &Order::default(), Some(Cut::Tasks(3)), None).is_err());
+    let of_seed = Stream::new(&base, &Order::of_seed(Some(7)), Cut::Tasks(2), None).unwrap();
     assert_eq!((of_seed.draws(), stream.draws()), (7, 0));
     // one that is asked for with fewer classes of the source is another
-    let there = Stream::new(&base, &Order::default(), Cut::Tasks(2)).unwrap().create(&library).unwrap();
+    let there = Stream::new(&base, &Order::default(), Cut::Tasks(2), None).unwrap().create(&library).unwrap();
     assert_eq!(there.tasks(), 3);
     let first = there.first_tasks(2).unwrap();
     assert_eq!((first.tasks(), first.classes.len(), first.input(1)), (2, 4, there.input(1)));
@@ -280,7 +280,7 @@ fn a_stream_may_have_a_hundred_tasks_and_misses_one_in_the_middle() {
     let ncm = ["baseline", "ncm", "--run", path(&run_dir), "--tasks", "101"];
     run(&ncm);
     let library = Run::open(&run_dir, silent).unwrap();
-    let stream = Stream::find(&library, &Order::default(), None).unwrap();
+    let stream = Stream::find(&library, &Order::default(), None, None).unwrap();
     assert_eq!(stream.tasks(), 101);
     fs::remove_dir_all(run_dir.join("streams").join(&stream.name).join("task-100")).unwrap();
     fails(&ncm, &["has task-101, but not task-100"]);

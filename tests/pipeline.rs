@@ -295,6 +295,7 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
         seen: &seen,
         first: 0,
         generators: &generators,
+        noise: None,
         real: [(1, Rows::new(4, rows.clone()))].into(),
         task: 1,
         dim: 4,

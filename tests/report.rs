@@ -127,6 +127,13 @@ fn page(run_dir: &Path, more: &[&str]) -> String {
     page
 }
 
+/// The figures of a page, with their tables.
+fn figures(page: &str) -> &str {
+    let first = page.find("id=\"curves\"").unwrap();
+    let last = page.find("id=\"plane\"").unwrap();
+    &page[first..last]
+}
+
 #[test]
 fn methods_without_a_common_stream_have_no_difference() {
     let dir = tempdir().unwrap();
@@ -150,6 +157,11 @@ fn a_report_shows_what_is_finished_and_names_the_rest() {
     let shown = page(&run_dir, &[]);
     assert!(shown.contains("<dd>lda on dataset-order-tasks-3: 2 of 3 tasks</dd>"));
     assert!(shown.contains(">ncm</th><td>1</td>") && shown.contains(">lda</th><td>1</td>"));
+    // figures are those of a run that never had the unfinished steps
+    let clean = imported(dir.path(), "clean", &Rows::clouds(6, 6, 3));
+    baseline(&clean, "ncm", &["--tasks", "3"]);
+    baseline(&clean, "lda", &["--tasks", "3", "--seed", "1"]);
+    assert_eq!(figures(&shown), figures(&page(&clean, &[])));
     fails(
         &["report", "--run", path(&run_dir), "--class-order", "dataset-order", "--method", "lda"],
         &["the method \"lda\" has no finished results among", "lda on seed-1-tasks-3"],
@@ -170,6 +182,10 @@ fn a_report_shows_what_is_finished_and_names_the_rest() {
     let refused = fails(&["report", "--run", path(&run_dir)], &["[2, 2, 2], [4, 1, 1]", "--per-task"]);
     assert!(!refused.contains("numbers of tasks"), "{refused}");
     fails(&["report", "--run", path(&run_dir), "--per-task", "3"], &["then tasks of 3 classes", "some in 3"]);
+    assert_eq!(page(&run_dir, &["--tasks", "3"]), shown);
+    // nor do results in another number of tasks count
+    baseline(&run_dir, "ncm", &["--tasks", "2"]);
+    baseline(&run_dir, "lda", &["--tasks", "2", "--seed", "1"]);
     assert_eq!(page(&run_dir, &["--tasks", "3"]), shown);
     let other = page(&run_dir, &["--first-task", "4", "--per-task", "1"]);
     assert!(other.contains("<dd>seed-1-first-4-per-1</dd>"));
@@ -312,6 +328,7 @@ fn what_is_finished_can_be_read_by_whoever_may_not_write() {
         &[&tune[..], &["--epochs", "3", "--samples", "16"]].concat(),
         &["baseline", "lda", "--run", path(&run_dir), "--seed", "1", "--tasks", "3"],
         &[&fit[..], &["--epochs", "8", "--hidden", "32", "--latent", "8"]].concat(),
+        &["import", path(&dir.path().join("table.parquet")), "--run", path(&run_dir)],
     ] {
         if let Some(output) = as_another(args) {
             assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));

@@ -18,7 +18,7 @@ use image::ImageFormat;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, as_another, command, encoded, fails, files, golden, hugging_face_shard, number, open_to_all, path, picture,
+    Rows, as_another, command, encoded, ended, fails, files, golden, hugging_face_shard, number, open_to_all, path, picture,
     query, run, text,
 };
 
@@ -73,7 +73,9 @@ fn only_regular_files_are_opened() {
     let pipe = data.join("train/cat/pipe.png");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::os::unix::fs::symlink("/dev/zero", data.join("train/dog/zero.png")).unwrap();
-    let notes = extract(&data, &run_dir, &[]);
+    let output = ended(&args(&data, &run_dir, &golden("checkpoint"), &[]));
+    let notes = text(&output.stderr);
+    assert!(output.status.success(), "{notes}");
     assert_holds(&notes, &["no regular files: train/cat/pipe.png, train/dog/zero.png"]);
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM embeddings"), 6.0);
 }

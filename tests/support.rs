@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -79,6 +79,20 @@ pub fn as_another(args: &[&str]) -> Option<Output> {
             None
         }
     }
+}
+
+/// What `cgil` ends with, which it has to within a minute.
+pub fn ended(args: &[&str]) -> Output {
+    let mut child = command(args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().ok();
+            panic!("cgil {args:?} does not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
 }
 
 /// Runs `cgil` and returns what it printed; fails the test unless it succeeds.

@@ -47,18 +47,20 @@ pub struct Embeddings {
     /// The sealed artefact; none while shards are missing.
     sealed: Option<Sealed>,
     /// Held while shards are written.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl Embeddings {
     /// Starts or goes on with the embeddings of the source `name`. Refuses to mix: a plan that is
-    /// there has to say the same, else it is an [`Error::OtherEmbeddings`].
+    /// there has to say the same, else it is an [`Error::OtherEmbeddings`]. Where nothing is
+    /// missing, nothing is locked or written.
     pub fn create(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
         if artefact::slug(name) != name {
             bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
         }
         let (dir, plan) = (dir(run, name), plan.checked()?);
-        let lock = run.lock(&dir)?;
+        let is_sealed = Manifest::find(&dir, &artefact::SOURCE)?.is_some();
+        let lock = if is_sealed { None } else { Some(run.lock(&dir)?) };
         if dir.join(PLAN).exists() {
             let before = SourcePlan::read(&dir)?;
             if let Some(difference) = before.difference(&plan) {
@@ -70,7 +72,7 @@ impl Embeddings {
         if !dir.join(PLAN).exists() {
             atomic::write_json(&dir.join(PLAN), &plan)?;
         }
-        Ok(Embeddings { _lock: Some(lock), ..Self::open(run, name)? })
+        Ok(Embeddings { lock, ..Self::open(run, name)? })
     }
 
     /// The embeddings of the source `name`, complete or not; where there are none, an
@@ -83,7 +85,7 @@ impl Embeddings {
         let plan = SourcePlan::read(&dir)?;
         let sealed = Manifest::find(&dir, &artefact::SOURCE)?;
         let sealed = sealed.map(|manifest| Sealed::new(&dir, &plan, manifest)).transpose()?;
-        Ok(Embeddings { run: run.clone(), name: name.to_owned(), plan, sealed, _lock: None })
+        Ok(Embeddings { run: run.clone(), name: name.to_owned(), plan, sealed, lock: None })
     }
 
     /// The embeddings of the source `name`, all of whose shards have been made, else an
@@ -152,7 +154,11 @@ impl Embeddings {
         Ok(())
     }
 
+    /// Before shards are written: locked, and not sealed any more.
     fn unseal(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(self.run.lock(&self.dir())?);
+        }
         if self.sealed.take().is_some() {
             let path = self.dir().join(MANIFEST);
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;

@@ -324,7 +324,7 @@ impl<'a> Training<'a> {
             Replay::Real => {
                 let embeddings = self.stream.embeddings(self.run, t)?;
                 let labels = self.stream.source_labels(t);
-                let rows = labels.into_iter().map(|label| embeddings.count::<Train>(label));
+                let rows = labels.into_iter().map(|label| self.stream.count_rows(&embeddings, label));
                 rows.sum::<Result<usize>>()? * embeddings.plan.dim * size_of::<f32>()
             }
         })

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub run: &'a Run,
     /// How classes are cut into tasks; needed where the run has results of several cuts.
     pub cut: Option<Cut>,
+    /// Training rows of each class that are learned from; none is all.
+    pub shots: Option<usize>,
     /// Class orders; all where none is named.
     pub orders: &'a [String],
     /// Methods, the first is what the others are compared with; all where none is named.
@@ -83,6 +85,7 @@ impl<'a> Scope<'a> {
         require_together(request, &all, &finished)?;
         let names: BTreeSet<&String> = finished.iter().map(|f| &f.stream).collect();
         let streams = names.into_iter().map(|name| Stream::open(run, name)).collect::<Result<Vec<_>>>()?;
+        let streams = with_shots(request.shots, streams)?;
         let sizes = sizes(request.cut, streams.iter().map(Stream::sizes).collect())?;
         let streams: Vec<Stream> = streams.into_iter().filter(|stream| stream.sizes() == sizes).collect();
         finished.retain(|f| streams.iter().any(|stream| stream.name == f.stream));
@@ -240,6 +243,18 @@ fn require_together(request: &Request, all: &[Finished], shown: &[Finished]) -> 
         );
     }
     Ok(())
+}
+
+/// The streams with so many shots. An error that says which there are, where there are others only.
+fn with_shots(asked: Option<usize>, streams: Vec<Stream>) -> Result<Vec<Stream>> {
+    let there: BTreeSet<usize> = streams.iter().filter_map(|stream| stream.shots).collect();
+    let fitting: Vec<Stream> = streams.into_iter().filter(|stream| stream.shots == asked).collect();
+    if fitting.is_empty() {
+        let there: Vec<String> = there.iter().map(usize::to_string).collect();
+        let asked = asked.map_or("all training rows".to_owned(), |shots| format!("--shots {shots}"));
+        bail!("the run has no such results with {asked}; it has some with --shots {}", there.join(", "));
+    }
+    Ok(fitting)
 }
 
 /// The sizes of the tasks of the results that are reported: of those that are there the only ones

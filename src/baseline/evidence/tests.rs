@@ -4,9 +4,9 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::*;
+use super::{matrix::product, *};
 use crate::{
-    dense::{covariance::add_scatter, moments::mean_row, symmetric::Cholesky},
+    dense::{covariance::add_scatter, moments::mean_row, product::Matrix, symmetric::Cholesky},
     evaluate::{TestSet, ZeroShot, evaluate},
     rng::{Draw, Rng},
     rows::{Rows, Train},
@@ -112,6 +112,41 @@ fn scores_and_what_is_chosen_are_the_references() {
         assert_close("among seen", &scores.seen, &own("seen"), 1e-6);
         assert_close("over all", &scores.all, &own("over_all"), 1e-6);
         assert_eq!(answers(&scores, &at("test"), evidence.seen(), dim), own("predicted"), "task {t}");
+        assert_reads_back(&evidence, &own("prompts"), &at("test"), &own("predicted"));
+    }
+}
+
+/// Asserts that the file of the classifier, written and read, answers as it should.
+fn assert_reads_back(evidence: &Evidence, prompts: &[f64], test: &[f64], answers: &[f64]) {
+    let single = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let (all, dim) = (evidence.classes(), evidence.statistics.dim());
+    let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
+    let dir_of_file = tempfile::tempdir().unwrap();
+    let path = dir_of_file.path().join("classifier.safetensors");
+    let (tensors, about) = evidence.classifier(Some(&single(prompts))).unwrap().file(&classes).unwrap();
+    crate::tensors::write(&path, &tensors, &about).unwrap();
+    let (classifier, read) = OpenClassifier::read(&path).unwrap();
+    assert_eq!((read, classifier.seen()), (classes.clone(), evidence.seen()));
+    let (rows, seen) = (single(test), evidence.seen());
+    let n = rows.len() / dim;
+    let test = TestSet {
+        sources: vec!["base".into(); n],
+        sample_ids: (0..n).map(|i| i.to_string()).collect(),
+        classes: vec![0; n],
+        rows: Rows::new(dim, rows),
+    };
+    let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
+    let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };
+    let found = evaluate(&test, &stream, 1, Some(zero_shot), |images| Ok(classifier.scores(images))).unwrap();
+    let found: Vec<f64> = found.into_iter().map(|p| p.unwrap().open.unwrap() as f64).collect();
+    assert_eq!(found, answers);
+    // what does not fit together is refused
+    for (name, shape) in [("means", vec![all - 1, dim]), ("whitener", vec![dim, dim - 1]), ("prompts", vec![seen + 1, dim])] {
+        let mut other = tensors.clone();
+        other.insert(name.into(), (shape.clone(), vec![0.5; shape.iter().product()]));
+        crate::tensors::write(&path, &other, &about).unwrap();
+        let error = format!("{:#}", OpenClassifier::read(&path).err().unwrap());
+        assert!(error.contains("is no classifier") && error.contains(name), "{error}");
     }
 }
 
