@@ -48,7 +48,7 @@ pub fn baseline<'a>(run_dir: &'a Path, tasks: &'a str, name: &'a str, more: &[&'
 fn fit_all(run_dir: &Path, tasks: &str) {
     let common = ["fit-vae", "--run", path(run_dir), "--tasks", tasks];
     run(&[&common[..], &FIT].concat());
-    for kind in ["gaussian", "mog"] {
+    for kind in ["gaussian", "mog", "shared"] {
         run(&[&common[..], &["--generator", kind]].concat());
     }
     run(&[&common[..], &["--generator", "diffusion", "--epochs", "2", "--hidden", "16"]].concat());
@@ -60,11 +60,12 @@ pub fn learn_all(run_dir: &Path, tasks: &str) {
     fit_all(run_dir, tasks);
     for more in [
         &[][..],
-        &["--statistics", "0"],
-        &["--current", "real", "--statistics", "0"],
-        &["--current", "both"],
-        &["--generator", "gaussian", "--statistics", "0"],
-        &["--statistics", "evidence"],
+        &["--statistics", "off"],
+        &["--paper"],
+        &["--current", "real", "--paper"],
+        &["--current", "both", "--statistics", "lda"],
+        &["--generator", "gaussian", "--paper"],
+        &["--generator", "shared"],
     ] {
         run(&tune(run_dir, &model, more));
     }
@@ -186,8 +187,9 @@ fn nothing_is_learned_from_test_rows() {
     });
     let [clean, poisoned] = dirs.each_ref().map(|dir| dir.path().join("run"));
     let found = models(&clean);
-    // 4 kinds of generators, 4 + 2 ways to train prompts and 6 learners, after each of 3 tasks
-    assert_eq!(found.len(), 3 * (4 + 6 + 6), "{:?}", found.keys());
+    // 5 kinds of generators, 6 + 2 ways to train prompts, 3 classifiers as a file and 6 learners,
+    // after each of 3 tasks
+    assert_eq!(found.len(), 3 * (5 + 8 + 3 + 6), "{:?}", found.keys());
     assert_same(&found, &models(&poisoned));
     // and yet they are scored on them
     for method in ["ncm", "lda", "zero-shot"] {
@@ -291,7 +293,7 @@ fn four_processes_at_once_make_the_tables_of_one_after_another() {
         run(&tune(&apart, seed, &[]));
     }
     run(&tune(&apart, "3", &[]));
-    run(&tune(&apart, "3", &["--statistics", "0"]));
+    run(&tune(&apart, "3", &["--statistics", "off"]));
 
     let start = |args: &[String]| -> Child {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -304,7 +306,7 @@ fn four_processes_at_once_make_the_tables_of_one_after_another() {
         }
     };
     // generators of two streams, and two methods that share the prompts of a third
-    let of_third = [start(&tune(&together, "3", &[])), start(&tune(&together, "3", &["--statistics", "0"]))];
+    let of_third = [start(&tune(&together, "3", &[])), start(&tune(&together, "3", &["--statistics", "off"]))];
     end(["1", "2"].map(|seed| start(&fit(&together, seed))).into());
     end(["1", "2"].map(|seed| start(&tune(&together, seed, &[]))).into_iter().chain(of_third).collect());
     assert_same_tables(&together, &apart);

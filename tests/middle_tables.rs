@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::{
-    middle::{CLASSES, STREAM, TRAIN, imported, joint, learn_all, tune},
+    middle::{CLASSES, STREAM, TRAIN, baseline, imported, joint, learn_all, tune},
     support::{Rows, golden, path, query, run, values},
 };
 
@@ -69,12 +69,24 @@ fn stored_bytes_are_those_of_the_files() {
         let generators =
             |kind: &str| (1..=learned).map(|step| tensors("latents", kind, "generators", step)).sum::<usize>();
         let prompts = |name: &str| tensors("prompts", name, "prompts", learned);
-        let own = found("prompts", &["cgil"], &["current", "generator"]);
-        let alone = generators("vae") + prompts(&own);
-        assert_eq!(stored(&format!("method = '{default},statistics=0.0'"), learned), alone);
-        assert_eq!(stored(&format!("method = '{default}'"), learned), alone + state("class-statistics"));
-        let gaussian = generators("gaussian") + prompts(&found("prompts", &["cgil", "generator"], &[]));
+        let own = found("prompts", &["cgil"], &["current", "generator", "noise"]);
+        let papers = found("prompts", &["cgil", "noise"], &["current", "generator"]);
+        let alone = generators("vae") + prompts(&papers);
+        assert_eq!(stored(&format!("method = 'cgil,epochs=2,replay-noise=off,samples=16,statistics=off'"), learned), alone);
+        // noise is of the statistics that a discriminant is of, which are kept once
+        let with_noise = generators("vae") + prompts(&own) + state("class-statistics");
+        assert_eq!(stored(&format!("method = '{default},statistics=off'"), learned), with_noise);
+        let evidence = state(&found("statistics", &["evidence"], &[]));
+        assert_eq!(stored("method = 'evidence'", learned), evidence);
+        assert_eq!(stored(&format!("method = '{default}'"), learned), with_noise + evidence);
+        let both = generators("vae") + prompts(&found("prompts", &["cgil", "current", "both"], &[]));
+        assert_eq!(stored("method LIKE '%current=both%statistics=lda'", learned), both + state("class-statistics"));
+        let gaussian = generators("gaussian") + prompts(&found("prompts", &["cgil", "gaussian"], &[]));
         assert_eq!(stored("method LIKE 'cgil%generator=gaussian%'", learned), gaussian);
+        let shared = generators("shared") + prompts(&found("prompts", &["cgil", "shared"], &[]));
+        assert_eq!(generators("shared"), classes * 48 * size_of::<f32>());
+        let shared = shared + state("class-statistics") + evidence;
+        assert_eq!(stored("method LIKE 'cgil%generator=shared%'", learned), shared);
         assert_eq!(stored("method LIKE 'finetune%'", learned), prompts(&found("prompts", &["finetune"], &[])));
         let rows = classes * TRAIN * 48 * size_of::<f32>();
         assert_eq!(stored("method LIKE 'joint%'", learned), rows + prompts(&found("prompts", &["joint"], &[])));
@@ -99,7 +111,10 @@ fn prompts_and_statistics_are_weighed_as_their_tables_say() {
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
-    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "0.3"]));
+    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "off"]));
+    let prompts = query(&run_dir, "SELECT DISTINCT prompts FROM prompt_losses").join("");
+    let ensemble = ["--model", path(&model), "--method", prompts.trim_matches('"'), "--weight", "0.3"];
+    run(&baseline(&run_dir, "3", "ensemble", &ensemble));
     let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
     let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();
     assert!(logit_scale > 2.0, "{logit_scale}");
@@ -111,7 +126,8 @@ fn prompts_and_statistics_are_weighed_as_their_tables_say() {
         let texts = rows_of(
             &run_dir,
             &format!(
-                "SELECT label, embedding FROM text_features WHERE after_task = {learned} AND origin = 'prompt' ORDER BY label"
+                "SELECT label, embedding FROM text_features WHERE after_task = {learned} AND origin = 'prompt' \
+                 AND method LIKE 'ensemble%' ORDER BY label"
             ),
         );
         let heads = rows_of(
@@ -126,7 +142,7 @@ fn prompts_and_statistics_are_weighed_as_their_tables_say() {
             &format!(
                 "SELECT p.predicted, p.score, p.predicted_in_task, p.on_task, e.embedding FROM predictions p \
                  JOIN embeddings e ON p.sample_id = e.sample_id \
-                 WHERE p.after_task = {learned} AND p.candidates = 'seen'"
+                 WHERE p.after_task = {learned} AND p.candidates = 'seen' AND method LIKE 'ensemble%'"
             ),
         );
         assert_eq!(images.len(), 12 * learned);
@@ -158,7 +174,7 @@ fn prompts_beside_evidence_move_the_scores_of_seen_classes_by_half_of_what_they_
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
-    run(&tune(&run_dir, &model, &["--generator", "gaussian", "--statistics", "evidence"]));
+    run(&tune(&run_dir, &model, &["--generator", "gaussian"]));
     run(&["baseline", "evidence", "--run", path(&run_dir), "--model", path(&model), "--tasks", "3"]);
     let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
     let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();

@@ -81,7 +81,7 @@ fn an_image_folder_goes_through_the_three_stages() {
     }
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM predictions"), 36.0); // before, after one, after two tasks
     assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM text_features WHERE origin = 'prompt'"), 6.0);
-    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'ci_transfer_raw'"), 1.0);
+    assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM metrics WHERE metric = 'h'"), 1.0);
 
     // the metrics follow from the predictions
     let faa = number(&run_dir, "SELECT value FROM metrics WHERE metric = 'faa'");

@@ -40,7 +40,10 @@ fn a_default_sweep_trains_each_set_of_prompts_and_generators_once() {
     let printed = run(&sweep);
     assert_eq!(printed.lines().count(), 12, "{printed}");
     let of = |kind: &str| names(&run_dir.join(kind).join("seed-1-tasks-2"));
-    assert_eq!(of("prompts"), ["cgil", "finetune", "joint"]);
+    let mut prompts = of("prompts");
+    let papers = prompts.remove(1);
+    assert!(papers.starts_with("cgil-replay-noise-off-"), "{papers}");
+    assert_eq!(prompts, ["cgil", "finetune", "joint"]);
     assert_eq!(of("latents"), ["vae"]);
     let mut statistics = of("statistics");
     let evidence = statistics.remove(2); // its CLIP is in its name
@@ -51,7 +54,7 @@ fn a_default_sweep_trains_each_set_of_prompts_and_generators_once() {
     // nothing is trained again: by the same sweep, nor by other ways to score
     let before = trained(&run_dir);
     assert_eq!(run(&sweep), printed);
-    let more = ["cgil,statistics=0.25", "hybrid,weight=0.25", "lda,shrinkage=none", "ensemble,method=joint"];
+    let more = ["cgil,statistics=lda", "ensemble,weight=0.25", "hybrid,weight=0.25", "lda,shrinkage=none", "ensemble,method=joint"];
     let more: Vec<&str> = more.iter().flat_map(|method| ["--method", method]).collect();
     run(&[&sweep[..], &more].concat());
     assert_eq!(trained(&run_dir), before);
@@ -64,7 +67,7 @@ fn two_sweeps_at_once_make_the_tables_of_one_after_the_other_and_cuts_stand_side
     let model = golden("checkpoint");
     let sweep = |run_dir: &Path, tasks: &str, seeds: &str| -> Vec<String> {
         let common = ["sweep", "--run", path(run_dir), "--tasks", tasks, "--seeds", seeds, "--model", path(&model)];
-        let methods = ["cgil,epochs=2,samples=8", "cgil,epochs=2,samples=8,statistics=0.0", "lda", "zero-shot"];
+        let methods = ["cgil,epochs=2,samples=8", "cgil,epochs=2,samples=8,statistics=off", "lda", "zero-shot"];
         let methods = methods.iter().flat_map(|method| ["--method", method]);
         common
             .into_iter()
