@@ -2,6 +2,8 @@
 //! (AUSUC; Chao, Changpinyo, Gong and Sha, 2016). A method that avoids the classes that it has
 //! learned, or those that it has not, only moves along its curve.
 
+use std::collections::BTreeMap;
+
 use crate::{evaluate::Prediction, stream::Stream};
 
 /// A point of the curve: accuracies in %, each the mean over tasks, where all classes are
@@ -14,49 +16,87 @@ pub struct Point {
     pub unseen: f64,
 }
 
-/// The curve after `learned` tasks, from the bias that allows no unseen class to that which allows
-/// no seen one. `truth` are the images' classes. None where no class is unseen or none is learned,
-/// and where unseen ones are not scored.
+/// What is said of an image after some tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// Its task.
+    pub task: usize,
+    /// Whether that is learned.
+    pub is_seen: bool,
+    /// Whether its class is the best of the seen ones, or of the others where it is one of them.
+    pub is_right: bool,
+    /// The score of the best unseen class less that of the best seen one.
+    pub margin: f32,
+}
+
+/// The curve after `learned` tasks, as [`curve_of`] draws it. `truth` are the images' classes. None
+/// where no class is unseen or none is learned, and where unseen ones are not scored.
 pub fn curve(
     predictions: &[Option<Prediction>],
     truth: &[usize],
     learned: usize,
     stream: &Stream,
 ) -> Option<Vec<Point>> {
-    let mut images = vec![0usize; stream.tasks()];
-    let mut right: Vec<(f32, bool, usize)> = Vec::new(); // margin, whether of a seen class, task
-    for (prediction, &class) in predictions.iter().zip(truth) {
-        let Some(prediction) = prediction else { continue };
+    let there = predictions.iter().zip(truth).filter_map(|(prediction, &class)| Some(((*prediction)?, class)));
+    let image = |(prediction, class): (Prediction, usize)| {
         let (unseen, task) = (prediction.unseen?, stream.task_of(class));
-        let (margin, is_seen) = (unseen.margin?, task < learned);
-        images[task] += 1;
-        if class == if is_seen { prediction.class } else { unseen.class } {
-            right.push((margin, is_seen, task));
-        }
-    }
-    let tasks = |is_seen: bool| images.iter().enumerate().filter(|&(t, &n)| n > 0 && (t < learned) == is_seen).count();
+        let is_seen = task < learned;
+        let is_right = class == if is_seen { prediction.class } else { unseen.class };
+        Some(Image { task, is_seen, is_right, margin: unseen.margin? })
+    };
+    curve_of(&there.map(image).collect::<Option<Vec<_>>>()?)
+}
+
+/// The curve of these images, from the bias that allows no unseen class to that which allows no
+/// seen one. None unless some are of a seen class, and some of an unseen one.
+pub fn curve_of(images: &[Image]) -> Option<Vec<Point>> {
+    let mut of_task: BTreeMap<(bool, usize), usize> = BTreeMap::new();
+    images.iter().for_each(|image| *of_task.entry((image.is_seen, image.task)).or_default() += 1);
+    let tasks = |is_seen: bool| of_task.keys().filter(|(seen, _)| *seen == is_seen).count();
     let (seen_tasks, unseen_tasks) = (tasks(true), tasks(false));
     if seen_tasks == 0 || unseen_tasks == 0 {
         return None;
     }
-    let share = |task: usize, tasks: usize| 100.0 / (images[task] * tasks) as f64;
+    let share = |image: &Image| {
+        let tasks = if image.is_seen { seen_tasks } else { unseen_tasks };
+        100.0 / (of_task[&(image.is_seen, image.task)] * tasks) as f64
+    };
+    let mut right: Vec<&Image> = images.iter().filter(|image| image.is_right).collect();
     // the higher a margin, the smaller the bias that makes the answer an unseen class
-    right.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut point = Point { seen: 0.0, unseen: 0.0 };
-    for (_, _, task) in right.iter().filter(|(_, is_seen, _)| *is_seen) {
-        point.seen += share(*task, seen_tasks);
-    }
+    right.sort_by(|a, b| b.margin.total_cmp(&a.margin));
+    let seen = right.iter().filter(|image| image.is_seen).map(|image| share(image)).sum();
+    let mut point = Point { seen, unseen: 0.0 };
     let mut curve = vec![point];
-    for equal in right.chunk_by(|a, b| a.0 == b.0) {
-        for &(_, is_seen, task) in equal {
-            match is_seen {
-                true => point.seen -= share(task, seen_tasks),
-                false => point.unseen += share(task, unseen_tasks),
+    for equal in right.chunk_by(|a, b| a.margin == b.margin) {
+        for image in equal {
+            match image.is_seen {
+                true => point.seen -= share(image),
+                false => point.unseen += share(image),
             }
         }
         curve.push(point);
     }
     Some(curve)
+}
+
+/// The accuracy on images of seen classes where that on the others is `unseen`, in %, on the
+/// straight line between points of a curve; 0 where the curve does not reach so far.
+///
+/// ```
+/// use cgil::ausuc::{Point, seen_at};
+/// let curve = [(80.0, 0.0), (60.0, 50.0), (0.0, 50.0)].map(|(seen, unseen)| Point { seen, unseen });
+/// assert_eq!([0.0, 25.0, 50.0, 51.0].map(|unseen| seen_at(&curve, unseen)), [80.0, 70.0, 60.0, 0.0]);
+/// ```
+pub fn seen_at(curve: &[Point], unseen: f64) -> f64 {
+    let after = curve.partition_point(|point| point.unseen < unseen);
+    match (curve.get(after.wrapping_sub(1)), curve.get(after)) {
+        (Some(before), Some(after)) => {
+            let share = (unseen - before.unseen) / (after.unseen - before.unseen);
+            before.seen + share * (after.seen - before.seen)
+        }
+        (None, Some(first)) => first.seen,
+        (_, None) => 0.0,
+    }
 }
 
 /// The area under a curve, in % of the square, by the trapezoidal rule.

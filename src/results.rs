@@ -349,7 +349,12 @@ mod tests {
 
     fn right(classes: &[Option<usize>]) -> Step {
         let of = |class: usize| Prediction { class, score: 0.5, in_task: class, raw: None, open: None, unseen: None };
-        Step { predictions: classes.iter().map(|class| class.map(of)).collect(), stored: 12, tables: Vec::new(), classifier: None }
+        Step {
+            predictions: classes.iter().map(|class| class.map(of)).collect(),
+            stored: 12,
+            tables: Vec::new(),
+            classifier: None,
+        }
     }
 
     fn run(dir: &Path) -> Run {

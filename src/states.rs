@@ -133,7 +133,7 @@ impl<'a, C: Incremental> States<'a, C> {
         self.plan(learned)?.find(&dir, ADVICE)?.ok_or_else(missing)?.check_file(&dir, STATE)?;
         let (state, _): (State, Value) = tensors::read(&dir.join(STATE))?;
         let restored = self.classifier.restore(state);
-        restored.with_context(|| format!("{} does not fit this run; remove it", dir.display()))?;
+        restored.with_context(|| format!("{} cannot be used; where it is damaged, remove it", dir.display()))?;
         self.at = learned;
         Ok(())
     }

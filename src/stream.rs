@@ -384,7 +384,8 @@ impl Stream {
         let rows = embeddings.class_rows::<Train>(labels)?;
         let Some(shots) = self.shots else { return Ok(rows) };
         let drawn = |(rows, &label): (Rows<Train>, &i64)| {
-            let (class, _) = self.tasks[t].classes.iter().find(|(_, own)| *own == label).context("a class of the task")?;
+            let (class, _) =
+                self.tasks[t].classes.iter().find(|(_, own)| *own == label).context("a class of the task")?;
             let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(rows.len());
             places.truncate(shots);
             places.sort();
@@ -399,7 +400,8 @@ impl Stream {
         let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
         let are = |n: usize| if n == 1 { "is" } else { "are" };
         if let Some(shots) = self.shots.filter(|&shots| shots < needed && rows >= needed) {
-            let reason = format!("{class} is learned from --shots {shots}, and at least {needed} {} needed", are(needed));
+            let reason =
+                format!("{class} is learned from --shots {shots}, and at least {needed} {} needed", are(needed));
             return Ok(Error::TooFewRows { label: class.label, reason });
         }
         let left_out = match quarantined.first() {

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use cgil::{
     baseline::{
-        ClassStatistics, Classifier, Covariance, Discriminant, Evidence, Features, Incremental, NearestMean, RandomProjection, ReplayHead, Ridge,
-        Shrinkage, TextAndMean, ensemble, text,
+        ClassCache, ClassStatistics, Classifier, Covariance, Discriminant, Evidence, Features, Incremental,
+        NearestMean, OpenSet, Rail, RandomProjection, ReplayHead, Ridge, Shrinkage, TextAndMean, ensemble, text,
     },
     clip::Checkpoint,
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
     evaluate::TestSet,
     generator::LatentStore,
-    method::{Learned, Prompted, Recipe, Statistics, TextAndEvidence, ZeroShotTexts, score},
+    method::{Learned, Prompted, Recipe, Statistics, WithText, ZeroShotTexts, score},
     metrics::History,
     prompt::{
         PromptConfig, backend,
@@ -59,9 +59,13 @@ pub enum Baseline {
     /// The mean of a class's text feature and its mean embedding
     Hybrid(HybridOptions),
     /// Text and class statistics in one classifier, which tells learned and unlearned classes
-    Evidence(EvidenceOptions),
+    Evidence(TextOptions),
+    /// Ridge regression fused with zero-shot text, which tells learned and unlearned classes (RAIL)
+    Rail(RailOptions),
+    /// A cache of class means beside zero-shot text (Tip-Adapter)
+    TipAdapter(TextOptions),
     /// A linear head, trained on draws from a Gaussian per past class
-    Linear(RunOptions),
+    Linear(LinearOptions),
     /// Prompts that are tuned already and class statistics together, as in prompt-tune --statistics
     /// lda
     Ensemble(EnsembleOptions),
@@ -124,12 +128,33 @@ pub struct HybridOptions {
     weight: f64,
 }
 
+/// Of baselines that have zero-shot text of all classes beside what they learn.
 #[derive(Args, Clone)]
-pub struct EvidenceOptions {
+pub struct TextOptions {
     #[command(flatten)]
     run: RunOptions,
     #[command(flatten)]
     clip: ClipOptions,
+}
+
+#[derive(Args, Clone)]
+pub struct RailOptions {
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    clip: ClipOptions,
+    /// Random features per embedding, as of ranpac
+    #[arg(long, value_parser = features)]
+    features: Option<usize>,
+}
+
+#[derive(Args, Clone)]
+pub struct LinearOptions {
+    #[command(flatten)]
+    run: RunOptions,
+    /// What is kept of how embeddings of a class vary
+    #[arg(long, value_parser = choice::<Covariance>(), default_value_t = Covariance::Class)]
+    covariance: Covariance,
 }
 
 #[derive(Args, Clone)]
@@ -168,29 +193,43 @@ pub fn run(options: &Options) -> Result<()> {
             let templates = options.templates();
             setting.score(baseline, &mut ZeroShotTexts::new(&setting.stream, &checkpoint, clip, templates))
         }
-        Baseline::Ncm(_) => setting.learn(baseline, "class-means", Value::Null, NearestMean::new(setting.test.dim())),
+        Baseline::Ncm(_) => setting.learn(baseline, plain("class-means"), NearestMean::new(setting.test.dim())),
         Baseline::Lda(options) => {
             let discriminant = Discriminant::new(setting.test.dim(), options.shrinkage);
-            setting.learn(baseline, CLASS_STATISTICS, Value::Null, discriminant)
+            setting.learn(baseline, plain(CLASS_STATISTICS), discriminant)
         }
         Baseline::Ranpac(options) => {
-            let features = options.features.map_or(Features::HeldOut, Features::Fixed);
-            let (dim, seed) = (setting.test.dim(), setting.stream.draws());
-            let classifier = RandomProjection::new(dim, features, Ridge::HeldOut, seed);
-            let kept = options.features.map_or(Value::Null, |features| json!({"features": features}));
-            setting.learn(baseline, "ranpac", kept, classifier)
+            let (learner, projection) = setting.projection(options.features);
+            setting.learn(baseline, learner, projection)
+        }
+        Baseline::Rail(options) => {
+            let text = setting.text(&options.clip, texts::TEMPLATE)?;
+            let (learner, projection) = setting.projection(options.features);
+            let classifier = Rail::new(projection, text.unit.clone(), text.dim, text.logit_scale);
+            setting.score_text(baseline, text, learner, classifier, json!("rail"))
+        }
+        Baseline::TipAdapter(options) => {
+            let text = setting.text(&options.clip, texts::TEMPLATE)?;
+            let learner = Learner { name: "class-cache", options: text.options(), looks_ahead: false };
+            let classifier = ClassCache::new(text.unit.clone(), text.dim, text.logit_scale);
+            setting.score_text(baseline, text, learner, classifier, Value::Null)
         }
         Baseline::Hybrid(options) => {
             let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
             setting.hybrid(baseline, &checkpoint, clip, options.weight)
         }
         Baseline::Evidence(options) => {
-            let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
-            setting.evidence(baseline, &checkpoint, clip)
+            let text = setting.text(&options.clip, texts::TEMPLATE)?;
+            let (learner, classifier) = text.evidence();
+            setting.score_text(baseline, text, learner, classifier, Value::Null)
         }
-        Baseline::Linear(_) => {
-            let head = ReplayHead::new(setting.test.dim(), Covariance::Full, setting.stream.draws());
-            setting.learn(baseline, "linear", Value::Null, head)
+        Baseline::Linear(options) => {
+            let head = ReplayHead::new(setting.test.dim(), options.covariance, setting.stream.draws());
+            let kept = match options.covariance {
+                Covariance::Class => Value::Null,
+                other => json!({"covariance": other}),
+            };
+            setting.learn(baseline, Learner { options: kept, ..plain("linear") }, head)
         }
         Baseline::Ensemble(options) => setting.together(baseline, options),
         Baseline::Finetune(options) => setting.prompts(baseline, Replay::Nothing, options),
@@ -218,7 +257,11 @@ impl Baseline {
             Baseline::Ranpac(o) => ("ranpac", json!({"features": o.features}), json!({"features": null})),
             Baseline::Hybrid(o) => ("hybrid", json!({"weight": o.weight}), json!({"weight": TEXT_WEIGHT})),
             Baseline::Evidence(_) => ("evidence", json!({}), json!({})),
-            Baseline::Linear(_) => ("linear", json!({}), json!({})),
+            Baseline::Rail(o) => ("rail", json!({"features": o.features}), json!({"features": null})),
+            Baseline::TipAdapter(_) => ("tip-adapter", json!({}), json!({})),
+            Baseline::Linear(o) => {
+                ("linear", json!({"covariance": o.covariance}), json!({"covariance": Covariance::Class}))
+            }
             Baseline::Ensemble(o) => {
                 let default = json!({"method": "cgil", "weight": ensemble::WEIGHT});
                 ("ensemble", json!({"method": o.prompts(), "weight": o.weight}), default)
@@ -231,11 +274,13 @@ impl Baseline {
     fn run_options(&self) -> &RunOptions {
         match self {
             Baseline::ZeroShot(o) => &o.run,
-            Baseline::Ncm(run) | Baseline::Linear(run) => run,
+            Baseline::Ncm(run) => run,
             Baseline::Lda(o) => &o.run,
             Baseline::Ranpac(o) => &o.run,
             Baseline::Hybrid(o) => &o.run,
-            Baseline::Evidence(o) => &o.run,
+            Baseline::Evidence(o) | Baseline::TipAdapter(o) => &o.run,
+            Baseline::Rail(o) => &o.run,
+            Baseline::Linear(o) => &o.run,
             Baseline::Ensemble(o) => &o.run,
             Baseline::Finetune(o) | Baseline::Joint(o) => &o.run,
         }
@@ -260,8 +305,7 @@ const CLASS_STATISTICS: &str = "class-statistics";
 
 /// The counts, means and scatter of a stream's classes, in `statistics` or what is made of them.
 pub fn class_statistics<'a, C: Incremental>(run: &'a Run, stream: &'a Stream, statistics: C) -> States<'a, C> {
-    let learner = Learner { name: CLASS_STATISTICS, options: Value::Null, looks_ahead: false };
-    States::new(run, stream, learner, statistics)
+    States::new(run, stream, plain(CLASS_STATISTICS), statistics)
 }
 
 /// Linear discriminant analysis that counts `weight` beside prompts; none where it does not count.
@@ -270,22 +314,45 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
     (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
 }
 
-/// Zero-shot text features (C, P), not normalised, in a template, and the evidence beside them.
-pub fn evidence<'a>(
-    run: &'a Run,
-    stream: &'a Stream,
-    checkpoint: &Checkpoint,
-    clip: &TextModel,
-    template: &str,
-) -> Result<(Vec<f32>, States<'a, Evidence>)> {
-    let (tokenizer, classes) = (checkpoint.tokenizer()?, stream.classes.len());
-    let text = texts::features(checkpoint, &tokenizer, &stream.classes, &[template.to_owned()])?; // (C, P)
-    let dim = text.len() / classes;
-    let keys = text::zero_shot(&text, classes, dim)?.into_iter().map(f64::from).collect(); // (C, P)
-    let logit_scale = f64::from(checkpoint.text_encoder(&tokenizer)?.logit_scale);
-    let options = json!({"clip": clip, "template": template});
-    let learner = Learner { name: "evidence", options, looks_ahead: true };
-    Ok((text, States::new(run, stream, learner, Evidence::new(keys, dim, logit_scale))))
+/// A learner without options, whatever classes are to come.
+fn plain(name: &'static str) -> Learner {
+    Learner { name, options: Value::Null, looks_ahead: false }
+}
+
+/// Zero-shot text features of a stream's classes.
+pub struct Text {
+    clip: TextModel,
+    template: String,
+    /// Values per feature, P.
+    dim: usize,
+    /// (C, P), not normalised.
+    features: Vec<f32>,
+    /// (C, P), of length 1.
+    unit: Vec<f32>,
+    logit_scale: f32,
+}
+
+impl Text {
+    pub fn new(stream: &Stream, checkpoint: &Checkpoint, clip: TextModel, template: &str) -> Result<Self> {
+        let (tokenizer, classes) = (checkpoint.tokenizer()?, stream.classes.len());
+        let features = texts::features(checkpoint, &tokenizer, &stream.classes, &[template.to_owned()])?; // (C, P)
+        let dim = features.len() / classes;
+        let unit = text::zero_shot(&features, classes, dim)?;
+        let logit_scale = checkpoint.text_encoder(&tokenizer)?.logit_scale;
+        Ok(Text { clip, template: template.to_owned(), dim, features, unit, logit_scale })
+    }
+
+    /// What it is of.
+    fn options(&self) -> Value {
+        json!({"clip": self.clip, "template": self.template})
+    }
+
+    /// The evidence beside it, and how its states are called.
+    pub fn evidence(&self) -> (Learner, Evidence) {
+        let learner = Learner { name: "evidence", options: self.options(), looks_ahead: true };
+        let text = self.unit.iter().map(|&x| f64::from(x)).collect();
+        (learner, Evidence::new(text, self.dim, f64::from(self.logit_scale)))
+    }
 }
 
 /// What a baseline works on.
@@ -319,16 +386,9 @@ impl Setting {
         terminal::print(format!("keeps {stored:.0} bytes per class\n"))
     }
 
-    /// A classifier that learns the tasks one after another; `options` decide what it keeps of
-    /// them.
-    fn learn(
-        &self,
-        baseline: &Baseline,
-        name: &'static str,
-        options: Value,
-        classifier: impl Classifier,
-    ) -> Result<()> {
-        let states = States::new(&self.run, &self.stream, Learner { name, options, looks_ahead: false }, classifier);
+    /// A classifier that learns the tasks one after another.
+    fn learn(&self, baseline: &Baseline, learner: Learner, classifier: impl Classifier) -> Result<()> {
+        let states = States::new(&self.run, &self.stream, learner, classifier);
         let scored = baseline.options()?.1;
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
@@ -337,15 +397,37 @@ impl Setting {
         let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
         let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
         let classifier = TextAndMean::new(&text, self.test.dim(), weight)?;
-        let learner = Learner { name: "class-means", options: Value::Null, looks_ahead: false };
-        let states = States::new(&self.run, &self.stream, learner, classifier);
+        let states = States::new(&self.run, &self.stream, plain("class-means"), classifier);
         let scored = json!({"clip": clip, "template": texts::TEMPLATE, "weight": weight});
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
 
-    fn evidence(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel) -> Result<()> {
-        let (text, states) = evidence(&self.run, &self.stream, checkpoint, &clip, texts::TEMPLATE)?;
-        self.score(baseline, &mut TextAndEvidence::new(&self.stream, text, clip, states))
+    /// Zero-shot text of all classes.
+    fn text(&self, options: &ClipOptions, template: &str) -> Result<Text> {
+        let (checkpoint, clip) = checkpoint::open(&self.run, &self.stream, options)?;
+        Text::new(&self.stream, &checkpoint, clip, template)
+    }
+
+    /// A random projection, and how its states are called.
+    fn projection(&self, features: Option<usize>) -> (Learner, RandomProjection) {
+        let kept = features.map_or(Value::Null, |features| json!({"features": features}));
+        let features = features.map_or(Features::HeldOut, Features::Fixed);
+        let (dim, seed) = (self.test.dim(), self.stream.draws());
+        let projection = RandomProjection::new(dim, features, Ridge::HeldOut, seed);
+        (Learner { options: kept, ..plain("ranpac") }, projection)
+    }
+
+    /// A classifier with text of all classes, scored with `options` of its own.
+    fn score_text(
+        &self,
+        baseline: &Baseline,
+        text: Text,
+        learner: Learner,
+        classifier: impl OpenSet,
+        options: Value,
+    ) -> Result<()> {
+        let states = States::new(&self.run, &self.stream, learner, classifier);
+        self.score(baseline, &mut WithText::new(&self.stream, text.features, text.clip, states, options))
     }
 
     /// Prompts that are there, and class statistics, together.

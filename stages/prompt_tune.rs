@@ -17,13 +17,14 @@ use cgil::{
     },
     results::{Results, method_name},
     run::Run,
+    states::States,
     stream::Stream,
 };
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    baseline::{class_statistics, discriminant, evidence},
+    baseline::{Text, class_statistics, discriminant},
     checkpoint::{self, ClipOptions},
     options::{OrderOptions, PromptOptions, TaskOptions, choice},
     terminal,
@@ -81,8 +82,8 @@ pub fn run(options: &Options) -> Result<()> {
     let replay = options.replay(&run, &stream, &latents, test.dim())?;
     let statistics = match options.statistics() {
         Beside::Evidence => {
-            let (_, states) = evidence(&run, &stream, &checkpoint, &clip, &config.template)?;
-            Some(Statistics::Evidence(Box::new(states)))
+            let (learner, evidence) = Text::new(&stream, &checkpoint, clip.clone(), &config.template)?.evidence();
+            Some(Statistics::Evidence(Box::new(States::new(&run, &stream, learner, evidence))))
         }
         Beside::Lda => discriminant(&run, &stream, test.dim(), ensemble::WEIGHT),
         Beside::Off => None,
@@ -123,13 +124,7 @@ impl Options {
     }
 
     /// What prompts are trained on.
-    fn replay<'a>(
-        &self,
-        run: &'a Run,
-        stream: &'a Stream,
-        latents: &'a LatentStore,
-        dim: usize,
-    ) -> Result<Replay<'a>> {
+    fn replay<'a>(&self, run: &'a Run, stream: &'a Stream, latents: &'a LatentStore, dim: usize) -> Result<Replay<'a>> {
         let has_noise = self.replay_noise() == ReplayNoise::On;
         if self.generator == Kind::Shared && !has_noise {
             bail!(

@@ -60,12 +60,7 @@ const COLUMNS: [Column; 7] = [
         generated: |quality, _| quality.generated.recall,
         real: Some(|quality, _| quality.real.recall),
     },
-    Column {
-        heading: "recall with noise",
-        decimals: 1,
-        generated: |quality, _| quality.replayed.recall,
-        real: None,
-    },
+    Column { heading: "recall with noise", decimals: 1, generated: |quality, _| quality.replayed.recall, real: None },
     Column {
         heading: "generated to real",
         decimals: 1,
@@ -158,8 +153,7 @@ fn measure(
         let generated = generator.sample(samples, &mut stream(Draw::QualityGenerated)); // (samples, D)
         let mut replayed = generated.clone();
         noise.add(&mut replayed, dim, &mut stream(Draw::QualityNoise));
-        let [generated, replayed] =
-            [generated, replayed].map(|rows| unit(rows, dim, class, "generated embedding"));
+        let [generated, replayed] = [generated, replayed].map(|rows| unit(rows, dim, class, "generated embedding"));
         let chosen = stream(Draw::QualityReal).permutation(train.len() / dim);
         let real = chosen[..samples].iter().flat_map(|&i| &train[i * dim..][..dim]).copied().collect(); // (samples, D)
         let sets = Sets { generated: generated?, replayed: replayed?, real, test };

@@ -29,16 +29,19 @@ use crate::{
 };
 
 /// What is compared unless methods are given.
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 14] = [
     "cgil",
     "cgil,paper=true",
     "zero-shot",
     "evidence",
+    "rail",
+    "tip-adapter",
     "ncm",
     "lda",
     "ranpac",
     "hybrid",
     "linear",
+    "linear,covariance=shared",
     "finetune",
     "joint",
 ];

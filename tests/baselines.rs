@@ -2,8 +2,8 @@
 
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, Incremental, Features, LAMBDAS, NearestMean, RandomProjection, ReplayHead,
-        Ridge, Rows, Shrinkage, TextAndMean,
+        Classifier, Covariance, Discriminant, Examples, Features, Incremental, LAMBDAS, NearestMean, RandomProjection,
+        ReplayHead, Ridge, Rows, Shrinkage, TextAndMean,
         ensemble::{Ensemble, combine},
     },
     dense::{cosine, softmax::log_softmax},
@@ -100,7 +100,7 @@ pub fn all(dim: usize) -> Vec<Box<dyn Classifier>> {
         Box::new(RandomProjection::new(dim, Features::Fixed(80), Ridge::Fixed(10.0), 1)),
         Box::new(TextAndMean::new(&text, dim, 0.3).unwrap()),
         Box::new(ReplayHead::new(dim, Covariance::Diagonal, 1)),
-        Box::new(ReplayHead::new(dim, Covariance::Full, 1)),
+        Box::new(ReplayHead::new(dim, Covariance::Class, 1)),
     ]
 }
 

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use cgil::{
     baseline::{
-        ClassStatistics, Classifier, Discriminant, Examples, Incremental, Features, NearestMean, RandomProjection, Ridge, Shrinkage,
-        State, TextAndMean,
+        ClassStatistics, Classifier, Discriminant, Examples, Features, Incremental, NearestMean, RandomProjection,
+        Ridge, Shrinkage, State, TextAndMean,
     },
     rows::{Rows as TrainRows, Train},
     task::Class,

@@ -22,7 +22,8 @@ fn peak(args: &[&str]) -> f64 {
 /// The most that a baseline takes on one task of so many training rows.
 fn of_baseline(dir: &Path, train: usize, args: &[&str]) -> f64 {
     let name = train.to_string();
-    let run_dir = if dir.join(&name).exists() { dir.join(&name) } else { imported(dir, &name, &Rows::clouds(2, train, 2)) };
+    let run_dir =
+        if dir.join(&name).exists() { dir.join(&name) } else { imported(dir, &name, &Rows::clouds(2, train, 2)) };
     peak(&[&["baseline"], args, &["--run", path(&run_dir), "--tasks", "1"]].concat())
 }
 

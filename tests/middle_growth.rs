@@ -7,8 +7,8 @@ use std::{
 };
 
 use cgil::{
-    results::CLASSIFIER,
     embeddings::{Embeddings, ShardRows, SourcePlan, content_line},
+    results::CLASSIFIER,
     run::Run,
     source::SourceId,
     stream::Stream,

@@ -72,7 +72,10 @@ fn stored_bytes_are_those_of_the_files() {
         let own = found("prompts", &["cgil"], &["current", "generator", "noise"]);
         let papers = found("prompts", &["cgil", "noise"], &["current", "generator"]);
         let alone = generators("vae") + prompts(&papers);
-        assert_eq!(stored(&format!("method = 'cgil,epochs=2,replay-noise=off,samples=16,statistics=off'"), learned), alone);
+        assert_eq!(
+            stored(&format!("method = 'cgil,epochs=2,replay-noise=off,samples=16,statistics=off'"), learned),
+            alone
+        );
         // noise is of the statistics that a discriminant is of, which are kept once
         let with_noise = generators("vae") + prompts(&own) + state("class-statistics");
         assert_eq!(stored(&format!("method = '{default},statistics=off'"), learned), with_noise);

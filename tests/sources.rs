@@ -18,8 +18,8 @@ use image::ImageFormat;
 use tempfile::tempdir;
 
 use crate::support::{
-    Rows, as_another, command, encoded, ended, fails, files, golden, hugging_face_shard, number, open_to_all, path, picture,
-    query, run, text,
+    Rows, as_another, command, encoded, ended, fails, files, golden, hugging_face_shard, number, open_to_all, path,
+    picture, query, run, text,
 };
 
 /// `cgil extract` with the golden checkpoint.

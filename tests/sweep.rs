@@ -54,7 +54,13 @@ fn a_default_sweep_trains_each_set_of_prompts_and_generators_once() {
     // nothing is trained again: by the same sweep, nor by other ways to score
     let before = trained(&run_dir);
     assert_eq!(run(&sweep), printed);
-    let more = ["cgil,statistics=lda", "ensemble,weight=0.25", "hybrid,weight=0.25", "lda,shrinkage=none", "ensemble,method=joint"];
+    let more = [
+        "cgil,statistics=lda",
+        "ensemble,weight=0.25",
+        "hybrid,weight=0.25",
+        "lda,shrinkage=none",
+        "ensemble,method=joint",
+    ];
     let more: Vec<&str> = more.iter().flat_map(|method| ["--method", method]).collect();
     run(&[&sweep[..], &more].concat());
     assert_eq!(trained(&run_dir), before);

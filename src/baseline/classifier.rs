@@ -1,12 +1,14 @@
 //! What classifiers have in common: what they are shown, what they answer, and what they keep.
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::{
     Error,
+    evaluate::Scores,
     rows::{Rows, Train},
     task::Class,
-    tensors::{self, Named},
+    tensors::{self, Named, Tensors},
 };
 
 /// What a classifier has learned, as named tensors in float64, which holds counts and float32
@@ -35,6 +37,18 @@ pub trait Classifier: Incremental {
     /// Scores (N, n) of embeddings (N, D), raw, for the n classes learned so far, in the order in
     /// which they were learned; the highest is the answer.
     fn scores(&self, embeddings: &[f32]) -> Vec<f32>;
+}
+
+/// A classifier whose candidates are all classes, those that are not learned by their text.
+pub trait OpenSet: Incremental {
+    /// Scores of embeddings (N, D), raw, for the classes learned so far and for the others.
+    fn scores_of_all(&self, embeddings: &[f32]) -> Scores;
+
+    /// What a program has to keep to classify, as a file; none where it has no form for that.
+    /// `classes` are all, in learning order.
+    fn file(&self, _classes: &[Class]) -> Result<Option<(Tensors, Value)>> {
+        Ok(None)
+    }
 }
 
 /// A class to be learned, and its training embeddings (N, D), raw as the encoder gives them.

@@ -10,6 +10,7 @@ mod open;
 mod whitened;
 
 use anyhow::{Result, bail, ensure};
+use serde_json::Value;
 
 pub use self::open::{Chosen, OpenClassifier};
 use self::{
@@ -18,10 +19,10 @@ use self::{
     open::{GATE, Together, logits, unit_rows},
 };
 use super::{
-    classifier::{Classifier, Examples, Incremental, State, Stored, take},
+    classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored, take},
     statistics::ClassStatistics,
 };
-use crate::evaluate::Scores;
+use crate::{evaluate::Scores, task::Class, tensors::Tensors};
 
 /// Least shrinkages that are tried, each not below oracle approximating shrinkage.
 const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
@@ -270,6 +271,16 @@ impl Incremental for Evidence {
         let Stored { per_class, shared } = self.statistics.stored();
         let Tally { hits, unseen, seen, .. } = &self.tally;
         Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 5) * size_of::<f64>() }
+    }
+}
+
+impl OpenSet for Evidence {
+    fn scores_of_all(&self, embeddings: &[f32]) -> Scores {
+        self.open_scores(embeddings, None)
+    }
+
+    fn file(&self, classes: &[Class]) -> Result<Option<(Tensors, Value)>> {
+        self.classifier(None).map(|classifier| classifier.file(classes)).transpose()
     }
 }
 

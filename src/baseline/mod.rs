@@ -1,6 +1,7 @@
 //! Rivals of CGIL on the same cached embeddings: classifiers that learn classes task by task, and
 //! keep statistics of past ones instead of images.
 
+mod cache;
 mod classifier;
 mod discriminant;
 pub mod ensemble;
@@ -8,18 +9,21 @@ mod evidence;
 mod hybrid;
 mod mean;
 mod projection;
+mod rail;
 mod replay;
 mod statistics;
 pub mod text;
 
 use anyhow::Result;
 
-pub use classifier::{Classifier, Examples, Incremental, State, Stored};
+pub use cache::ClassCache;
+pub use classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored};
 pub use discriminant::{Discriminant, Shrinkage};
 pub use evidence::{Chosen, Evidence, OpenClassifier};
 pub use hybrid::TextAndMean;
 pub use mean::NearestMean;
 pub use projection::{FEATURES, Features, HeldOutError, LAMBDAS, RandomProjection, Ridge, Rows, choose_ridge};
+pub use rail::Rail;
 pub use replay::{Covariance, ReplayHead};
 pub use statistics::ClassStatistics;
 

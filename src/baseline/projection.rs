@@ -109,6 +109,11 @@ impl RandomProjection {
         RandomProjection { known, ridge, lambda, seed, choice, features, projection, gram, sums, weights }
     }
 
+    /// The number of classes learned, n.
+    pub fn class_count(&self) -> usize {
+        self.known.count()
+    }
+
     /// The number of random features.
     pub fn feature_count(&self) -> usize {
         self.features

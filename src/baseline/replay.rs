@@ -1,15 +1,17 @@
 //! A linear head with Gaussian replay: past classes are drawn from a Gaussian each, beside the real
 //! embeddings of the new ones.
 
-use std::f64::consts::PI;
+use std::{f64::consts::PI, sync::Arc};
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::{
     classifier::{Classifier, Examples, Incremental, Known, State, Stored, finish, take_f32, tensor},
+    statistics::ClassStatistics,
 };
 use crate::{
+    choice::choices,
     dense::{
         adam::Adam,
         covariance::{add_scatter, mean_variance, shrink},
@@ -35,13 +37,13 @@ const BATCH: usize = 128;
 /// Learning rate of Adam in the first epoch; it falls to 0 along a cosine.
 const LR: f64 = 0.003;
 
-/// What is kept of how a class's embeddings vary.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Covariance {
-    /// The variance of every dimension.
-    Diagonal,
-    /// All of it, shrunk by oracle approximating shrinkage.
-    Full,
+choices! {
+    /// What is kept of how embeddings of a class vary.
+    pub enum Covariance {
+        Class = "class": "The covariance of each class, shrunk by oracle approximating shrinkage",
+        Shared = "shared": "One covariance within classes that all share, shrunk in the same way",
+        Diagonal = "diagonal": "The variance of every dimension, of each class",
+    }
 }
 
 /// A class's embeddings, as a Gaussian.
@@ -55,7 +57,7 @@ enum Spread {
     /// The standard deviations (D) of dimensions that are independent.
     Diagonal(Vec<f32>),
     /// The factor L (D (D + 1) / 2) of the covariance L Lᵀ, row after row, each up to the diagonal.
-    Full(Vec<f32>),
+    Full(Arc<Vec<f32>>),
 }
 
 /// Softmax regression, trained anew after every task on as many rows of each class: real ones of
@@ -65,16 +67,19 @@ pub struct ReplayHead {
     covariance: Covariance,
     seed: u64,
     gaussians: Vec<Gaussian>, // (n)
+    shared: ClassStatistics,  // of all classes, where these share a covariance; else of none
     weights: Vec<f32>,        // (n, D)
     offsets: Vec<f32>,        // (n)
 }
 
 impl Covariance {
-    /// The name of a class's spread in a state, and how many values it has with `dim` dimensions.
-    fn field(self, dim: usize) -> (&'static str, usize) {
+    /// The name of a class's own spread in a state, and how many values it has with `dim`
+    /// dimensions; none where it has none of its own.
+    fn field(self, dim: usize) -> Option<(&'static str, usize)> {
         match self {
-            Covariance::Diagonal => ("deviations", dim),
-            Covariance::Full => ("factors", Triangle::len(dim)),
+            Covariance::Diagonal => Some(("deviations", dim)),
+            Covariance::Class => Some(("factors", Triangle::len(dim))),
+            Covariance::Shared => None,
         }
     }
 }
@@ -82,7 +87,8 @@ impl Covariance {
 impl Spread {
     fn values(&self) -> &[f32] {
         match self {
-            Spread::Diagonal(values) | Spread::Full(values) => values,
+            Spread::Diagonal(values) => values,
+            Spread::Full(values) => values,
         }
     }
 
@@ -101,21 +107,18 @@ fn row_of(factor: &[f32], j: usize) -> &[f32] {
 }
 
 impl Gaussian {
-    fn fit(rows: &[f32], dim: usize, covariance: Covariance) -> Self {
+    /// With a spread of its own, of all dimensions or of each.
+    fn fit(rows: &[f32], dim: usize, is_diagonal: bool) -> Self {
         let mean = mean_row(rows, dim);
         let n = rows.len() / dim;
         let mut matrix = vec![0.0; dim * dim];
         add_scatter(&mut matrix, rows, &mean);
         matrix.iter_mut().for_each(|x| *x /= (n - 1).max(1) as f64);
-        let spread = match covariance {
-            Covariance::Diagonal => Spread::Diagonal((0..dim).map(|i| matrix[i * dim + i].sqrt() as f32).collect()),
-            Covariance::Full if mean_variance(&matrix, dim) == 0.0 => Spread::Full(vec![0.0; Triangle::len(dim)]),
-            Covariance::Full => {
-                shrink(&mut matrix, dim, n);
-                let cholesky = Cholesky::factor(&mut matrix, dim, 0.0);
-                let cholesky = cholesky.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"));
-                Spread::Full(cholesky.triangle().values().iter().map(|&x| x as f32).collect())
-            }
+        let spread = if is_diagonal {
+            Spread::Diagonal((0..dim).map(|i| matrix[i * dim + i].sqrt() as f32).collect())
+        } else {
+            shrink(&mut matrix, dim, n);
+            Spread::Full(Arc::new(factor(matrix, dim)))
         };
         Gaussian { mean: mean.into_iter().map(|x| x as f32).collect(), spread }
     }
@@ -141,11 +144,33 @@ impl Gaussian {
     }
 }
 
+/// The factor (D (D + 1) / 2) of a shrunk covariance (D, D); 0 where nothing varies.
+fn factor(mut covariance: Vec<f64>, dim: usize) -> Vec<f32> {
+    if mean_variance(&covariance, dim) == 0.0 {
+        return vec![0.0; Triangle::len(dim)];
+    }
+    let cholesky = Cholesky::factor(&mut covariance, dim, 0.0);
+    let cholesky = cholesky.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"));
+    cholesky.triangle().values().iter().map(|&x| x as f32).collect()
+}
+
 impl ReplayHead {
     /// For embeddings of `dim` values; everything is drawn from `seed`.
     pub fn new(dim: usize, covariance: Covariance, seed: u64) -> Self {
         let (gaussians, weights, offsets) = (Vec::new(), Vec::new(), Vec::new());
-        ReplayHead { known: Known::new(dim), covariance, seed, gaussians, weights, offsets }
+        let (known, shared) = (Known::new(dim), ClassStatistics::new(dim));
+        ReplayHead { known, covariance, seed, gaussians, shared, weights, offsets }
+    }
+
+    /// Makes the Gaussians of the classes that share a covariance.
+    fn share(&mut self) {
+        let dim = self.known.dim;
+        let spread = Arc::new(factor(self.shared.covariance(0.0), dim));
+        let gaussian = |mean: &[f64]| Gaussian {
+            mean: mean.iter().map(|&x| x as f32).collect(),
+            spread: Spread::Full(Arc::clone(&spread)),
+        };
+        self.gaussians = self.shared.means().chunks_exact(dim).map(gaussian).collect();
     }
 
     /// Mean and deviation (D) of all classes together, as rows are drawn of them, each weighing the
@@ -234,50 +259,75 @@ impl Incremental for ReplayHead {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         self.known.admit(classes)?;
         let dim = self.known.dim;
-        self.gaussians
-            .par_extend(classes.par_iter().map(|class| Gaussian::fit(class.rows.values(), dim, self.covariance)));
+        match self.covariance {
+            Covariance::Shared => {
+                self.shared.learn(classes)?;
+                self.share();
+            }
+            own => {
+                let fit = |class: &Examples| Gaussian::fit(class.rows.values(), dim, own == Covariance::Diagonal);
+                self.gaussians.par_extend(classes.par_iter().map(fit));
+            }
+        }
         self.train(classes)
     }
 
     fn state(&self) -> State {
         let (n, dim) = (self.known.count(), self.known.dim);
-        let (spread, size) = self.covariance.field(dim);
-        let means: Vec<f32> = self.gaussians.iter().flat_map(|gaussian| &gaussian.mean).copied().collect();
-        let spreads: Vec<f32> = self.gaussians.iter().flat_map(|gaussian| gaussian.spread.values()).copied().collect();
-        let mut state = State::from([
-            ("means".into(), tensor(vec![n, dim], &means)),
-            (spread.into(), tensor(vec![n, size], &spreads)),
-            ("weights".into(), tensor(vec![n, dim], &self.weights)),
-            ("offsets".into(), tensor(vec![n], &self.offsets)),
-        ]);
-        self.known.put(&mut state);
+        let mut state = self.shared.state();
+        if let Some((spread, size)) = self.covariance.field(dim) {
+            let means: Vec<f32> = self.gaussians.iter().flat_map(|gaussian| &gaussian.mean).copied().collect();
+            let spreads: Vec<f32> =
+                self.gaussians.iter().flat_map(|gaussian| gaussian.spread.values()).copied().collect();
+            state = State::from([
+                ("means".into(), tensor(vec![n, dim], &means)),
+                (spread.into(), tensor(vec![n, size], &spreads)),
+            ]);
+            self.known.put(&mut state);
+        }
+        state.insert("weights".into(), tensor(vec![n, dim], &self.weights));
+        state.insert("offsets".into(), tensor(vec![n], &self.offsets));
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
         let (known, n, dim) = self.known.take_next(&mut state)?;
-        let (spread, size) = self.covariance.field(dim);
-        let means = take_f32(&mut state, "means", &[n, dim])?;
-        let spreads = take_f32(&mut state, spread, &[n, size])?;
         let weights = take_f32(&mut state, "weights", &[n, dim])?;
         let offsets = take_f32(&mut state, "offsets", &[n])?;
-        finish(state)?;
-        let gaussian = |(mean, spread): (&[f32], &[f32])| Gaussian {
-            mean: mean.to_vec(),
-            spread: match self.covariance {
-                Covariance::Diagonal => Spread::Diagonal(spread.to_vec()),
-                Covariance::Full => Spread::Full(spread.to_vec()),
-            },
-        };
-        self.gaussians = means.chunks_exact(dim).zip(spreads.chunks_exact(size)).map(gaussian).collect();
+        match self.covariance.field(dim) {
+            None => {
+                known.put(&mut state);
+                self.shared = ClassStatistics::from_state(state, dim)?;
+                self.share();
+            }
+            Some((spread, size)) => {
+                let means = take_f32(&mut state, "means", &[n, dim])?;
+                let spreads = take_f32(&mut state, spread, &[n, size])?;
+                finish(state)?;
+                let gaussian = |(mean, spread): (&[f32], &[f32])| Gaussian {
+                    mean: mean.to_vec(),
+                    spread: match self.covariance {
+                        Covariance::Diagonal => Spread::Diagonal(spread.to_vec()),
+                        _ => Spread::Full(Arc::new(spread.to_vec())),
+                    },
+                };
+                self.gaussians = means.chunks_exact(dim).zip(spreads.chunks_exact(size)).map(gaussian).collect();
+            }
+        }
         (self.known, self.weights, self.offsets) = (known, weights, offsets);
         Ok(())
     }
 
     fn stored(&self) -> Stored {
         let dim = self.known.dim;
-        let gaussian = dim + self.covariance.field(dim).1;
-        Stored { per_class: (gaussian + dim + 1) * size_of::<f32>(), shared: 0 }
+        let head = (dim + 1) * size_of::<f32>();
+        match self.covariance.field(dim) {
+            Some((_, size)) => Stored { per_class: (dim + size) * size_of::<f32>() + head, shared: 0 },
+            None => {
+                let Stored { per_class, shared } = self.shared.stored();
+                Stored { per_class: per_class + head, shared }
+            }
+        }
     }
 }
 

@@ -3,9 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::{
-    classifier::{Examples, Incremental, Known, State, Stored, finish, take},
-};
+use super::classifier::{Examples, Incremental, Known, State, Stored, finish, take};
 use crate::dense::{
     covariance::{add_scatter, shrink_by},
     moments::mean_row,

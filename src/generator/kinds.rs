@@ -88,7 +88,10 @@ impl Generator {
             Kind::Gaussian => Generator::Gaussian(Gaussian::take(tensors)?),
             Kind::Shared => {
                 let (shape, mean) = tensors::take(tensors, "mean")?;
-                ensure!(shape.len() == 1 && !mean.is_empty(), "tensor \"mean\" should have the shape [D], but has {shape:?}");
+                ensure!(
+                    shape.len() == 1 && !mean.is_empty(),
+                    "tensor \"mean\" should have the shape [D], but has {shape:?}"
+                );
                 Generator::Shared(mean)
             }
             Kind::Mog => Generator::Mog(Mixture::take(tensors)?),

@@ -3,13 +3,13 @@
 //! task. So nothing is trained twice, however many ways it is scored.
 
 mod classifier;
-mod evidence;
+mod open_set;
 mod prompted;
 mod recipe;
 mod zero_shot;
 
 pub use classifier::Learned;
-pub use evidence::TextAndEvidence;
+pub use open_set::WithText;
 pub use prompted::{Beside, Prompted, Statistics};
 pub use recipe::{Recipe, score};
 pub use zero_shot::ZeroShotTexts;

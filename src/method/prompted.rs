@@ -167,9 +167,7 @@ impl Recipe for Prompted<'_> {
                     cosines(images, &keys, dim)
                 };
                 Ok(match statistics {
-                    Some(Own::Discriminant(own, weight)) => {
-                        Ensemble::new(own, weight, scale).scores(images, cosines)
-                    }
+                    Some(Own::Discriminant(own, weight)) => Ensemble::new(own, weight, scale).scores(images, cosines),
                     Some(Own::Evidence(own)) => own.open_scores(images, Some(&cosines)),
                     None => cosines.into(),
                 })

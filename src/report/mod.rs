@@ -1,6 +1,7 @@
 //! The report: one HTML page about a run, made of its tables alone. It needs no network and no
 //! script, and its figures follow the reader's light or dark theme.
 
+mod bias;
 mod chart;
 mod classes;
 mod embeddings;
@@ -25,6 +26,7 @@ pub fn render(request: &Request) -> Result<String> {
     let figures = [
         scores::curves(&scope)?,
         scores::transfer(&scope),
+        bias::curves(&scope)?,
         scores::matrix(&scope)?,
         classes::gains(&scope)?,
         classes::forgetting(&scope)?,

@@ -68,7 +68,11 @@ impl Model {
         let counts: Vec<f64> = counts.iter().map(|&count| count as f64).collect();
         let freedom = (statistics.rows() as f64 - n as f64).max(1.0);
         let variances: Vec<f64> = spread.variances.iter().map(|x| (x / freedom).max(0.0)).collect();
-        let mean = (variances.iter().sum::<f64>() / dim as f64).max(LEAST_VARIANCE);
+        let mean = match statistics.rows() == n {
+            true => half_of_means(statistics.means(), dim),
+            false => variances.iter().sum::<f64>() / dim as f64,
+        };
+        let mean = mean.max(LEAST_VARIANCE);
         let roots: Vec<f64> = variances.iter().map(|x| ((1.0 - shrinkage) * x + shrinkage * mean).sqrt()).collect();
         let whitener: Vec<f64> = spread
             .directions
@@ -145,6 +149,14 @@ impl Model {
         }
         distances
     }
+}
+
+/// The variance within classes of which every one has one row, so that nobody knows it: half of
+/// what the rows vary by, so that a row and what its class's text predicts count alike where text
+/// predicts nothing.
+fn half_of_means(means: &[f64], dim: usize) -> f64 {
+    let from_centre = less(means, &mean_row(means, dim));
+    square(from_centre.iter().copied()) / (2 * from_centre.len()) as f64
 }
 
 fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {

@@ -145,8 +145,12 @@ impl OpenClassifier {
             let values = take_f32(&mut stored, name, &[rows, dim])?;
             Ok(values.into_iter().map(f64::from).collect())
         };
-        let whitened =
-            Whitened { dim, whitener: rows("whitener", dim)?, centre: rows("centre", 1)?, mu: rows("means", classes.len())? };
+        let whitened = Whitened {
+            dim,
+            whitener: rows("whitener", dim)?,
+            centre: rows("centre", 1)?,
+            mu: rows("means", classes.len())?,
+        };
         let text = rows("text", classes.len())?;
         let prompts = stored.contains_key("prompts").then(|| take_f32(&mut stored, "prompts", &[seen, dim]));
         let prompts = prompts.transpose()?.map(|prompts| prompts.into_iter().map(f64::from).collect());

@@ -141,7 +141,9 @@ fn assert_reads_back(evidence: &Evidence, prompts: &[f64], test: &[f64], answers
     let found: Vec<f64> = found.into_iter().map(|p| p.unwrap().open.unwrap() as f64).collect();
     assert_eq!(found, answers);
     // what does not fit together is refused
-    for (name, shape) in [("means", vec![all - 1, dim]), ("whitener", vec![dim, dim - 1]), ("prompts", vec![seen + 1, dim])] {
+    for (name, shape) in
+        [("means", vec![all - 1, dim]), ("whitener", vec![dim, dim - 1]), ("prompts", vec![seen + 1, dim])]
+    {
         let mut other = tensors.clone();
         other.insert(name.into(), (shape.clone(), vec![0.5; shape.iter().product()]));
         crate::tensors::write(&path, &other, &about).unwrap();
