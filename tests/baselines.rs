@@ -101,6 +101,7 @@ pub fn all(dim: usize) -> Vec<Box<dyn Classifier>> {
         Box::new(TextAndMean::new(&text, dim, 0.3).unwrap()),
         Box::new(ReplayHead::new(dim, Covariance::Diagonal, 1)),
         Box::new(ReplayHead::new(dim, Covariance::Class, 1)),
+        Box::new(ReplayHead::new(dim, Covariance::Shared, 1)),
     ]
 }
 

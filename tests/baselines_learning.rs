@@ -48,7 +48,7 @@ fn classes_learned_task_by_task_are_learned_as_well_as_at_once() {
 #[test]
 fn a_head_on_draws_of_past_classes_is_nearly_as_good_as_on_their_embeddings() {
     let set = Set::golden("plain");
-    for covariance in [Covariance::Diagonal, Covariance::Class] {
+    for covariance in [Covariance::Diagonal, Covariance::Class, Covariance::Shared] {
         let [by_task, at_once] =
             [2, 10].map(|n| accuracy(&set.scores(&mut ReplayHead::new(set.dim, covariance, 1), n), &set.truth));
         assert!(by_task > at_once - 8.0 && by_task > 55.0, "{covariance:?}: {by_task}, at once {at_once}");

@@ -279,7 +279,7 @@ fn learning_beats_zero_shot_on_clouds_and_seeds_change_the_order() {
 #[test]
 fn real_embeddings_of_the_current_task_enter_the_stream() {
     use cgil::{
-        generator::{ClassRows, GeneratorConfig, VaeConfig, fit},
+        generator::{ClassRows, GeneratorConfig, Noise, VaeConfig, fit},
         prompt::{Current, EmbeddingStream},
         rows::Rows,
         table::file,
@@ -323,6 +323,32 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
         }
         assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
     }
+
+    // noise moves what is generated, by its covariance, and nothing that is real
+    let wide = [4.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]; // (4, 4)
+    let noise = Noise::between(&wide, &[0.0; 16], 4).unwrap();
+    let drawn = |noise: Option<&Noise>, task: usize, epoch: usize| {
+        let batch = EmbeddingStream { noise, task, samples: 400, ..stream(Current::Both) }.epoch(epoch).unwrap();
+        let is_real: Vec<bool> = file::text(&batch, "origin").map(|origin| origin == "real").collect();
+        (file::floats(&batch, "embedding").to_vec(), is_real)
+    };
+    let moved = |task, epoch| -> Vec<[f32; 4]> {
+        let ((plain, is_real), (noisy, _)) = (drawn(None, task, epoch), drawn(Some(&noise), task, epoch));
+        let moved = noisy.chunks(4).zip(plain.chunks(4)).map(|(a, b)| std::array::from_fn(|j| a[j] - b[j]));
+        let moved: Vec<[f32; 4]> = moved.collect();
+        assert!(moved.iter().zip(&is_real).all(|(moved, is_real)| *is_real == (*moved == [0.0; 4])));
+        moved
+    };
+    let first = moved(1, 0);
+    let generated = || first.iter().filter(|moved| **moved != [0.0; 4]);
+    assert_eq!(generated().count(), 600); // all of class 0, half of class 1
+    let variance = |j: usize| generated().map(|moved| moved[j].powi(2)).sum::<f32>() / 600.0;
+    assert!((variance(0) - 4.0).abs() < 0.7 && (variance(1) - 0.25).abs() < 0.05, "{} {}", variance(0), variance(1));
+    assert!(variance(2) < 1e-12 && variance(3) < 1e-12);
+    // that of another epoch, task or class is another
+    let others = [moved(1, 1), moved(2, 0)];
+    assert!(others.iter().all(|other| other[0] != first[0]) && first[0] != first[400 + 399]);
+    assert_eq!(moved(1, 0), first);
 }
 
 #[test]

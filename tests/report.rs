@@ -48,7 +48,7 @@ fn a_report_is_one_page_that_needs_nothing_else() {
     assert!(page.contains("<h1>my &lt;run&gt;</h1>") && !page.contains("<run>"));
     // every figure has a title, and a text in its place
     let figures = count(&page, "figure");
-    assert_eq!(figures, 9);
+    assert_eq!(figures, 10);
     assert_eq!(page.matches("role=\"img\" aria-label=\"").count(), figures);
     assert_eq!(count(&page, "section"), count(&page, "h2"));
     for unit in ["accuracy on the tasks seen (%)", "CI-Transfer, unseen classes (%)", "(percentage points)", "(nats)"] {

@@ -38,7 +38,7 @@ fn a_default_sweep_trains_each_set_of_prompts_and_generators_once() {
     let sweep = ["sweep", "--run", path(&run_dir), "--tasks", "2", "--seeds", "1", "--model", path(&model)];
     let sweep = [&sweep[..], &["--fit-vae", "epochs=2,hidden=16,latent=4", "--format", "csv"]].concat();
     let printed = run(&sweep);
-    assert_eq!(printed.lines().count(), 12, "{printed}");
+    assert_eq!(printed.lines().count(), 15, "{printed}");
     let of = |kind: &str| names(&run_dir.join(kind).join("seed-1-tasks-2"));
     let mut prompts = of("prompts");
     let papers = prompts.remove(1);
@@ -46,10 +46,12 @@ fn a_default_sweep_trains_each_set_of_prompts_and_generators_once() {
     assert_eq!(prompts, ["cgil", "finetune", "joint"]);
     assert_eq!(of("latents"), ["vae"]);
     let mut statistics = of("statistics");
-    let evidence = statistics.remove(2); // its CLIP is in its name
-    assert!(evidence.starts_with("evidence-clip-"), "{evidence}");
+    for (place, begin) in [(0, "class-cache-clip-"), (2, "evidence-clip-"), (3, "linear-covariance-shared-")] {
+        let name = statistics.remove(place); // its options are in its name
+        assert!(name.starts_with(begin), "{name}");
+    }
     assert_eq!(statistics, ["class-means", "class-statistics", "linear", "ranpac"]);
-    assert_eq!(of("results").len(), 11);
+    assert_eq!(of("results").len(), 14);
 
     // nothing is trained again: by the same sweep, nor by other ways to score
     let before = trained(&run_dir);
