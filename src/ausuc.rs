@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use crate::{evaluate::Prediction, stream::Stream};
 
+/// What sums of shares may be off by, in %.
+const ROUNDING: f64 = 1e-9;
+
 /// A point of the curve: accuracies in %, each the mean over tasks, where all classes are
 /// candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,10 +91,10 @@ pub fn curve_of(images: &[Image]) -> Option<Vec<Point>> {
 /// assert_eq!([0.0, 25.0, 50.0, 51.0].map(|unseen| seen_at(&curve, unseen)), [80.0, 70.0, 60.0, 0.0]);
 /// ```
 pub fn seen_at(curve: &[Point], unseen: f64) -> f64 {
-    let after = curve.partition_point(|point| point.unseen < unseen);
+    let after = curve.partition_point(|point| point.unseen < unseen - ROUNDING);
     match (curve.get(after.wrapping_sub(1)), curve.get(after)) {
         (Some(before), Some(after)) => {
-            let share = (unseen - before.unseen) / (after.unseen - before.unseen);
+            let share = ((unseen - before.unseen) / (after.unseen - before.unseen)).min(1.0);
             before.seen + share * (after.seen - before.seen)
         }
         (None, Some(first)) => first.seen,
@@ -131,6 +134,18 @@ mod tests {
         let found: Vec<(f64, f64)> = points(1).unwrap().iter().map(|p| (p.seen, p.unseen)).collect();
         assert_eq!(found, [(100.0, 0.0), (100.0, 25.0), (50.0, 75.0), (0.0, 75.0)]);
         assert_eq!(area(&points(1).unwrap()), 25.0 + 37.5);
+        // a curve that ends at all unseen images reaches there, however their shares add up
+        for n in [7, 12, 14, 17] {
+            let images: Vec<Image> = (0..=n)
+                .map(|i| Image { task: usize::from(i > 0), is_seen: i == 0, is_right: true, margin: -(i as f32) })
+                .collect();
+            assert_eq!(seen_at(&curve_of(&images).unwrap(), 100.0), 0.0, "{n}");
+            let seen_last: Vec<Image> = images
+                .iter()
+                .map(|image| Image { margin: if image.is_seen { -100.0 } else { image.margin }, ..*image })
+                .collect();
+            assert_eq!(seen_at(&curve_of(&seen_last).unwrap(), 100.0), 100.0, "{n}");
+        }
         assert_eq!(points(3), None);
         let mut silent = predictions;
         silent[1] = silent[1].map(|p| Prediction { unseen: None, ..p });

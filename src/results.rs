@@ -297,7 +297,7 @@ pub fn method_name(base: &str, options: &Value, defaults: &Value) -> String {
 /// called `without`.
 ///
 /// ```
-/// assert_eq!(cgil::results::sorted_name("cgil,lr=0.1,epochs=2,statistics=0.0", "statistics"), "cgil,epochs=2,lr=0.1");
+/// assert_eq!(cgil::results::sorted_name("cgil,lr=0.1,epochs=2,statistics=off", "statistics"), "cgil,epochs=2,lr=0.1");
 /// ```
 pub fn sorted_name(name: &str, without: &str) -> String {
     let mut parts: Vec<&str> = name.split(',').collect();
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(name(defaults.clone()), "cgil");
         let options = json!({"train_prompts": "current", "lr": 0.05, "epochs": 3, "template": "a, {}"});
         assert_eq!(name(options), "cgil,epochs=3,template=a; {},train-prompts=current");
-        assert_eq!(sorted_name("cgil,statistics=0.5", "statistics"), "cgil");
+        assert_eq!(sorted_name("cgil,statistics=lda", "statistics"), "cgil");
         assert_eq!(sorted_name("cgil,lr=1,epochs=2,fast", "lr"), "cgil,epochs=2,fast");
     }
 }

@@ -253,7 +253,10 @@ impl Stream {
                         "tasks in the order {order_name} (it has: {}); run `cgil fit-vae` with the same --seed and --order first",
                         if all.is_empty() { "none".to_owned() } else { list(&all.iter().collect::<Vec<_>>()) }
                     ),
-                    false => format!("such tasks in the order {order_name}; it has {}", list(&of_order)),
+                    false => format!(
+                        "such tasks in the order {order_name}; it has {}; run `cgil fit-vae` with the same --tasks and --shots first",
+                        list(&of_order)
+                    ),
                 };
                 Err(Error::NoStream { run: run.dir().to_owned(), what }.into())
             }
@@ -400,8 +403,11 @@ impl Stream {
         let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
         let are = |n: usize| if n == 1 { "is" } else { "are" };
         if let Some(shots) = self.shots.filter(|&shots| shots < needed && rows >= needed) {
-            let reason =
-                format!("{class} is learned from --shots {shots}, and at least {needed} {} needed", are(needed));
+            let reason = format!(
+                "{class} is learned from --shots {shots}, and at least {needed} {} needed: use --shots {needed} or more, \
+                 or --generator shared, which needs one",
+                are(needed)
+            );
             return Ok(Error::TooFewRows { label: class.label, reason });
         }
         let left_out = match quarantined.first() {

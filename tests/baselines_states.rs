@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use cgil::{
     baseline::{
-        ClassStatistics, Classifier, Discriminant, Examples, Features, Incremental, NearestMean, RandomProjection,
-        Ridge, Shrinkage, State, TextAndMean,
+        ClassStatistics, Classifier, Covariance, Discriminant, Examples, Features, Incremental, NearestMean,
+        RandomProjection, ReplayHead, Ridge, Shrinkage, State, TextAndMean,
     },
     rows::{Rows as TrainRows, Train},
     task::Class,
@@ -156,6 +156,17 @@ fn statistics_whose_numbers_cannot_be_are_refused() {
     let statistics = ClassStatistics::from_state(none, set.dim).unwrap();
     let error = Discriminant::of(statistics, Shrinkage::Oas).err().unwrap().to_string();
     assert!(error.contains("damaged"), "{error}");
+    // whoever shares it
+    let dim = set.dim;
+    let mut head = ReplayHead::new(dim, Covariance::Shared, 1);
+    head.learn(&set.examples()).unwrap();
+    let (good, scores) = (head.state(), head.scores(&set.test));
+    let mut none = good.clone();
+    none.get_mut("scatter").unwrap().1 =
+        (0..dim).flat_map(|i| (0..=i).map(move |j| if i == j { 1.0 } else { -0.9 })).collect();
+    let error = head.restore(none).unwrap_err().to_string();
+    assert!(error.contains("damaged"), "{error}");
+    assert!(head.scores(&set.test) == scores && head.state() == good);
 }
 
 #[test]

@@ -73,7 +73,9 @@ pub fn learn_all(run_dir: &Path, tasks: &str) {
         run(&baseline(run_dir, tasks, name, &[]));
     }
     run(&baseline(run_dir, tasks, "ranpac", &["--features", "60"]));
-    for name in ["zero-shot", "hybrid", "evidence"] {
+    run(&baseline(run_dir, tasks, "linear", &["--covariance", "shared"]));
+    run(&baseline(run_dir, tasks, "rail", &["--features", "60", "--model", path(&model)]));
+    for name in ["zero-shot", "hybrid", "evidence", "tip-adapter"] {
         run(&baseline(run_dir, tasks, name, &["--model", path(&model)]));
     }
     run(&baseline(run_dir, tasks, "finetune", &[&["--model", path(&model)], &TUNE[..]].concat()));
@@ -187,9 +189,9 @@ fn nothing_is_learned_from_test_rows() {
     });
     let [clean, poisoned] = dirs.each_ref().map(|dir| dir.path().join("run"));
     let found = models(&clean);
-    // 5 kinds of generators, 6 + 2 ways to train prompts, 3 classifiers as a file and 6 learners,
+    // 5 kinds of generators, 6 + 2 ways to train prompts, 3 classifiers as a file and 8 learners,
     // after each of 3 tasks
-    assert_eq!(found.len(), 3 * (5 + 8 + 3 + 6), "{:?}", found.keys());
+    assert_eq!(found.len(), 3 * (5 + 8 + 3 + 8), "{:?}", found.keys());
     assert_same(&found, &models(&poisoned));
     // and yet they are scored on them
     for method in ["ncm", "lda", "zero-shot"] {

@@ -21,10 +21,10 @@ use crate::{
     support::{Rows, fails, files, number, path, query, run},
 };
 
-/// The stream of the first source.
 /// Methods whose scores do not depend on the names of classes to come.
 const WITHOUT_EVIDENCE: &str = "method <> 'evidence' AND (method NOT LIKE 'cgil%' OR method LIKE '%statistics=%')";
 
+/// The stream of the first source.
 const GROWN: &str = "dataset-order-tasks-2";
 
 /// The rows of some classes.

@@ -56,11 +56,17 @@ fn stored_bytes_are_those_of_the_files() {
         // float32 values lie as float64 in the state of a classifier
         let state = |name: &str| tensors("statistics", name, "state", learned) - labels_and_keys;
         let ranpac = found("statistics", &["ranpac"], &[]);
+        // of these the head alone is float32; of the other the means alone
+        let linear = state(&found("statistics", &["linear", "shared"], &[]));
+        let cache = state(&found("statistics", &["class-cache"], &[]));
         for (method, bytes) in [
             ("ncm", state("class-means") / 2),
             ("hybrid", state("class-means") / 2),
             ("lda", state("class-statistics")),
             ("linear", state("linear") / 2),
+            ("linear,covariance=shared", linear - 4 * (48 + 1) * classes),
+            ("tip-adapter", cache / 2 + 4 * 56),
+            ("rail,features=60", state(&ranpac)),
             ("ranpac,features=60", state(&ranpac)),
             ("zero-shot", 0),
         ] {
@@ -72,10 +78,7 @@ fn stored_bytes_are_those_of_the_files() {
         let own = found("prompts", &["cgil"], &["current", "generator", "noise"]);
         let papers = found("prompts", &["cgil", "noise"], &["current", "generator"]);
         let alone = generators("vae") + prompts(&papers);
-        assert_eq!(
-            stored(&format!("method = 'cgil,epochs=2,replay-noise=off,samples=16,statistics=off'"), learned),
-            alone
-        );
+        assert_eq!(stored("method = 'cgil,epochs=2,replay-noise=off,samples=16,statistics=off'", learned), alone);
         // noise is of the statistics that a discriminant is of, which are kept once
         let with_noise = generators("vae") + prompts(&own) + state("class-statistics");
         assert_eq!(stored(&format!("method = '{default},statistics=off'"), learned), with_noise);

@@ -60,6 +60,31 @@ fn a_cache_of_means_tells_what_text_does_not_and_says_nothing_of_unseen_classes(
     assert!(few.restore(cache.state()).unwrap_err().to_string().contains("1 text features"));
 }
 
+/// A class of one row has no mean without it, so nothing is chosen by it.
+#[test]
+fn a_cache_of_single_rows_takes_what_the_authors_begin_with() {
+    let mut cache = ClassCache::new(TEXT.to_vec(), 3, 10.0);
+    for (class, row) in classes().iter().zip([vec![1.0, 0.9, 0.0], vec![1.0, -0.9, 0.1]]) {
+        cache.learn(&[Examples { class, rows: &rows::Rows::new(3, row) }]).unwrap();
+    }
+    assert_eq!(cache.chosen(), (1.0, 5.5));
+    let scores = cache.scores_of_all(&[1.0, 1.0, 0.0]).open;
+    assert!(scores[0] > scores[1] + 0.5, "{scores:?}");
+    // and there is a text for every class that is learned
+    let [_, _, third] = &classes()[..] else { unreachable!() };
+    let row = rows::Rows::new(3, vec![0.0, 0.0, 1.0]);
+    let mut few = ClassCache::new(TEXT[..6].to_vec(), 3, 10.0);
+    few.restore(cache.state()).unwrap();
+    let error = few.learn(&[Examples { class: third, rows: &row }]).unwrap_err().to_string();
+    assert!(error.contains("\"c2\" (label 12) has no text feature: there are 2 only"), "{error}");
+    let mut rail =
+        Rail::new(RandomProjection::new(3, Features::Fixed(20), Ridge::Fixed(0.1), 7), TEXT.to_vec(), 3, 10.0);
+    learn(&mut rail);
+    let one = RandomProjection::new(3, Features::Fixed(20), Ridge::Fixed(0.1), 7);
+    let error = Rail::new(one, TEXT[..3].to_vec(), 3, 10.0).restore(rail.state()).unwrap_err().to_string();
+    assert!(error.contains("2 classes, but there are 1 text features"), "{error}");
+}
+
 /// Where text misleads, the cache has to outweigh it: rows that are left out say so.
 #[test]
 fn a_cache_weighs_as_much_as_rows_left_out_ask_for() {

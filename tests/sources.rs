@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use cgil::{
@@ -159,6 +159,36 @@ fn names_that_are_not_utf_8_have_ids_of_their_own() {
 /// What an extraction prints.
 fn printed(data: &Path, run_dir: &Path) -> String {
     run(&args(data, run_dir, &golden("checkpoint"), &["--shard-rows", "4"]))
+}
+
+#[test]
+fn what_changed_is_encoded_once_however_many_look() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir) = (dir.path().join("data"), dir.path().join("run"));
+    folder(&data, &["cat", "dog"]);
+    // of one size, since another one makes another source; what follows the end of a PNG is not read
+    let write = |seed| {
+        let padded = [png(0, seed), vec![0; 1 << 16]].concat()[..1 << 16].to_vec();
+        fs::write(data.join("train/cat/0.png"), padded).unwrap();
+    };
+    write(9);
+    extract(&data, &run_dir, &[]);
+    let model = golden("checkpoint");
+    for round in 0..4 {
+        write(round);
+        let start = |_| {
+            let mut command = command(&args(&data, &run_dir, &model, &[]));
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..3).map(start).collect();
+        let mut encoded = 0;
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            encoded += usize::from(!text(&output.stdout).contains(" 0 encoded now"));
+        }
+        assert_eq!(encoded, 1, "round {round}");
+    }
 }
 
 #[test]

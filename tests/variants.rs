@@ -104,7 +104,7 @@ fn every_option_gives_the_same_files_whatever_the_threads_and_where_it_goes_on()
             let shown = found.as_str().map_or(found.to_string(), str::to_owned);
             assert_eq!(shown, pair[1], "{more:?}");
         }
-        assert_eq!(number(&one, "SELECT COUNT(*) FROM predictions WHERE ABS(score) < 10000"), 120.0);
+        assert_eq!(number(&one, "SELECT COUNT(*) FROM predictions"), 120.0);
 
         let contexts = |learned| contexts_after(&one, learned);
         if more.contains(&"current") {
@@ -121,6 +121,10 @@ fn every_option_gives_the_same_files_whatever_the_threads_and_where_it_goes_on()
             assert_eq!(number(&one, "SELECT COUNT(*) FROM text_features WHERE origin = 'prompt'"), 0.0);
             assert_eq!(contexts(3).len(), 2 * 32);
         }
+        // of prompts alone scores are cosines
+        run(&[&tune(&one, &checkpoint, "2", more)[..], &["--statistics", "off"]].concat());
+        let alone = "SELECT COUNT(*) FROM predictions WHERE score <= 1.001 AND method LIKE '%statistics=off%'";
+        assert_eq!(number(&one, alone), 120.0);
     }
     // all contexts learn where nothing else is said
     assert_ne!(contexts_after(&plain, 2)[..32], contexts_after(&plain, 3)[..32]);

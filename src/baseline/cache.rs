@@ -1,10 +1,11 @@
 //! A cache of class means beside zero-shot text: Tip-Adapter (Zhang, Fang, Zhang, Gao, Li, Dai,
 //! Qiao and Li, ECCV 2022) with one key per class, so that no row is kept.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use rayon::prelude::*;
 
 use super::{
-    classifier::{Examples, Incremental, OpenSet, State, Stored, take, unit},
+    classifier::{Examples, Incremental, OpenSet, State, Stored, require_texts, require_texts_of_state, take, unit},
     mean::UnitMeans,
 };
 use crate::{dense::cosine::cosines, evaluate::Scores};
@@ -14,6 +15,9 @@ const ALPHAS: [f64; 8] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// How fast an affinity may fall with the distance, β.
 const BETAS: [f64; 7] = [1.0, 2.0, 4.0, 5.5, 8.0, 16.0, 32.0];
+
+/// α and β as the authors begin with.
+const AUTHORS: (f64, f64) = (1.0, 5.5);
 
 /// Scores s·cos(x, text) + α exp(−β (1 − cos(x, mean))) of learned classes; of the others the text
 /// alone. α and β are those that hit most of the rows so far, each left out of its class's mean
@@ -32,52 +36,65 @@ impl ClassCache {
         ClassCache { means: UnitMeans::new(dim), text, logit_scale, hits: vec![0.0; ALPHAS.len() * BETAS.len()] }
     }
 
-    /// α and β of the most hits, the first of several.
+    /// α and β of the most hits, the first of several; the authors' where nothing was hit.
     pub fn chosen(&self) -> (f64, f64) {
         let most = self.hits.iter().copied().fold(0.0, f64::max);
-        let place = self.hits.iter().position(|&hits| hits == most).unwrap_or(0);
-        (ALPHAS[place / BETAS.len()], BETAS[place % BETAS.len()])
+        let place = self.hits.iter().position(|&hits| hits == most && hits > 0.0);
+        place.map_or(AUTHORS, |place| (ALPHAS[place / BETAS.len()], BETAS[place % BETAS.len()]))
     }
 
-    /// Counts what each α and β hit of the rows (N, D) of a learned class, each left out.
-    fn count_hits(&mut self, rows: &[f32], class: usize) {
-        let dim = self.means.dim();
-        let seen = self.means.values().len() / dim;
-        let units: Vec<Vec<f64>> =
-            rows.chunks_exact(dim).filter_map(|row| Some(unit(row.iter().map(|&x| f64::from(x)))?.collect())).collect();
+    /// How many classes are learned, n.
+    fn seen(&self) -> usize {
+        self.means.values().len() / self.means.dim()
+    }
+
+    /// How many classes have a text feature.
+    fn texts(&self) -> usize {
+        self.text.len() / self.means.dim()
+    }
+
+    /// What each α and β hits of the rows (N, D) of a learned class, each left out. A class of one
+    /// row says nothing: without the row it has no mean.
+    fn hits_of(&self, rows: &[f32], class: usize) -> Vec<f64> {
+        let (dim, seen) = (self.means.dim(), self.seen());
+        let mut hits = vec![0.0; self.hits.len()];
+        let unit_row = |row: &[f32]| unit(row.iter().map(|&x| f64::from(x))).map(Iterator::collect);
+        let units: Vec<Vec<f64>> = rows.chunks_exact(dim).filter_map(unit_row).collect();
         let sum: Vec<f64> = (0..dim).map(|j| units.iter().map(|row| row[j]).sum()).collect();
         let text = cosines(rows, &self.text[..seen * dim], dim); // (N, n)
         let mut keys = cosines(rows, self.means.values(), dim); // (N, n)
         for ((row, text), keys) in units.iter().zip(text.chunks_exact(seen)).zip(keys.chunks_exact_mut(seen)) {
-            // without the row its class's mean points elsewhere, or nowhere
             let others = unit(sum.iter().zip(row).map(|(sum, x)| sum - x));
-            keys[class] = others.map_or(-1.0, |mean| mean.zip(row).map(|(mean, x)| mean * x).sum::<f64>() as f32);
-            for (i, (alpha, beta)) in grid().enumerate() {
-                let score = |c: usize| self.score(text[c], keys[c], alpha, beta);
-                let own = score(class);
-                let is_hit = (0..seen).all(|c| c == class || score(c) < own || (score(c) == own && c > class));
-                self.hits[i] += f64::from(u8::from(is_hit));
+            let Some(mean) = others.filter(|_| units.len() > 1) else { continue };
+            keys[class] = mean.zip(row).map(|(mean, x)| mean * x).sum::<f64>() as f32;
+            for (j, beta) in BETAS.into_iter().enumerate() {
+                let affinities: Vec<f64> = keys.iter().map(|&key| affinity(key, beta)).collect(); // (n)
+                for (i, alpha) in ALPHAS.into_iter().enumerate() {
+                    let score = |c: usize| f64::from(self.logit_scale * text[c]) + alpha * affinities[c];
+                    let own = score(class);
+                    let is_hit = (0..seen).all(|c| c == class || score(c) < own || (score(c) == own && c > class));
+                    hits[i * BETAS.len() + j] += f64::from(u8::from(is_hit));
+                }
             }
         }
-    }
-
-    fn score(&self, text: f32, key: f32, alpha: f64, beta: f64) -> f64 {
-        f64::from(self.logit_scale * text) + alpha * (beta * (f64::from(key) - 1.0)).exp()
+        hits
     }
 }
 
-fn grid() -> impl Iterator<Item = (f64, f64)> {
-    ALPHAS.into_iter().flat_map(|alpha| BETAS.map(|beta| (alpha, beta)))
+/// What a key counts at a cosine: exp(−β (1 − cos)).
+fn affinity(cosine: f32, beta: f64) -> f64 {
+    (beta * (f64::from(cosine) - 1.0)).exp()
 }
 
 impl Incremental for ClassCache {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        let learned = self.seen();
+        require_texts(classes, learned, self.texts())?;
         self.means.learn(classes)?;
-        let dim = self.means.dim();
-        let (seen, texts) = (self.means.values().len() / dim, self.text.len() / dim);
-        ensure!(seen <= texts, "{seen} classes are learned, and there are {texts} text features only");
-        for (class, examples) in (seen - classes.len()..).zip(classes) {
-            self.count_hits(examples.rows.values(), class);
+        let of_class = |(place, examples): (usize, &Examples)| self.hits_of(examples.rows.values(), learned + place);
+        let all: Vec<Vec<f64>> = classes.par_iter().enumerate().map(of_class).collect();
+        for hits in all {
+            self.hits.iter_mut().zip(hits).for_each(|(sum, hits)| *sum += hits);
         }
         Ok(())
     }
@@ -91,8 +108,7 @@ impl Incremental for ClassCache {
     fn restore(&mut self, mut state: State) -> Result<()> {
         let hits = take(&mut state, "hits", &[ALPHAS.len(), BETAS.len()])?;
         let means = UnitMeans::from_state(state, self.means.dim())?;
-        let (seen, texts) = (means.values().len() / means.dim(), self.text.len() / means.dim());
-        ensure!(seen <= texts, "the means are of {seen} classes, but there are {texts} text features");
+        require_texts_of_state(means.values().len() / means.dim(), self.texts())?;
         (self.means, self.hits) = (means, hits);
         Ok(())
     }
@@ -106,13 +122,15 @@ impl Incremental for ClassCache {
 impl OpenSet for ClassCache {
     fn scores_of_all(&self, embeddings: &[f32]) -> Scores {
         let dim = self.means.dim();
-        let (all, seen) = (self.text.len() / dim, self.means.values().len() / dim);
+        let (all, seen) = (self.texts(), self.seen());
         let (alpha, beta) = self.chosen();
         let text = cosines(embeddings, &self.text, dim); // (N, C)
         let keys = cosines(embeddings, self.means.values(), dim); // (N, n)
         let rows = || text.chunks_exact(all);
         let fused = rows().zip(keys.chunks_exact(seen)).flat_map(|(text, keys)| {
-            text.iter().zip(keys).map(|(&text, &key)| self.score(text, key, alpha, beta) as f32)
+            text.iter()
+                .zip(keys)
+                .map(|(&text, &key)| (f64::from(self.logit_scale * text) + alpha * affinity(key, beta)) as f32)
         });
         let unseen = rows().flat_map(|row| &row[seen..]).map(|text| self.logit_scale * text);
         Scores { open: fused.collect(), seen: None, unseen: Some(unseen.collect()) }

@@ -51,6 +51,23 @@ pub trait OpenSet: Incremental {
     }
 }
 
+/// An error where a class has no text feature: those of the first `texts` classes are there, and
+/// `learned` of them are learned.
+pub(super) fn require_texts(classes: &[Examples], learned: usize, texts: usize) -> Result<()> {
+    match classes.get(texts.saturating_sub(learned)) {
+        Some(Examples { class, .. }) => {
+            bail!("{class} has no text feature: there are {texts} only, give one for every class of the stream")
+        }
+        None => Ok(()),
+    }
+}
+
+/// As [`require_texts`], of the classes that a state is of.
+pub(super) fn require_texts_of_state(classes: usize, texts: usize) -> Result<()> {
+    ensure!(classes <= texts, "the state is of {classes} classes, but there are {texts} text features");
+    Ok(())
+}
+
 /// A class to be learned, and its training embeddings (N, D), raw as the encoder gives them.
 #[derive(Clone, Copy, Debug)]
 pub struct Examples<'a> {

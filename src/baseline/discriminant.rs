@@ -5,7 +5,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
     classifier::{Classifier, Examples, Incremental, State, Stored},
-    statistics::ClassStatistics,
+    statistics::{ClassStatistics, NO_COVARIANCE},
 };
 use crate::{
     choice::choices,
@@ -23,9 +23,6 @@ const LEAST_VARIANCE: f64 = 1e-8;
 /// What to do where the spread of rows is not known.
 const ADVICE: &str =
     "give more, or do without their spread: `baseline ncm` in the place of lda, --statistics off for prompts";
-
-/// What is said of a scatter that only a damaged file can hold.
-const NO_COVARIANCE: &str = "the scatter of the classes is no covariance: are the stored statistics damaged?";
 
 choices! {
     /// What is done about a covariance of few rows.

@@ -9,7 +9,7 @@ mod model;
 mod open;
 mod whitened;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 pub use self::open::{Chosen, OpenClassifier};
@@ -19,7 +19,9 @@ use self::{
     open::{GATE, Together, logits, unit_rows},
 };
 use super::{
-    classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored, take},
+    classifier::{
+        Classifier, Examples, Incremental, OpenSet, State, Stored, require_texts, require_texts_of_state, take,
+    },
     statistics::ClassStatistics,
 };
 use crate::{evaluate::Scores, task::Class, tensors::Tensors};
@@ -223,10 +225,7 @@ impl Evidence {
 
 impl Incremental for Evidence {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        let (seen, all) = (self.seen(), self.classes());
-        if let Some(examples) = classes.get(all - seen) {
-            bail!("{} has no text feature: there are {all} only", examples.class);
-        }
+        require_texts(classes, self.seen(), self.classes())?;
         self.statistics.admit(classes)?;
         let dim = self.statistics.dim();
         let rows: Vec<f64> = classes.iter().flat_map(|examples| unit_rows(examples.rows.values(), dim)).collect();
@@ -257,8 +256,8 @@ impl Incremental for Evidence {
         let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2] };
         ensure!((0.0..=1.0).contains(&chosen.shrinkage), "tensor \"chosen\" holds the shrinkage {}", chosen.shrinkage);
         let statistics = ClassStatistics::from_state(state, self.statistics.dim())?;
-        let (classes, all) = (statistics.counts().len(), self.classes());
-        ensure!(classes <= all, "the statistics are of {classes} classes, but there are {all} text features");
+        let classes = statistics.counts().len();
+        require_texts_of_state(classes, self.classes())?;
         (self.statistics, self.tally, self.chosen, self.model) = (statistics, tally, chosen, None);
         if classes > 0 {
             let spread = Spread::of(&self.statistics)?;

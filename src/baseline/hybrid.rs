@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{
-    classifier::{Classifier, Examples, Incremental, State, Stored},
+    classifier::{Classifier, Examples, Incremental, State, Stored, require_texts, require_texts_of_state},
     mean::UnitMeans,
     text,
 };
@@ -47,9 +47,7 @@ impl TextAndMean {
 impl Incremental for TextAndMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let learned = self.means.values().len() / self.means.dim();
-        if let Some(examples) = classes.get(self.texts().saturating_sub(learned)) {
-            bail!("{} has no text feature: there are {} only", examples.class, self.texts());
-        }
+        require_texts(classes, learned, self.texts())?;
         self.means.learn(classes)?;
         self.weigh();
         Ok(())
@@ -61,10 +59,7 @@ impl Incremental for TextAndMean {
 
     fn restore(&mut self, state: State) -> Result<()> {
         let means = UnitMeans::from_state(state, self.means.dim())?;
-        if means.values().len() > self.text.len() {
-            let classes = means.values().len() / means.dim();
-            bail!("the means are of {classes} classes, but there are {} text features", self.texts());
-        }
+        require_texts_of_state(means.values().len() / means.dim(), self.texts())?;
         self.means = means;
         self.weigh();
         Ok(())

@@ -1,10 +1,10 @@
 //! Ridge regression fused with zero-shot text: RAIL, the primal form (Xu, Chen, Nie, Wang, Zhuang
 //! and Okumura, NeurIPS 2024). Text alone tells whether a class is a learned one.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{
-    classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored},
+    classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored, require_texts, require_texts_of_state},
     projection::RandomProjection,
 };
 use crate::{
@@ -30,16 +30,17 @@ impl Rail {
     pub fn new(projection: RandomProjection, text: Vec<f32>, dim: usize, logit_scale: f32) -> Self {
         Rail { projection, text, dim, logit_scale }
     }
+
+    /// How many classes have a text feature.
+    fn texts(&self) -> usize {
+        self.text.len() / self.dim
+    }
 }
 
 impl Incremental for Rail {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.projection.learn(classes)?;
-        let (known, texts) = (self.projection.class_count(), self.text.len() / self.dim);
-        if known > texts {
-            bail!("{known} classes are learned, and there are {texts} text features only");
-        }
-        Ok(())
+        require_texts(classes, self.projection.class_count(), self.texts())?;
+        self.projection.learn(classes)
     }
 
     fn state(&self) -> State {
@@ -47,6 +48,8 @@ impl Incremental for Rail {
     }
 
     fn restore(&mut self, state: State) -> Result<()> {
+        let labels = state.get("labels").and_then(|(shape, _)| shape.first());
+        require_texts_of_state(labels.copied().unwrap_or(0), self.texts())?;
         self.projection.restore(state)
     }
 
@@ -57,7 +60,7 @@ impl Incremental for Rail {
 
 impl OpenSet for Rail {
     fn scores_of_all(&self, embeddings: &[f32]) -> Scores {
-        let (all, seen) = (self.text.len() / self.dim, self.projection.class_count());
+        let (all, seen) = (self.texts(), self.projection.class_count());
         let mut text = cosines(embeddings, &self.text, self.dim); // (N, C)
         text.iter_mut().for_each(|x| *x *= self.logit_scale);
         let open = text.chunks_exact(all).flat_map(|row| &row[..seen]).copied().collect();

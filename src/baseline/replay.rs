@@ -3,12 +3,12 @@
 
 use std::{f64::consts::PI, sync::Arc};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{
     classifier::{Classifier, Examples, Incremental, Known, State, Stored, finish, take_f32, tensor},
-    statistics::ClassStatistics,
+    statistics::{ClassStatistics, NO_COVARIANCE},
 };
 use crate::{
     choice::choices,
@@ -118,7 +118,8 @@ impl Gaussian {
             Spread::Diagonal((0..dim).map(|i| matrix[i * dim + i].sqrt() as f32).collect())
         } else {
             shrink(&mut matrix, dim, n);
-            Spread::Full(Arc::new(factor(matrix, dim)))
+            let factor = factor(matrix, dim);
+            Spread::Full(Arc::new(factor.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"))))
         };
         Gaussian { mean: mean.into_iter().map(|x| x as f32).collect(), spread }
     }
@@ -144,14 +145,25 @@ impl Gaussian {
     }
 }
 
-/// The factor (D (D + 1) / 2) of a shrunk covariance (D, D); 0 where nothing varies.
-fn factor(mut covariance: Vec<f64>, dim: usize) -> Vec<f32> {
+/// The factor (D (D + 1) / 2) of a shrunk covariance (D, D); 0 where nothing varies. None where it
+/// is no covariance, which only a damaged file can hold.
+fn factor(mut covariance: Vec<f64>, dim: usize) -> Option<Vec<f32>> {
     if mean_variance(&covariance, dim) == 0.0 {
-        return vec![0.0; Triangle::len(dim)];
+        return Some(vec![0.0; Triangle::len(dim)]);
     }
-    let cholesky = Cholesky::factor(&mut covariance, dim, 0.0);
-    let cholesky = cholesky.unwrap_or_else(|| unreachable!("shrunk towards an identity above 0"));
-    cholesky.triangle().values().iter().map(|&x| x as f32).collect()
+    let cholesky = Cholesky::factor(&mut covariance, dim, 0.0)?;
+    Some(cholesky.triangle().values().iter().map(|&x| x as f32).collect())
+}
+
+/// Gaussians of classes that share a covariance.
+fn sharing(statistics: &ClassStatistics) -> Result<Vec<Gaussian>> {
+    let dim = statistics.dim();
+    let spread = Arc::new(factor(statistics.covariance(0.0), dim).context(NO_COVARIANCE)?);
+    let gaussian = |mean: &[f64]| Gaussian {
+        mean: mean.iter().map(|&x| x as f32).collect(),
+        spread: Spread::Full(Arc::clone(&spread)),
+    };
+    Ok(statistics.means().chunks_exact(dim).map(gaussian).collect())
 }
 
 impl ReplayHead {
@@ -162,26 +174,20 @@ impl ReplayHead {
         ReplayHead { known, covariance, seed, gaussians, shared, weights, offsets }
     }
 
-    /// Makes the Gaussians of the classes that share a covariance.
-    fn share(&mut self) {
-        let dim = self.known.dim;
-        let spread = Arc::new(factor(self.shared.covariance(0.0), dim));
-        let gaussian = |mean: &[f64]| Gaussian {
-            mean: mean.iter().map(|&x| x as f32).collect(),
-            spread: Spread::Full(Arc::clone(&spread)),
-        };
-        self.gaussians = self.shared.means().chunks_exact(dim).map(gaussian).collect();
-    }
-
     /// Mean and deviation (D) of all classes together, as rows are drawn of them, each weighing the
     /// same; a dimension that does not vary, or by less than float32 can divide by, has deviation
     /// 1.
     fn standard(&self) -> (Vec<f32>, Vec<f32>) {
         let n = self.gaussians.len() as f64;
+        let shared: Option<Vec<f64>> = match (self.covariance, self.gaussians.first()) {
+            (Covariance::Shared, Some(first)) => Some((0..self.known.dim).map(|j| first.spread.variance(j)).collect()),
+            _ => None,
+        };
+        let own = |g: &Gaussian, j: usize| shared.as_ref().map_or_else(|| g.spread.variance(j), |shared| shared[j]);
         let over_classes = |f: &dyn Fn(&Gaussian) -> f64| self.gaussians.iter().map(f).sum::<f64>() / n;
         let both = |j: usize| {
             let mean = over_classes(&|g| f64::from(g.mean[j]));
-            let variance = over_classes(&|g| g.spread.variance(j) + (f64::from(g.mean[j]) - mean).powi(2));
+            let variance = over_classes(&|g| own(g, j) + (f64::from(g.mean[j]) - mean).powi(2));
             let deviation = variance.sqrt() as f32;
             (mean as f32, if deviation.is_normal() { deviation } else { 1.0 })
         };
@@ -262,7 +268,7 @@ impl Incremental for ReplayHead {
         match self.covariance {
             Covariance::Shared => {
                 self.shared.learn(classes)?;
-                self.share();
+                self.gaussians = sharing(&self.shared)?;
             }
             own => {
                 let fit = |class: &Examples| Gaussian::fit(class.rows.values(), dim, own == Covariance::Diagonal);
@@ -297,8 +303,8 @@ impl Incremental for ReplayHead {
         match self.covariance.field(dim) {
             None => {
                 known.put(&mut state);
-                self.shared = ClassStatistics::from_state(state, dim)?;
-                self.share();
+                let shared = ClassStatistics::from_state(state, dim)?;
+                (self.gaussians, self.shared) = (sharing(&shared)?, shared);
             }
             Some((spread, size)) => {
                 let means = take_f32(&mut state, "means", &[n, dim])?;

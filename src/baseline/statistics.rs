@@ -10,6 +10,10 @@ use crate::dense::{
     symmetric::Triangle,
 };
 
+/// What is said of a scatter that only a damaged file can hold.
+pub(super) const NO_COVARIANCE: &str =
+    "the scatter of the classes is no covariance: are the stored statistics damaged?";
+
 /// The counts, means and common scatter of classes, of raw embeddings. They are sums over rows, so
 /// classes may come in any tasks: what is kept is the same. Every linear discriminant is made of
 /// them, whatever its shrinkage.
@@ -93,15 +97,30 @@ impl ClassStatistics {
     }
 
     /// The covariance (D, D) within classes, shrunk towards a multiple of the identity by `least` at
-    /// least, and as far as oracle approximating shrinkage says. 0 where all rows of a class are
-    /// equal.
+    /// least, and as far as oracle approximating shrinkage says. 0 where the rows of every class are
+    /// equal; where every class has one row, [`ClassStatistics::half_of_means`] of the identity.
     pub fn covariance(&self, least: f64) -> Vec<f64> {
         let dim = self.dim();
-        let freedom = self.rows().saturating_sub(self.counts.len()).max(1);
+        let freedom = self.rows().saturating_sub(self.counts.len());
+        if freedom == 0 {
+            let variance = self.half_of_means();
+            return (0..dim * dim).map(|i| if i % (dim + 1) == 0 { variance } else { 0.0 }).collect();
+        }
         let mut covariance = self.scatter.whole();
         covariance.iter_mut().for_each(|x| *x /= freedom as f64);
         shrink_by(&mut covariance, dim, self.rows(), least);
         covariance
+    }
+
+    /// A variance within classes of which every one has one row, so that nobody knows it: half of
+    /// what the rows vary by, so that a row and what is known without it count alike. 0 of one
+    /// class.
+    pub fn half_of_means(&self) -> f64 {
+        let dim = self.dim();
+        let centre = mean_row(&self.means, dim);
+        let squares =
+            self.means.chunks_exact(dim).flat_map(|row| row.iter().zip(&centre).map(|(x, c)| (x - c).powi(2)));
+        squares.sum::<f64>() / (2 * self.means.len()).max(1) as f64
     }
 }
 

@@ -52,15 +52,18 @@ pub struct Embeddings {
 
 impl Embeddings {
     /// Starts or goes on with the embeddings of the source `name`. Refuses to mix: a plan that is
-    /// there has to say the same, else it is an [`Error::OtherEmbeddings`]. Where nothing is
-    /// missing, nothing is locked or written.
+    /// there has to say the same, else it is an [`Error::OtherEmbeddings`]. A run that may only be
+    /// read will do where all shards are there.
     pub fn create(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
         if artefact::slug(name) != name {
             bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
         }
         let (dir, plan) = (dir(run, name), plan.checked()?);
-        let is_sealed = Manifest::find(&dir, &artefact::SOURCE)?.is_some();
-        let lock = if is_sealed { None } else { Some(run.lock(&dir)?) };
+        let lock = match run.lock(&dir) {
+            Ok(lock) => Some(lock),
+            Err(_) if Manifest::find(&dir, &artefact::SOURCE)?.is_some() => None,
+            Err(error) => return Err(error),
+        };
         if dir.join(PLAN).exists() {
             let before = SourcePlan::read(&dir)?;
             if let Some(difference) = before.difference(&plan) {
@@ -154,7 +157,8 @@ impl Embeddings {
         Ok(())
     }
 
-    /// Before shards are written: locked, and not sealed any more.
+    /// Before shards are written: locked, which a run that may only be read cannot be, and not
+    /// sealed any more.
     fn unseal(&mut self) -> Result<()> {
         if self.lock.is_none() {
             self.lock = Some(self.run.lock(&self.dir())?);

@@ -40,7 +40,8 @@ const DECODER: [&str; 3] = ["decoder.0", "decoder.2", "decoder.4"];
 const DENOISER: [&str; 5] = ["denoiser.0", "denoiser.2", "denoiser.4", "denoiser.6", "denoiser.8"];
 
 impl Generator {
-    /// `n` embeddings (n, D), flat, as the image encoder would give them.
+    /// `n` embeddings (n, D), flat, as the image encoder would give them; without the noise that
+    /// [`Noise`](super::Noise) adds to them.
     pub fn sample(&self, n: usize, rng: &mut Rng) -> Vec<f32> {
         match self {
             Generator::Vae { decoder, scaler } => scaler.restored(decoder.decode(&rng.normals(n * decoder.latent))),

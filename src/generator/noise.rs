@@ -1,7 +1,7 @@
 //! Replay noise: generated embeddings vary less within classes than real ones do; those of a VAE
 //! are means of its decoder. Normal noise of the covariance that they lack is added to them.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Generator;
 use crate::{
@@ -70,7 +70,7 @@ impl Noise {
     /// and below the diagonal counts.
     pub fn between(real: &[f64], generated: &[f64], dim: usize) -> Result<Self> {
         let missing: Vec<f64> = real.iter().zip(generated).map(|(real, generated)| real - generated).collect();
-        let (variances, directions) = eigen(&missing, dim)?;
+        let (variances, directions) = eigen(&missing, dim).context("the replay noise has no covariance")?;
         let most = variances.iter().copied().fold(0.0, f64::max);
         let kept: Vec<usize> = (0..dim).filter(|&i| variances[i] > LEAST * most).collect();
         let row = |&i: &usize| {

@@ -49,7 +49,7 @@ pub fn curves(scope: &Scope) -> Result<Figure> {
         let scores = [&open, &transfer, &of(MetricName::Harmonic), &of(MetricName::Ausuc)].map(|x| spread(x, 1));
         rows.push([(*method).clone()].into_iter().chain(scores).chain([format!("{best:.1}")]).collect::<Vec<_>>());
     }
-    let header = ["method", "open", "CI-Transfer", "H", "AUSUC", "H at the best bias"].map(str::to_owned);
+    let header = ["method", "open", "CI-Transfer", "H", "AUSUC", "best H on the curve"].map(str::to_owned);
     let described: Vec<String> = rows.iter().map(|row| format!("{}: {} and {} %", row[0], row[1], row[2])).collect();
     let names: Vec<String> = methods.into_iter().cloned().collect();
     let chart = Chart::new(plots, "on images of unseen classes (%)", "on images of seen classes (%)");
@@ -65,7 +65,7 @@ pub fn curves(scope: &Scope) -> Result<Figure> {
         note: format!(
             "All classes are candidates, learned or not. A bias of unseen classes moves a method along its curve, so a higher \
              CI-Transfer may be a bias and no knowledge: what counts is how far out a curve is, AUSUC the area under it. \
-             The mark is where the method stands, beside the curve where its bias is another after every task. Mean over \
+             H is best where a bias that nobody knows beforehand would bring it. The mark is where the method stands, beside the curve where its bias is another after every task. Mean over \
              tasks, over the steps before the last, and over {}.",
             scope.orders_in_words()
         ),

@@ -32,7 +32,7 @@ pub struct Request<'a> {
     pub run: &'a Run,
     /// How classes are cut into tasks; needed where the run has results of several cuts.
     pub cut: Option<Cut>,
-    /// Training rows of each class that are learned from; none is all.
+    /// Training rows of each class that are learned from; none is all, or the only number there is.
     pub shots: Option<usize>,
     /// Class orders; all where none is named.
     pub orders: &'a [String],
@@ -245,16 +245,23 @@ fn require_together(request: &Request, all: &[Finished], shown: &[Finished]) -> 
     Ok(())
 }
 
-/// The streams with so many shots. An error that says which there are, where there are others only.
+/// The streams with so many shots, or with all training rows; with the only number of shots that
+/// there is, where nothing is asked.
 fn with_shots(asked: Option<usize>, streams: Vec<Stream>) -> Result<Vec<Stream>> {
-    let there: BTreeSet<usize> = streams.iter().filter_map(|stream| stream.shots).collect();
-    let fitting: Vec<Stream> = streams.into_iter().filter(|stream| stream.shots == asked).collect();
-    if fitting.is_empty() {
-        let there: Vec<String> = there.iter().map(usize::to_string).collect();
-        let asked = asked.map_or("all training rows".to_owned(), |shots| format!("--shots {shots}"));
-        bail!("the run has no such results with {asked}; it has some with --shots {}", there.join(", "));
+    let there: BTreeSet<Option<usize>> = streams.iter().map(|stream| stream.shots).collect();
+    let asked = match there.first() {
+        Some(&only) if asked.is_none() && there.len() == 1 => only,
+        _ => asked,
+    };
+    if !there.contains(&asked) {
+        let said = |shots: &Option<usize>| match shots {
+            Some(shots) => format!("with --shots {shots}"),
+            None => "with all training embeddings (no --shots)".to_owned(),
+        };
+        let there: Vec<String> = there.iter().map(said).collect();
+        bail!("the run has no such results {}; it has some {}", said(&asked), there.join(", "));
     }
-    Ok(fitting)
+    Ok(streams.into_iter().filter(|stream| stream.shots == asked).collect())
 }
 
 /// The sizes of the tasks of the results that are reported: of those that are there the only ones

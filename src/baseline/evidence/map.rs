@@ -1,6 +1,6 @@
 //! The map from text features to class means: ridge regression around a scaled whitener.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::matrix::{less, product, scaled_rows};
 use crate::dense::{
@@ -44,7 +44,7 @@ impl Text {
         let u = Matrix::new(&centred, dim);
         let (outer, inner) = if n <= dim { (u, u.t()) } else { (u.t(), u) };
         let side = n.min(dim);
-        let (squares, vectors) = eigen(&product(outer, inner), side)?;
+        let (squares, vectors) = eigen(&product(outer, inner), side).context("the text features cannot be mapped")?;
         let most = squares.iter().copied().fold(0.0, f64::max);
         let kept: Vec<usize> = (0..side).filter(|&i| squares[i] > LEAST * most).collect();
         let r = kept.len();

@@ -1,6 +1,6 @@
 //! What class statistics say of embeddings, with one shrinkage of their covariance.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     map::Text,
@@ -8,7 +8,7 @@ use super::{
     whitened::{BATCH, EXACT, Whitened, square},
 };
 use crate::{
-    baseline::statistics::ClassStatistics,
+    baseline::statistics::{ClassStatistics, NO_COVARIANCE},
     dense::{covariance::oas, eigen::eigen, moments::mean_row, product::Matrix},
 };
 
@@ -45,7 +45,7 @@ impl Spread {
     /// Of the scatter of statistics.
     pub fn of(statistics: &ClassStatistics) -> Result<Self> {
         let dim = statistics.dim();
-        let (variances, directions) = eigen(&statistics.scatter().whole(), dim)?;
+        let (variances, directions) = eigen(&statistics.scatter().whole(), dim).context(NO_COVARIANCE)?;
         let mean = statistics.scatter().diagonal().sum::<f64>() / dim as f64;
         let mean_square = variances.iter().map(|x| (x / mean).powi(2)).sum::<f64>() / (dim * dim) as f64;
         Ok(Spread { oas: oas(mean_square, dim, statistics.rows()), variances, directions })
@@ -69,7 +69,7 @@ impl Model {
         let freedom = (statistics.rows() as f64 - n as f64).max(1.0);
         let variances: Vec<f64> = spread.variances.iter().map(|x| (x / freedom).max(0.0)).collect();
         let mean = match statistics.rows() == n {
-            true => half_of_means(statistics.means(), dim),
+            true => statistics.half_of_means(),
             false => variances.iter().sum::<f64>() / dim as f64,
         };
         let mean = mean.max(LEAST_VARIANCE);
@@ -149,14 +149,6 @@ impl Model {
         }
         distances
     }
-}
-
-/// The variance within classes of which every one has one row, so that nobody knows it: half of
-/// what the rows vary by, so that a row and what its class's text predicts count alike where text
-/// predicts nothing.
-fn half_of_means(means: &[f64], dim: usize) -> f64 {
-    let from_centre = less(means, &mean_row(means, dim));
-    square(from_centre.iter().copied()) / (2 * from_centre.len()) as f64
 }
 
 fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {
