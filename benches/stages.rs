@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use cgil::{
-    baseline::{Classifier, Evidence, Examples, Incremental},
+    baseline::{Evidence, Examples, Incremental},
     clip::{Checkpoint, image::Workspace},
     dense::cosine::normalise,
     generator::{Vae, VaeConfig},
