@@ -63,7 +63,7 @@ impl UnitMeans {
 /// Nearest class mean, by the cosine.
 ///
 /// ```
-/// use cgil::{baseline::{Classifier, Examples, NearestMean}, rows::Rows, task::Class};
+/// use cgil::{baseline::{Classifier, Examples, Incremental, NearestMean}, rows::Rows, task::Class};
 /// let [cat, dog] = [(3, "cat"), (5, "dog")].map(|(label, name)| Class { label, name: name.into() });
 /// let mut ncm = NearestMean::new(2);
 /// let [cats, dogs] = [vec![3.0, 0.0, 0.1, 0.0], vec![0.0, 7.0]].map(|rows| Rows::new(2, rows));
