@@ -35,6 +35,9 @@ const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.
 /// Biases of unseen classes that are tried: from −4 in halves.
 const BIASES: usize = 41;
 
+/// The bias while no task has been tested before it was learned.
+const UNTESTED: f64 = 4.0;
+
 /// Classes from which on text predicts means.
 const FEWEST_FOR_TEXT: usize = 4;
 
@@ -78,7 +81,7 @@ impl Evidence {
                 seen: vec![0.0; BIASES],
                 tasks: [0.0; 2],
             },
-            chosen: Chosen { shrinkage: 0.0, weight: 0.25, bias: 4.0 },
+            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED },
             model: None,
         }
     }
@@ -125,9 +128,9 @@ impl Evidence {
             let share = |hits: &f64| hits / truth.len() as f64;
             self.tally.seen.iter_mut().zip(&judged[place].seen).for_each(|(sum, hits)| *sum += share(hits));
             self.tally.tasks[1] += 1.0;
-            if let Some(bias) = self.tally.bias() {
-                self.chosen.bias = bias;
-            }
+            // of classes of one row each the evidence says little, so there is little to make up for
+            let untested = if self.statistics.rows() == self.seen() { 0.0 } else { UNTESTED };
+            self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
         let (shrinkage, model) = models.swap_remove(place);
         self.chosen = Chosen { shrinkage, weight: WEIGHTS[best % WEIGHTS.len()], ..self.chosen };
@@ -215,7 +218,7 @@ impl Evidence {
                 let evidence = model.left_out(rows, truth); // (B, C)
                 for ((logits, evidence), &class) in logits.chunks_exact(all).zip(evidence.chunks_exact(all)).zip(truth)
                 {
-                    judged.add(logits, evidence, class, n);
+                    judged.add(logits, evidence, class, n, self.statistics.counts()[class] == 1);
                 }
             }
         }
@@ -298,9 +301,10 @@ struct Judged {
 }
 
 impl Judged {
-    /// Counts a row of a class, from its logits (C) and its evidence (C), of which n are seen.
-    fn add(&mut self, logits: &[f64], evidence: &[f64], class: usize, n: usize) {
-        for (hits, weight) in self.hits.iter_mut().zip(WEIGHTS) {
+    /// Counts a row of a class, from its logits (C) and its evidence (C), of which n are seen. One
+    /// that is alone in its class says nothing of weights: without it the class has no mean.
+    fn add(&mut self, logits: &[f64], evidence: &[f64], class: usize, n: usize, is_alone: bool) {
+        for (hits, weight) in self.hits.iter_mut().zip(WEIGHTS).filter(|_| !is_alone) {
             let scores = logits[..n].iter().zip(evidence).map(|(logit, evidence)| logit + weight * evidence);
             *hits += f64::from(u8::from(highest(scores).0 == class));
         }
