@@ -317,6 +317,10 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
     (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
 }
 
+/// Raised by every change of what evidence chooses or keeps: other statistics stay as they are, whose
+/// rows may not be there any more.
+const EVIDENCE_RULE: u32 = 2;
+
 /// A learner without options, whatever classes are to come.
 fn plain(name: &'static str) -> Learner {
     Learner { name, options: Value::Null, looks_ahead: false }
@@ -352,7 +356,9 @@ impl Text {
 
     /// The evidence beside it, and how its states are called.
     pub fn evidence(&self) -> (Learner, Evidence) {
-        let learner = Learner { name: "evidence", options: self.options(), looks_ahead: true };
+        let mut options = self.options();
+        options["rule"] = EVIDENCE_RULE.into();
+        let learner = Learner { name: "evidence", options, looks_ahead: true };
         let text = self.unit.iter().map(|&x| f64::from(x)).collect();
         (learner, Evidence::new(text, self.dim, f64::from(self.logit_scale)))
     }
