@@ -13,7 +13,7 @@ pub enum Error {
     },
     /// Another version of the program made it, or it is of another kind: make it again.
     #[error(
-        "{} is a {kind} of format {format}.{algorithm} (made by {program}), but this program reads {expected}: \
+        "{} has {kind} in format {format}.{algorithm} (made by {program}), but this program reads {expected}: \
          remove it and make it again",
         dir.display()
     )]

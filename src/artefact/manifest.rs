@@ -82,7 +82,7 @@ impl Manifest {
         let head: Head = serde_json::from_str(text).map_err(|e| damaged(format!("is no manifest: {e}")))?;
         if (head.kind.as_str(), head.format, head.algorithm) != (kind.name, kind.format, kind.algorithm) {
             let Head { kind: found, format, algorithm, program } = head;
-            let expected = format!("a {} of format {}.{}", kind.name, kind.format, kind.algorithm);
+            let expected = format!("{} in format {}.{}", kind.name, kind.format, kind.algorithm);
             return Err(
                 Error::Version { dir: dir.to_owned(), kind: found, format, algorithm, program, expected }.into()
             );
