@@ -209,13 +209,13 @@ pub fn run(options: &Options) -> Result<()> {
             let text = setting.text(&options.clip)?;
             let (learner, projection) = setting.projection(options.features);
             let classifier = Rail::new(projection, text.unit.clone(), text.dim, text.logit_scale);
-            setting.score_text(baseline, text, learner, classifier, json!("rail"))
+            setting.score_text(baseline, text, learner, classifier)
         }
         Baseline::TipAdapter(options) => {
             let text = setting.text(&options.clip)?;
             let learner = Learner { name: "class-cache", options: text.options(), looks_ahead: false };
             let classifier = ClassCache::new(text.unit.clone(), text.dim, text.logit_scale);
-            setting.score_text(baseline, text, learner, classifier, Value::Null)
+            setting.score_text(baseline, text, learner, classifier)
         }
         Baseline::Hybrid(options) => {
             let (checkpoint, clip) = checkpoint::open(&setting.run, &setting.stream, &options.clip)?;
@@ -224,7 +224,7 @@ pub fn run(options: &Options) -> Result<()> {
         Baseline::Evidence(options) => {
             let text = setting.text(&options.clip)?;
             let (learner, classifier) = text.evidence();
-            setting.score_text(baseline, text, learner, classifier, Value::Null)
+            setting.score_text(baseline, text, learner, classifier)
         }
         Baseline::Linear(options) => {
             let head = ReplayHead::new(setting.test.dim(), options.covariance, setting.stream.draws());
@@ -427,17 +427,10 @@ impl Setting {
         (Learner { options: kept, ..plain("ranpac") }, projection)
     }
 
-    /// A classifier with text of all classes, scored with `options` of its own.
-    fn score_text(
-        &self,
-        baseline: &Baseline,
-        text: Text,
-        learner: Learner,
-        classifier: impl OpenSet,
-        options: Value,
-    ) -> Result<()> {
+    /// A classifier with text of all classes.
+    fn score_text(&self, baseline: &Baseline, text: Text, learner: Learner, classifier: impl OpenSet) -> Result<()> {
         let states = States::new(&self.run, &self.stream, learner, classifier);
-        self.score(baseline, &mut WithText::new(&self.stream, text.features, text.clip, states, options))
+        self.score(baseline, &mut WithText::new(&self.stream, text.features, text.clip, states))
     }
 
     /// Prompts that are there, and class statistics, together.

@@ -1,7 +1,7 @@
 //! Classifiers whose candidates are all classes: text of those that are not learned.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::recipe::Recipe;
 use crate::{
@@ -20,15 +20,13 @@ pub struct WithText<'a, C> {
     text: Vec<f32>, // (C, P), not normalised
     clip: TextModel,
     states: States<'a, C>,
-    /// How it scores, beside what it has learned.
-    options: Value,
 }
 
 impl<'a, C: OpenSet> WithText<'a, C> {
     /// Of the zero-shot text features (C, P), not normalised, of the classes of a stream, and what
-    /// was learned beside them; `options` are those of its scores, null where there are none.
-    pub fn new(stream: &'a Stream, text: Vec<f32>, clip: TextModel, states: States<'a, C>, options: Value) -> Self {
-        WithText { stream, text, clip, states, options }
+    /// was learned beside them.
+    pub fn new(stream: &'a Stream, text: Vec<f32>, clip: TextModel, states: States<'a, C>) -> Self {
+        WithText { stream, text, clip, states }
     }
 }
 
@@ -39,10 +37,7 @@ impl<C: OpenSet> Recipe for WithText<'_, C> {
 
     fn made(&self, learned: usize) -> Result<Made> {
         let inputs = if learned > 0 { vec![("statistics", self.states.input(learned)?)] } else { Vec::new() };
-        let mut options = json!({"clip": self.clip, "template": texts::TEMPLATE});
-        if !self.options.is_null() {
-            options["scored"] = self.options.clone();
-        }
+        let options = json!({"clip": self.clip, "template": texts::TEMPLATE});
         Ok(Made { options, device: None, inputs })
     }
 
