@@ -73,7 +73,8 @@ impl Model {
             false => variances.iter().sum::<f64>() / dim as f64,
         };
         let mean = mean.max(LEAST_VARIANCE);
-        let roots: Vec<f64> = variances.iter().map(|x| ((1.0 - shrinkage) * x + shrinkage * mean).sqrt()).collect();
+        let shrunk: Vec<f64> = variances.iter().map(|x| (1.0 - shrinkage) * x + shrinkage * mean).collect();
+        let roots: Vec<f64> = shrunk.iter().map(|x| x.sqrt()).collect();
         let whitener: Vec<f64> = spread
             .directions
             .chunks_exact(dim)
@@ -91,9 +92,12 @@ impl Model {
                 (centre.repeat(classes), less(&means, &centre).into_iter().map(|x| x * whole).collect())
             }
         };
-        let excess = |(row, count): (&[f64], &f64)| row.iter().map(|x| x * x).sum::<f64>() / dim as f64 - 1.0 / count;
-        let around = residuals.chunks_exact(dim).zip(&counts).map(excess).sum::<f64>() / n as f64;
-        let around = around.max(LEAST_SPREAD); // of true means around predicted ones
+        // what is left within classes by a whitener that is shrunk; 1 where it is not known
+        let within = match statistics.rows() == n {
+            true => 1.0,
+            false => variances.iter().zip(&shrunk).map(|(x, shrunk)| x / shrunk).sum::<f64>() / dim as f64,
+        };
+        let around = around_priors(square(residuals.iter().copied()) / residuals.len() as f64, &counts, within);
         let trust: Vec<f64> = counts.iter().map(|count| count * around).collect();
         let mut mu = prior.clone();
         for ((mu, mean), k) in mu.chunks_exact_mut(dim).zip(means.chunks_exact(dim)).zip(&trust) {
@@ -149,6 +153,16 @@ impl Model {
         }
         distances
     }
+}
+
+/// The spread of true means around predicted ones: the mean square of the residuals less the noise
+/// of `counts` rows each. Rows that are white have a variance of 1. With few rows a covariance that
+/// is shrunk far leaves less, `within`; that counts where 1 would take more than half.
+pub(super) fn around_priors(mean_square: f64, counts: &[f64], within: f64) -> f64 {
+    let noise = counts.iter().map(|count| 1.0 / count).sum::<f64>() / counts.len() as f64;
+    let (white, shrunk) = (mean_square - noise, mean_square - within * noise);
+    let around = if white < 0.5 * shrunk { shrunk } else { white };
+    around.max(LEAST_SPREAD)
 }
 
 fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {

@@ -74,6 +74,15 @@ fn the_map_is_the_same_with_more_classes_than_dimensions() {
     assert!(narrow.residuals.iter().any(|x| x.abs() > 1e-3));
 }
 
+/// A mean square of residuals, four rows of each class, and what is left of their variance.
+#[test]
+fn the_spread_of_few_rows_is_not_taken_for_noise() {
+    for (mean_square, within, expected) in [(0.3, 0.3, 0.225), (0.45, 0.4, 0.2), (1.0, 0.8, 0.75), (0.05, 1.0, 1e-3)] {
+        let spread = model::around_priors(mean_square, &[4.0, 4.0], within);
+        assert!((spread - expected).abs() < 1e-12, "{mean_square}, {within}: {spread}");
+    }
+}
+
 #[test]
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
