@@ -48,7 +48,7 @@ impl Summary {
         let there = |method: &&String| scores.contains_key(&((*method).clone(), MetricName::Faa));
         let methods: Vec<String> = methods.iter().filter(there).cloned().collect();
         if methods.is_empty() {
-            bail!("there are no finished results of these methods");
+            bail!("there are no finished results of these methods, or no test images that they could be scored on");
         }
         Ok(Summary { methods, scores })
     }

@@ -3,22 +3,26 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
+use arrow::{
+    array::{BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+};
 use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ImageEncoder, Preprocess},
     device::{DeviceChoice, Precision, class_of},
     embed::embed,
-    embeddings::{Embeddings, FIRST_SOURCE, SourcePlan},
+    embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan},
     profile::{Phase, time},
     rows::{Split, Test, Train},
     run::Run,
-    source::{Source, SourceOptions},
+    source::{Format, Keep, Source, SourceOptions},
     words::counted,
 };
 use clap::Args;
 
 use crate::{
-    options::{at_least, choice},
+    options::{at_least, choice, fraction},
     terminal,
 };
 
@@ -28,11 +32,18 @@ pub struct Options {
     /// processor_config.json); tokenizer.json is needed for prompts, not here
     #[arg(long)]
     model: PathBuf,
-    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) or
-    /// directory of Hugging Face Parquet shards (train.parquet, train-00000-of-00002.parquet,
-    /// train/0000.parquet, and so for test)
+    /// The images: a folder (SPLIT/CLASS/… or CLASS/…, or with a metadata.csv), Hugging Face Parquet
+    /// or Arrow files, WebDataset tars ("{000..099}.tar"), or a manifest (CSV, JSONL or Parquet of
+    /// paths and labels)
     #[arg(long)]
     data: PathBuf,
+    /// What --data is, where it is not what it looks like
+    #[arg(long, value_parser = choice::<Format>())]
+    format: Option<Format>,
+    /// Share of the images, above 0 and below 1, that are kept from training to score on, where the data has no
+    /// test split; an image's id decides, so that none moves when others are added
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    holdout: Option<f64>,
     /// Directory of the run
     #[arg(long)]
     run: PathBuf,
@@ -41,12 +52,15 @@ pub struct Options {
     /// them labels, counted from 0; each class needs one
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
-    /// Column of the images in Parquet shards, where several fit
+    /// Column of the images, or of their paths, where several fit
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
-    /// Column of the labels in Parquet shards, a ClassLabel, where several could be meant
-    #[arg(long, value_name = "NAME")]
+    /// Column of the labels, or their key in the .json of a WebDataset, where several could be meant
+    #[arg(long, value_name = "NAME", visible_alias = "label-key")]
     label_column: Option<String>,
+    /// A column of the data that the table of embeddings keeps, or all; may be repeated
+    #[arg(long, value_name = "COLUMN")]
+    keep: Vec<String>,
     /// Source rows per shard; an interrupted run loses one shard at most
     #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
@@ -87,8 +101,9 @@ pub fn run(options: &Options) -> Result<()> {
         &preprocess,
         &at_work(&encoders),
         |images| progress.inc(images as u64),
-        |shard, rows| {
+        |shard, mut rows| {
             encoded += rows.labels.len();
+            rows.kept = kept(&source, &missing[shard], &rows)?;
             embeddings.write_shard(&missing[shard], rows)
         },
     )?;
@@ -103,12 +118,20 @@ fn open_source(options: &Options) -> Result<Source> {
     let source = Source::open(
         &options.data,
         &SourceOptions {
+            format: options.format,
+            holdout: options.holdout,
             leave_out: Some(options.run.clone()),
             class_names: options.class_names.clone(),
             image_column: options.image_column.clone(),
             label_column: options.label_column.clone(),
+            keep: match &options.keep[..] {
+                [] => Keep::None,
+                [all] if all == "all" => Keep::All,
+                names => Keep::Columns(names.to_vec()),
+            },
         },
     )?;
+    terminal::note(&source.summary);
     for note in &source.notes {
         terminal::note(&format!("note: {note}"));
     }
@@ -147,8 +170,17 @@ fn plan(
         classes: source.classes.clone(),
         rows: source.rows.clone(),
         shard_rows: options.shard_rows,
+        kept: source.kept.clone(),
     };
     plan.checked()
+}
+
+/// The kept columns of a shard's rows, without those in its quarantine.
+fn kept(source: &Source, shard: &Shard, rows: &ShardRows) -> Result<Option<RecordBatch>> {
+    let Some(kept) = source.kept(shard.split, shard.rows.clone())? else { return Ok(None) };
+    let mut is_there = vec![true; kept.num_rows()];
+    rows.quarantine.iter().for_each(|q| is_there[q.row - shard.rows.start] = false);
+    Ok(Some(filter_record_batch(&kept, &BooleanArray::from(is_there))?))
 }
 
 /// Names the classes all of whose images of a split are in the quarantine.

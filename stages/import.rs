@@ -107,6 +107,7 @@ fn examine(table: &ForeignTable, shard_rows: usize) -> Result<SourcePlan> {
         classes,
         rows,
         shard_rows,
+        kept: Vec::new(),
     };
     plan.checked().with_context(|| table.path().display().to_string())
 }

@@ -250,6 +250,11 @@ pub fn share(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|x| (0.0..=1.0).contains(x)).ok_or("expected a number from 0 to 1".into())
 }
 
+/// Parses a number above 0 and below 1.
+pub fn fraction(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x < 1.0).ok_or("expected a number above 0 and below 1".into())
+}
+
 /// Parses a number above 0.
 pub fn positive(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or("expected a number above 0".into())

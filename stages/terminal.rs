@@ -81,6 +81,9 @@ pub fn warn_near_chance(history: &History, stream: &Stream) {
 
 /// The table that a run of a method ends with.
 pub fn scores(history: &History, stream: &Stream) -> String {
+    if history.images.iter().all(|&images| images == 0) {
+        return "no test images, so nothing is scored\n".into();
+    }
     let (matrix, tasks) = (history.matrix(), stream.tasks());
     let columns = [
         ("zero-shot", history.zero_shot.clone()),

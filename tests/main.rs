@@ -12,6 +12,7 @@ mod baselines_states;
 mod checkpoints;
 mod contract;
 mod example;
+mod formats;
 mod generators;
 mod learners;
 mod memory;

@@ -55,6 +55,7 @@ fn arrive(run: &Run, name: &str, rows: &Rows) -> Embeddings {
         classes: names.into_iter().map(|(label, name)| Class { label, name: name.clone() }).collect(),
         rows: ["train", "test"].map(|split| (split.to_owned(), count(split))).into(),
         shard_rows: 1000,
+        kept: Vec::new(),
     };
     let mut embeddings = Embeddings::create(run, name, plan).unwrap();
     for shard in embeddings.missing() {

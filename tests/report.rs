@@ -272,6 +272,7 @@ fn a_stream_that_grew_is_reported_by_its_last_task() {
         classes: vec![Class { label, name: "owl".into() }],
         rows: [("train".to_owned(), 4), ("test".to_owned(), 2)].into(),
         shard_rows: 8,
+        kept: Vec::new(),
     };
     let mut later = Embeddings::create(&home, "later", plan).unwrap();
     for shard in later.missing() {

@@ -10,7 +10,7 @@ use crate::{
     artefact::{self, Plan},
     clip::ModelId,
     rows::SPLITS,
-    source::SourceId,
+    source::{KeptColumn, SourceId},
     task::Class,
 };
 
@@ -46,6 +46,9 @@ pub struct SourcePlan {
     pub rows: BTreeMap<String, usize>,
     /// Source rows per shard, R.
     pub shard_rows: usize,
+    /// The source's own columns that the table has beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptColumn>,
 }
 
 /// A shard of a split.
@@ -106,7 +109,7 @@ impl SourcePlan {
     /// The artefact of these rows, the hash of whose contents is `contents`.
     pub(super) fn artefact(&self, contents: &str) -> Plan {
         let model = self.model.as_ref().map(|id| json!({"sha256": id.sha256, "config": id.config}));
-        let options = json!({
+        let mut options = json!({
             "fingerprint": self.source.fingerprint,
             "model": model,
             "preprocessing": self.preprocessing,
@@ -117,6 +120,9 @@ impl SourcePlan {
             "shard_rows": self.shard_rows,
             "contents": contents,
         });
+        if !self.kept.is_empty() {
+            options["kept"] = json!(self.kept);
+        }
         Plan { device: self.device.clone(), ..Plan::new(&artefact::SOURCE, options) }
     }
 
@@ -158,6 +164,10 @@ impl SourcePlan {
         if config(self) != config(other) {
             return text("model's config.json (by its hash)", &config(self), &config(other));
         }
+        let columns = |p: &SourcePlan| match &p.kept[..] {
+            [] => "none".to_owned(),
+            kept => kept.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+        };
         let rows = || {
             let of = |plan: &SourcePlan, split: &str| plan.rows.get(split).copied().unwrap_or(0);
             let differs = |split: &&str| of(self, split) != of(other, split);
@@ -172,6 +182,7 @@ impl SourcePlan {
         }
         text("preprocessing", &or_none(&self.preprocessing), &or_none(&other.preprocessing))
             .or_else(|| text("shard size", &self.shard_rows.to_string(), &other.shard_rows.to_string()))
+            .or_else(|| text("kept columns", &columns(self), &columns(other)))
             .or_else(|| text("compute dtype", &self.compute_dtype, &other.compute_dtype))
             .or_else(|| text("class of device", &or_none(&self.device), &or_none(&other.device)))
             .or_else(|| text("values per embedding", &self.dim.to_string(), &other.dim.to_string()))
@@ -203,6 +214,7 @@ mod tests {
             classes: vec![Class { label: 0, name: "cat".into() }],
             rows: [("train".to_owned(), 5)].into(),
             shard_rows: 2,
+            kept: Vec::new(),
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use arrow::array::{Array, AsArray, Float32Array, Int64Array, RecordBatch, StringArray};
+use arrow::{
+    array::{Array, AsArray, Float32Array, Int64Array, RecordBatch, StringArray},
+    datatypes::Schema,
+};
 use serde_json::{Value, json};
 
 use super::plan::{Shard, SourcePlan};
@@ -40,6 +43,8 @@ pub struct ShardRows {
     pub labels: Vec<i64>,
     /// Embeddings (rows, D), flat.
     pub embeddings: Vec<f32>,
+    /// The source's own columns of the rows; none where none is kept.
+    pub kept: Option<RecordBatch>,
     /// Rows that have no embedding.
     pub quarantine: Vec<Quarantined>,
     /// A line for each row of the source, quarantined ones included: what it was made from.
@@ -103,7 +108,7 @@ impl ShardFiles<'_> {
 
     /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
     /// done.
-    pub fn write(&self, shard: &Shard, rows: ShardRows) -> Result<()> {
+    pub fn write(&self, shard: &Shard, mut rows: ShardRows) -> Result<()> {
         let quarantine = self.path(QUARANTINE, shard);
         if !rows.quarantine.is_empty() {
             let batch = self.quarantine_rows(shard.split, &rows.quarantine)?;
@@ -114,7 +119,9 @@ impl ShardFiles<'_> {
         }
         let mut footer = self.footer();
         footer.push((CONTENTS.into(), hash_lines(rows.contents.iter().cloned())));
-        file::write(&self.path(EMBEDDINGS, shard), contract::embeddings(), &self.rows_of(shard.split, rows)?, &footer)
+        let kept = rows.kept.take();
+        let rows = with_kept(&self.rows_of(shard.split, rows)?, kept)?;
+        file::write(&self.path(EMBEDDINGS, shard), contract::embeddings(), &rows, &footer)
     }
 
     /// Takes a shard away, so that it is made again.
@@ -258,7 +265,7 @@ impl ShardFiles<'_> {
         if p.classes.iter().enumerate().all(|(i, class)| class.label == i as i64) {
             let value = |dtype: &str| json!({"dtype": dtype, "_type": "Value"});
             let names: Vec<&str> = p.classes.iter().map(|c| c.name.as_str()).collect();
-            let features = json!({"info": {"features": {
+            let mut features = json!({
                 "source": value("string"),
                 "sample_id": value("string"),
                 "label": {"names": names, "_type": "ClassLabel"},
@@ -266,11 +273,21 @@ impl ShardFiles<'_> {
                 "split": value("string"),
                 "embedding": {"feature": value("float32"), "length": p.dim, "_type": "Sequence"},
                 "norm": value("float32"),
-            }}});
+            });
+            p.kept.iter().for_each(|column| features[&column.name] = value(&column.dtype.to_string()));
+            let features = json!({"info": {"features": features}});
             pairs.push((file::HUGGING_FACE_KEY.into(), features.to_string()));
         }
         pairs
     }
+}
+
+/// The table's own columns, and those that are kept.
+fn with_kept(rows: &RecordBatch, kept: Option<RecordBatch>) -> Result<RecordBatch> {
+    let Some(kept) = kept else { return Ok(rows.clone()) };
+    let fields = rows.schema().fields().iter().chain(kept.schema().fields()).cloned().collect::<Vec<_>>();
+    let columns = rows.columns().iter().chain(kept.columns()).cloned().collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).context("kept columns")
 }
 
 /// A shard's file in the artefact's directory.

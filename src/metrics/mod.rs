@@ -202,6 +202,7 @@ impl History {
             let zero_shot = self.zero_shot.as_deref().unwrap_or_default();
             let mut rows = per_task(MetricName::ZeroShotAccuracy, zero_shot, 0..zero_shot.len());
             rows.push(over_tasks(MetricName::ZeroShotAccuracy, mean(zero_shot.iter().copied())));
+            rows.retain(|metric| metric.value.is_finite());
             return rows;
         };
         let t = self.steps.len() - 1;
@@ -229,7 +230,7 @@ impl History {
             let to_come = |score: &dyn Fn(usize) -> f64| {
                 (zero_shot.is_some() && tasks > 1).then(|| mean(known((0..tasks - 1).filter(is_early).map(score))))
             };
-            let open = to_come(&|t| self.open_accuracy(t));
+            let open = to_come(&|t| self.open_accuracy(t)).filter(|accuracy| accuracy.is_finite());
             let optional = [
                 (MetricName::Forgetting, scores.forgetting),
                 (MetricName::Bwt, scores.bwt),
@@ -243,9 +244,10 @@ impl History {
                 (MetricName::XTailAverage, zero_shot.filter(|_| tasks > 1).map(|_| self.x_tail_average())),
             ];
             let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-            rows.extend(optional.filter(|(_, x)| x.is_finite()).map(|(name, value)| over_tasks(name, value)));
+            rows.extend(optional.map(|(name, value)| over_tasks(name, value)));
             rows.push(over_tasks(MetricName::MeanSampleAccuracy, mean((0..tasks).map(|t| self.sample_accuracy(t)))));
         }
+        rows.retain(|metric| metric.value.is_finite()); // without test images nothing is scored
         rows
     }
 

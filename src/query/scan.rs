@@ -7,15 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use arrow::{
     array::{AsArray, RecordBatch},
-    datatypes::{DataType as ArrowType, Float32Type, Float64Type, Int64Type},
+    datatypes::{DataType as ArrowType, Float32Type, Float64Type, Int64Type, Schema as ArrowSchema, SchemaRef},
 };
 use polars::prelude::{
-    AnonymousScan, AnonymousScanArgs, Column, DataFrame, DataType, Float32Chunked, Float64Chunked, Int64Chunked,
-    IntoColumn, IntoSeries, LazyFrame, NewChunkedArray, PolarsError, PolarsResult, ReshapeDimension, ScanArgsAnonymous,
-    Schema, StringChunked,
+    AnonymousScan, AnonymousScanArgs, BooleanChunked, Column, DataFrame, DataType, Float32Chunked, Float64Chunked,
+    Int64Chunked, IntoColumn, IntoSeries, LazyFrame, NewChunkedArray, PolarsError, PolarsResult, ReshapeDimension,
+    ScanArgsAnonymous, Schema, StringChunked,
 };
 use rayon::prelude::*;
 
@@ -27,12 +27,16 @@ pub struct Scan {
     files: Vec<PathBuf>,
     /// Values of a vector.
     dim: usize,
+    /// The table's columns, and those that files have beside them.
+    schema: SchemaRef,
 }
 
 impl Scan {
-    /// Of files that are whole; an error names the one that is not. No file has no rows.
+    /// Of files that are whole; an error names the one that is not. No file has no rows. A file has
+    /// nulls in the columns that others have beside the table's.
     pub fn new(table: &'static Contract, files: Vec<PathBuf>) -> Result<Self> {
         let mut dim = 1;
+        let mut kept = ArrowSchema::empty();
         for (i, path) in files.iter().enumerate() {
             let builder = file::builder(path)?;
             if i == 0 {
@@ -42,14 +46,20 @@ impl Scan {
                 });
                 dim = vector.unwrap_or(dim);
             }
+            let own = |name: &str| table.columns.iter().any(|column| column.name == name);
+            let others = builder.schema().fields().iter().filter(|field| !own(field.name())).cloned();
+            let others = ArrowSchema::new(others.collect::<Vec<_>>());
+            kept = ArrowSchema::try_merge([kept, others]).with_context(|| {
+                format!("{} has a column that files before it have of another type", path.display())
+            })?;
         }
-        Ok(Scan { table, files, dim })
+        let fields = table.schema(dim).fields().iter().chain(kept.fields()).cloned().collect::<Vec<_>>();
+        Ok(Scan { table, files, dim, schema: Arc::new(ArrowSchema::new(fields)) })
     }
 
     /// The rows as queries see them.
     pub fn frame(self) -> PolarsResult<LazyFrame> {
-        let schema = self.table.schema(self.dim);
-        let columns = schema.fields().iter().map(|f| (f.name().as_str().into(), data_type(f.data_type())));
+        let columns = self.schema.fields().iter().map(|f| (f.name().as_str().into(), data_type(f.data_type())));
         let schema = Some(Arc::new(columns.collect::<Schema>()));
         LazyFrame::anonymous_scan(Arc::new(self), ScanArgsAnonymous { schema, ..Default::default() })
     }
@@ -71,8 +81,10 @@ impl Scan {
     }
 
     fn column(&self, name: &str, batches: &[RecordBatch], rows: usize) -> PolarsResult<Column> {
-        let schema = self.table.schema(self.dim);
-        let kind = schema.field_with_name(name).map_err(|e| PolarsError::ColumnNotFound(e.to_string().into()))?;
+        let kind = self.schema.field_with_name(name).map_err(|e| PolarsError::ColumnNotFound(e.to_string().into()))?;
+        if rows > 0 && batches.iter().all(|batch| batch.column_by_name(name).is_none()) {
+            return Ok(Column::full_null(name.into(), rows, &data_type(kind.data_type())));
+        }
         let columns = || batches.iter().map(|batch| &batch[name]);
         Ok(match kind.data_type() {
             ArrowType::Int64 => {
@@ -86,6 +98,10 @@ impl Scan {
             ArrowType::Float64 => {
                 let values = columns().flat_map(|column| column.as_primitive::<Float64Type>());
                 Float64Chunked::from_iter_options(name.into(), values).into_column()
+            }
+            ArrowType::Boolean => {
+                let values = columns().flat_map(|column| column.as_boolean());
+                BooleanChunked::from_iter_options(name.into(), values).into_column()
             }
             ArrowType::FixedSizeList(..) => {
                 let mut values = Vec::with_capacity(rows * self.dim);
@@ -109,7 +125,7 @@ impl AnonymousScan for Scan {
     fn scan(&self, asked: AnonymousScanArgs) -> PolarsResult<DataFrame> {
         let columns: Vec<&str> = match &asked.with_columns {
             Some(names) => names.iter().map(|name| name.as_str()).collect(),
-            None => self.table.columns.iter().map(|column| column.name.as_str()).collect(),
+            None => self.schema.fields().iter().map(|field| field.name().as_str()).collect(),
         };
         let n = asked.n_rows.unwrap_or(usize::MAX);
         let read = |path: &PathBuf| {
@@ -134,6 +150,7 @@ impl AnonymousScan for Scan {
 
 fn data_type(arrow: &ArrowType) -> DataType {
     match arrow {
+        ArrowType::Boolean => DataType::Boolean,
         ArrowType::Int64 => DataType::Int64,
         ArrowType::Float32 => DataType::Float32,
         ArrowType::Float64 => DataType::Float64,

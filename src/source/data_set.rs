@@ -8,16 +8,23 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, ensure};
+use arrow::{array::RecordBatch, datatypes::Field};
 
-use super::{id::SourceId, names::some_of};
-use crate::{rows::SPLITS, task::Class};
+use super::{
+    id::SourceId,
+    kept::{self, KeptColumn},
+    names::some_of,
+    options::SourceOptions,
+    split::{self, Assigned, Part},
+};
+use crate::{rows::SPLITS, task::Class, words::counted};
 
 /// A labelled set of images in a stable order, with the splits `train` and `test`.
 pub struct Source {
     /// Name and fingerprint.
     pub id: SourceId,
-    /// The classes in the dataset's order, by ascending label from 0.
+    /// The classes in the dataset's order, by ascending label.
     pub classes: Vec<Class>,
     /// Rows of each split.
     pub rows: BTreeMap<String, usize>,
@@ -25,21 +32,13 @@ pub struct Source {
     pub counts: BTreeMap<String, Vec<usize>>,
     /// What a person should know: what was left out, and classes that look wrong.
     pub notes: Vec<String>,
-    /// The images.
-    pub(super) images: Box<dyn Images + Send + Sync>,
-}
-
-/// How a source is to be read.
-#[derive(Clone, Debug, Default)]
-pub struct SourceOptions {
-    /// A directory that is no part of the source, wherever it lies: the run's.
-    pub leave_out: Option<PathBuf>,
-    /// A file that says what classes are called: CSV or JSON.
-    pub class_names: Option<PathBuf>,
-    /// The column of the images in Parquet shards, where it is not the only one that fits.
-    pub image_column: Option<String>,
-    /// The column of the labels in Parquet shards, where it is not the only one that fits.
-    pub label_column: Option<String>,
+    /// What was found, in a line.
+    pub summary: String,
+    /// The user's own columns that are kept.
+    pub kept: Vec<KeptColumn>,
+    places: BTreeMap<String, Vec<u32>>,
+    labels: Vec<u32>,
+    images: Box<dyn Images + Send + Sync>,
 }
 
 /// One image of a source.
@@ -52,60 +51,133 @@ pub struct Record {
     pub image: Result<Vec<u8>, String>,
 }
 
-/// Rows, one after another.
-pub(super) type Records<'a> = Box<dyn Iterator<Item = Result<Record>> + 'a>;
+/// All that a format finds: every row, in the source's order.
+pub(super) struct Found {
+    /// What it is, for people.
+    pub what: String,
+    /// The classes by ascending label.
+    pub classes: Vec<Class>,
+    /// The class of each row, its place in `classes`, and the row's split.
+    pub rows: Vec<(u32, Part)>,
+    /// What the fingerprint is of.
+    pub lines: Vec<String>,
+    pub notes: Vec<String>,
+    /// Says more about a class without rows in a split, by its place in `classes`.
+    pub why_empty: Box<dyn Fn(&str, usize) -> String>,
+    pub images: Box<dyn Images + Send + Sync>,
+}
 
-/// The images of a source's splits, by their places in a split.
+/// Encoded images, or why they could not be read, one after another. An error ends them.
+pub(super) type Encoded<'a> = Box<dyn Iterator<Item = Result<Result<Vec<u8>, String>>> + 'a>;
+
+/// The images of a source's rows, by their places in its order, which ascend.
 pub(super) trait Images {
-    /// Reads the rows `range` of a split, in the source's order.
-    fn read(&self, split: &str, range: Range<usize>) -> Result<Records<'_>>;
+    /// Reads rows.
+    fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>>;
 
-    /// The files of the rows `range` of a split.
-    fn paths(&self, split: &str, range: Range<usize>) -> Vec<PathBuf>;
+    /// The files that rows lie in.
+    fn paths(&self, rows: &[u32]) -> Vec<PathBuf>;
 
-    /// The sample ids of the rows `range` of a split. Reads no image.
-    fn ids(&self, split: &str, range: Range<usize>) -> Vec<String>;
+    /// The sample id of a row. Reads no image.
+    fn id(&self, row: u32) -> String;
+
+    /// The user's own columns: those that are neither images nor labels nor splits.
+    fn columns(&self) -> Vec<Field> {
+        Vec::new()
+    }
+
+    /// The values of `columns` of rows.
+    fn values(&self, columns: &[&str], rows: &[u32]) -> Result<RecordBatch> {
+        let _ = (columns, rows);
+        Ok(RecordBatch::new_empty(kept::schema(&[])))
+    }
 }
 
 impl Source {
+    /// Of what was found at `path`.
+    pub(super) fn new(path: &Path, found: Found, options: &SourceOptions) -> Result<Self> {
+        let Found { what, classes, rows, mut lines, mut notes, why_empty, images } = found;
+        ensure!(
+            u32::try_from(rows.len()).is_ok(),
+            "{} has {}: more than {}",
+            path.display(),
+            counted(rows.len(), "row"),
+            u32::MAX
+        );
+        let (labels, parts): (Vec<u32>, Vec<Part>) = rows.into_iter().unzip();
+        let Assigned { places, notes: of_splits } = split::assign(path, &parts, options.holdout, |row| images.id(row))
+            .with_context(|| format!("splits of the {what}"))?;
+        if let Some(share) = options.holdout {
+            lines.push(format!("holdout {share}"));
+        }
+        let count = |places: &Vec<u32>| {
+            let mut counts = vec![0; classes.len()];
+            places.iter().for_each(|&row| counts[labels[row as usize] as usize] += 1);
+            counts
+        };
+        let counts: BTreeMap<String, Vec<usize>> =
+            places.iter().map(|(split, places)| (split.clone(), count(places))).collect();
+        let rows: BTreeMap<String, usize> =
+            places.iter().map(|(split, places)| (split.clone(), places.len())).collect();
+        notes.extend(of_splits);
+        let (kept, of_columns) = kept::choose(path, &options.keep, &images.columns())?;
+        notes.extend(of_columns);
+        notes.extend(note_on_empty_classes(&classes, &counts, why_empty));
+        let summary = format!(
+            "{}: {what}, {}, {} train and {}",
+            path.display(),
+            counted(classes.len(), "class"),
+            rows["train"],
+            counted(rows["test"], "test image")
+        );
+        let id = SourceId { origin: format!("{what} {}", path.display()), fingerprint: crate::hash::hash_lines(lines) };
+        Ok(Source { id, classes, rows, counts, notes, summary, kept, places, labels, images })
+    }
+
     /// Reads the rows `range` of a split, in the source's order.
     pub fn read(&self, split: &str, range: Range<usize>) -> Result<Box<dyn Iterator<Item = Result<Record>> + '_>> {
-        self.images.read(split, range)
+        let rows = &self.places[split][range];
+        let record = |(&row, image): (&u32, Result<Result<Vec<u8>, String>>)| {
+            let label = self.classes[self.labels[row as usize] as usize].label;
+            Ok(Record { sample_id: self.images.id(row), label, image: image? })
+        };
+        Ok(Box::new(rows.iter().zip(self.images.read(rows)?).map(record)))
+    }
+
+    /// The kept columns of the rows `range` of a split; none where none is kept.
+    pub fn kept(&self, split: &str, range: Range<usize>) -> Result<Option<RecordBatch>> {
+        if self.kept.is_empty() {
+            return Ok(None);
+        }
+        let columns: Vec<&str> = self.kept.iter().map(|column| column.name.as_str()).collect();
+        let values = self.images.values(&columns, &self.places[split][range])?;
+        kept::normalised(&self.kept, &values).with_context(|| self.id.origin.clone()).map(Some)
     }
 
     /// When the youngest of the files of the rows `range` of a split was changed; none where that
     /// is not known.
     pub fn modified(&self, split: &str, range: Range<usize>) -> Option<SystemTime> {
-        let files = self.images.paths(split, range);
+        let files = self.images.paths(&self.places[split][range]);
         files.iter().filter_map(|file| fs::metadata(file).and_then(|file| file.modified()).ok()).max()
     }
 
     /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no
     /// image.
     pub fn ids(&self, split: &str, range: Range<usize>) -> Vec<String> {
-        self.images.ids(split, range)
+        self.places[split][range].iter().map(|&row| self.images.id(row)).collect()
     }
 }
 
-/// An error unless both splits have rows. `expected` says what they are made of.
-pub fn require_both_splits(path: &Path, counts: &BTreeMap<String, Vec<usize>>, expected: &str) -> Result<()> {
-    for split in SPLITS {
-        if counts.get(split).is_none_or(|counts| counts.iter().all(|&n| n == 0)) {
-            bail!("{} has no {split} images; {expected}", path.display());
-        }
-    }
-    Ok(())
-}
-
-/// A note about classes without a row in a split. `why` says more about a class in a split, by its
-/// place in `classes`.
-pub fn note_on_empty_classes(
+/// A note about classes without a row in a split that has rows. `why` says more about a class in a
+/// split, by its place in `classes`.
+fn note_on_empty_classes(
     classes: &[Class],
     counts: &BTreeMap<String, Vec<usize>>,
     why: impl Fn(&str, usize) -> String,
 ) -> Vec<String> {
     let note = |split: &str| {
-        let empty: Vec<usize> = (0..classes.len()).filter(|&i| counts[split][i] == 0).collect();
+        let counts = counts.get(split).filter(|counts| counts.iter().any(|&n| n > 0))?;
+        let empty: Vec<usize> = (0..classes.len()).filter(|&i| counts[i] == 0).collect();
         let named = some_of(empty.iter().map(|&i| format!("{:?}{}", classes[i].name, why(split, i))));
         (!empty.is_empty()).then(|| match empty.len() {
             1 => format!("a class has no {split} images: {named}"),

@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::names::{id_of, some_of};
-use crate::rows::SPLITS;
+use super::{
+    names::{id_of, some_of},
+    split::Part,
+};
 
 /// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links
 /// are followed, as people link data sets into place.
@@ -59,7 +61,9 @@ impl Listing {
                     }
                     listing.directories.push(relative);
                 }
-                Err(error) if relative.as_os_str().is_empty() || relative.iter().any(is_split) => {
+                Err(error)
+                    if relative.as_os_str().is_empty() || relative.iter().any(|name| Part::of_os(name).is_some()) =>
+                {
                     return Err(error).with_context(|| {
                         format!(
                             "cannot list {}, which may hold rows of a split: make it readable, or move it away",
@@ -121,8 +125,4 @@ fn list(absolute: &Path, relative: &Path) -> io::Result<Vec<(PathBuf, Entry)>> {
         entries.push((relative.join(name), entry));
     }
     Ok(entries)
-}
-
-fn is_split(name: &std::ffi::OsStr) -> bool {
-    SPLITS.into_iter().any(|split| name == split)
 }

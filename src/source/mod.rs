@@ -1,55 +1,61 @@
-//! Where images come from: a folder of files, or Hugging Face Parquet shards.
+//! Where images come from: a folder, a table or archives, found by looking at what is there.
 
+mod braces;
+mod card;
 mod class_names;
+mod columns;
 mod data_set;
+mod find;
 mod folder;
 pub mod foreign;
 mod hugging_face;
 mod id;
+mod kept;
+mod labels;
 mod listing;
+mod manifest;
 mod names;
+mod options;
+mod records;
+mod shards;
+mod split;
+mod table_file;
+mod web_dataset;
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
 pub use class_names::{notes as notes_on_names, require_names};
-pub use data_set::{Record, Source, SourceOptions};
+pub use data_set::{Record, Source};
 pub use id::SourceId;
-use listing::Listing;
-use names::has_extension;
+pub use kept::{Keep, KeptColumn};
+pub use options::{Format, SourceOptions};
 
 /// What gives the classes of images other names.
 const CLASS_NAMES: &str = "--class-names FILE gives others";
 
 impl Source {
-    /// Opens `path`: an image folder, or Parquet shards where there are no images.
+    /// Opens what lies at `path`: a directory, a file, or tar files named with braces.
     pub fn open(path: &Path, options: &SourceOptions) -> Result<Self> {
-        if !path.is_dir() {
+        let find::Data { format, listing, pictures } = find::find(path, options)?;
+        let is_table = !matches!(format, Format::Folder | Format::Classes);
+        if !is_table && (options.image_column.is_some() || options.label_column.is_some()) {
             bail!(
-                "{} is not a directory; --data takes an image folder or a directory of Parquet shards",
+                "{} holds no table: --image-column and --label-column are for Parquet, manifests and tars",
                 path.display()
             );
         }
-        let listing = Listing::of(path, options.leave_out.as_deref())?;
-        let pictures = folder::pictures(path, &listing)?;
-        let shard = listing.files.iter().find(|file| hugging_face::is_shard(file));
-        let mut source = match (pictures.first(), shard) {
-            (Some(picture), Some(shard)) => bail!(
-                "{} holds an image folder ({}) and Parquet shards ({}): give the directory of the one, or move the \
-                 other away",
-                path.display(),
-                picture.display(),
-                shard.display()
-            ),
-            (None, _) if listing.files.iter().any(|file| has_extension(file, "parquet")) => {
-                hugging_face::open(path, &listing, options)?
-            }
-            _ if options.image_column.is_some() || options.label_column.is_some() => {
-                bail!("{} holds no Parquet shards: --image-column and --label-column are for these", path.display())
-            }
-            _ => folder::open(path, &listing, pictures, options)?,
+        let found = match format {
+            Format::Folder => folder::open(path, &listing, folder::Layout::Splits, pictures, options)?,
+            Format::Classes => folder::open(path, &listing, folder::Layout::Classes, pictures, options)?,
+            Format::Metadata => manifest::open_metadata(path, &listing, options)?,
+            Format::Manifest => manifest::open(path, options)?,
+            Format::Parquet => hugging_face::open_parquet(path, &listing, options)?,
+            Format::Arrow => hugging_face::open_arrow(path, &listing, options)?,
+            Format::WebDataset => web_dataset::open(path, &listing, options)?,
         };
+        let mut source = Source::new(path, found, options)?;
         source.notes.extend(listing.notes());
         class_names::require_names(path, &source.classes, CLASS_NAMES)?;
         let advice = options.class_names.is_none().then_some(CLASS_NAMES);

@@ -1,0 +1,148 @@
+//! Labels as a source has them, integers or names, and the classes that they make.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Result, bail};
+use arrow::{
+    array::{Array, ArrayRef, AsArray},
+    compute::cast,
+    datatypes::{DataType, Int64Type, UInt64Type},
+};
+
+use crate::task::Class;
+
+/// The label of a row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Label {
+    Number(i128),
+    Name(String),
+    Missing,
+}
+
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Label::Number(number) => write!(f, "{number}"),
+            Label::Name(name) => write!(f, "{name:?}"),
+            Label::Missing => f.write_str("null"),
+        }
+    }
+}
+
+/// What classes are called.
+pub enum Names {
+    /// Integer labels count these from 0, whether they occur or not; names are some of them.
+    Counted(Vec<String>),
+    /// Those that some integer labels have; others are called by their number.
+    Given(BTreeMap<i64, String>),
+    /// The labels are the names; integers are called by their number.
+    Own,
+}
+
+/// The labels of a column of integers, whatever their width, or of text.
+pub fn of_column(column: &ArrayRef) -> Result<Vec<Label>> {
+    let number = |value: Option<i128>| value.map_or(Label::Missing, Label::Number);
+    if column.data_type() == &DataType::UInt64 {
+        let values = column.as_primitive::<UInt64Type>().iter();
+        return Ok(values.map(|value| number(value.map(i128::from))).collect());
+    }
+    if column.data_type().is_integer() {
+        let column = cast(column, &DataType::Int64)?;
+        let values = column.as_primitive::<Int64Type>().iter();
+        return Ok(values.map(|value| number(value.map(i128::from))).collect());
+    }
+    let column = cast(column, &DataType::Utf8)?;
+    let values = column.as_string::<i32>().iter();
+    Ok(values.map(|value| value.map_or(Label::Missing, |name| Label::Name(name.to_owned()))).collect())
+}
+
+/// The labels of all rows, one after another, each kept once.
+#[derive(Default)]
+pub struct Labels {
+    known: BTreeMap<Label, u32>,
+    rows: Vec<u32>,
+}
+
+impl Labels {
+    pub fn push(&mut self, label: Label) {
+        let next = self.known.len() as u32;
+        self.rows.push(*self.known.entry(label).or_insert(next));
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The classes, and the place of each row's among them. Where names are not counted, the classes
+    /// are the labels that occur: integers keep their value, names are counted in the order of the
+    /// alphabet. `place` says where a row is. An error where a label is no class's.
+    pub fn classes(
+        self,
+        path: &Path,
+        column: &str,
+        names: Names,
+        place: impl Fn(usize) -> String,
+    ) -> Result<(Vec<Class>, Vec<u32>)> {
+        let mut to_class: Vec<Option<u32>> = vec![None; self.known.len()]; // by the place in `known`
+        let classes: Vec<Class> = match names {
+            Names::Counted(names) => {
+                for (label, &at) in &self.known {
+                    let class = match label {
+                        Label::Number(number) => usize::try_from(*number).ok().filter(|&class| class < names.len()),
+                        Label::Name(name) => names.iter().position(|known| known == name),
+                        Label::Missing => None,
+                    };
+                    to_class[at as usize] = class.map(|class| class as u32);
+                }
+                names.into_iter().enumerate().map(|(i, name)| Class { label: i as i64, name }).collect()
+            }
+            Names::Given(_) | Names::Own => {
+                let given = if let Names::Given(names) = names { names } else { BTreeMap::new() };
+                let mut classes: Vec<Class> = Vec::new();
+                for (label, &at) in &self.known {
+                    let class = match label {
+                        Label::Name(name) => Class { label: classes.len() as i64, name: name.clone() },
+                        Label::Number(number) => match i64::try_from(*number) {
+                            Ok(label @ 0..) => {
+                                Class { label, name: given.get(&label).cloned().unwrap_or(number.to_string()) }
+                            }
+                            _ => continue,
+                        },
+                        Label::Missing => continue,
+                    };
+                    to_class[at as usize] = Some(classes.len() as u32);
+                    classes.push(class);
+                }
+                classes
+            }
+        };
+        let rows: Vec<Option<u32>> = self.rows.iter().map(|&at| to_class[at as usize]).collect();
+        if let Some(first) = rows.iter().position(Option::is_none) {
+            let wrong = self.known.iter().find(|(_, at)| **at == self.rows[first]).map(|(label, _)| label);
+            refuse(path, column, &classes, &place(first), wrong, rows.iter().filter(|row| row.is_none()).count())?;
+        }
+        Ok((classes, rows.into_iter().flatten().collect()))
+    }
+}
+
+fn refuse(
+    path: &Path,
+    column: &str,
+    classes: &[Class],
+    place: &str,
+    wrong: Option<&Label>,
+    count: usize,
+) -> Result<()> {
+    let value = wrong.map_or(String::new(), Label::to_string);
+    bail!(
+        "{}: {place}: {column} should be 0 to {}, but is {value}; {count} of the data set's rows have such labels. {}",
+        path.display(),
+        classes.len().saturating_sub(1),
+        if value == "-1" {
+            "−1 hides the labels of a test set: take another split for it, such as validation, called test here"
+        } else {
+            "Remove these rows, or give them their labels"
+        }
+    );
+}

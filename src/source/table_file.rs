@@ -1,0 +1,101 @@
+//! A file of rows with images, Parquet or Arrow: its columns, and batches of chosen rows.
+
+use std::{fs::File, io::BufReader, ops::Range, path::Path};
+
+use anyhow::{Context, Result};
+use arrow::{
+    array::{RecordBatch, UInt64Array},
+    compute::take_record_batch,
+    datatypes::SchemaRef,
+    ipc::reader::StreamReader,
+};
+use parquet::arrow::{ProjectionMask, arrow_reader::RowSelection};
+use serde_json::Value;
+
+use super::names::has_extension;
+use crate::table::file;
+
+/// Rows decoded at a time: images are large.
+const BATCH_ROWS: usize = 32;
+
+/// Batches of a file's rows.
+pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
+
+/// The columns of a file, and the datasets library's features of them, null where there are none.
+pub fn schema(path: &Path) -> Result<(SchemaRef, Value)> {
+    let (schema, features) = if has_extension(path, "arrow") {
+        let schema = open_arrow(path, None)?.schema();
+        let features = schema.metadata().get(file::HUGGING_FACE_KEY).cloned();
+        (schema, features)
+    } else {
+        let builder = file::builder(path)?;
+        let features = file::footer_value(&builder, file::HUGGING_FACE_KEY);
+        (builder.schema().clone(), features)
+    };
+    let features = features.map(|text| {
+        serde_json::from_str(&text)
+            .with_context(|| format!("{}: the `huggingface` key of the schema is not JSON", path.display()))
+    });
+    Ok((schema, features.transpose()?.unwrap_or_default()))
+}
+
+/// All rows of some columns.
+pub fn all(path: &Path, columns: &[&str]) -> Result<Batches> {
+    if has_extension(path, "arrow") {
+        return arrow(path, columns, None);
+    }
+    let builder = file::builder(path)?;
+    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    Ok(with_context(path, builder.with_projection(projection).build()?.map(|batch| Ok(batch?))))
+}
+
+/// The rows `ranges`, which ascend, of some columns.
+pub fn rows(path: &Path, columns: &[&str], ranges: Vec<Range<usize>>) -> Result<Batches> {
+    if has_extension(path, "arrow") {
+        return arrow(path, columns, Some(ranges));
+    }
+    let builder = file::builder(path)?;
+    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let total = builder.metadata().file_metadata().num_rows() as usize;
+    let selection = RowSelection::from_consecutive_ranges(ranges.into_iter(), total);
+    let builder = builder.with_projection(projection).with_row_selection(selection).with_batch_size(BATCH_ROWS);
+    let batches = builder.build().with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(with_context(path, batches.map(|batch| Ok(batch?))))
+}
+
+fn arrow(path: &Path, columns: &[&str], ranges: Option<Vec<Range<usize>>>) -> Result<Batches> {
+    let schema = open_arrow(path, None)?.schema();
+    let places = columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?;
+    let (mut first, mut ranges) = (0, ranges.map(|ranges| ranges.into_iter().peekable()));
+    let mut chosen = move |batch: RecordBatch| -> Result<RecordBatch> {
+        let here = first..first + batch.num_rows();
+        first = here.end;
+        let Some(ranges) = &mut ranges else { return Ok(batch) };
+        let mut places = Vec::new();
+        while let Some(range) = ranges.peek().filter(|range| range.start < here.end) {
+            let inside = range.start.max(here.start)..range.end.min(here.end);
+            places.extend(inside.map(|row| (row - here.start) as u64));
+            if range.end > here.end {
+                break; // goes on in the next batch
+            }
+            ranges.next();
+        }
+        Ok(take_record_batch(&batch, &UInt64Array::from(places))?)
+    };
+    Ok(with_context(path, open_arrow(path, Some(places))?.map(move |batch| chosen(batch?))))
+}
+
+fn open_arrow(path: &Path, projection: Option<Vec<usize>>) -> Result<StreamReader<BufReader<File>>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    StreamReader::try_new(BufReader::new(file), projection)
+        .with_context(|| format!("{} is no Arrow stream as save_to_disk writes it", path.display()))
+}
+
+fn with_context(path: &Path, batches: impl Iterator<Item = Result<RecordBatch>> + 'static) -> Batches {
+    let (path, mut row) = (path.to_owned(), 0);
+    Box::new(batches.map(move |batch| {
+        let batch = batch.with_context(|| format!("{} is damaged near row {row}", path.display()))?;
+        row += batch.num_rows();
+        Ok(batch)
+    }))
+}
