@@ -25,7 +25,8 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
-    /// processor_config.json); tokenizer.json is needed for prompts, not here
+    /// processor_config.json), or of OpenCLIP open_clip_config.json and open_clip_model.safetensors;
+    /// tokenizer.json is needed for prompts, not here
     #[arg(long)]
     model: PathBuf,
     /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) or

@@ -20,6 +20,7 @@ mod middle;
 mod middle_belonging;
 mod middle_growth;
 mod middle_tables;
+mod open_clip;
 mod open_set;
 mod parity;
 mod parity_learning;

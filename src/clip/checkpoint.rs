@@ -1,5 +1,6 @@
-//! A checkpoint directory in the Hugging Face layout: config.json, model.safetensors (or its
-//! sharded index), tokenizer.json, preprocessor_config.json (or processor_config.json).
+//! A checkpoint directory: of transformers, config.json, model.safetensors (or its sharded index),
+//! tokenizer.json, preprocessor_config.json (or processor_config.json); of OpenCLIP,
+//! open_clip_config.json, open_clip_model.safetensors, tokenizer.json.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,9 @@ use super::{
     ImageEncoder, ModelId, Preprocess, Tokenizer,
     config::{self, Config},
     cpu,
-    files::{read_json, require},
-    tensor,
+    format::{Format, read_json},
+    open_clip, tensor,
+    tokenizer_files::TokenizerFiles,
     weights::{WeightFiles, Weights},
 };
 use crate::Error;
@@ -23,7 +25,8 @@ use crate::Error;
 const PREPROCESSING: [(&str, Option<&str>); 2] =
     [("processor_config.json", Some("image_processor")), ("preprocessor_config.json", None)];
 
-const TOKENIZER: &str = "tokenizer.json";
+/// The tokenizer of most checkpoints, on the hub.
+const TOKENIZER: &str = "openai/clip-vit-base-patch32";
 
 /// Tensors that every CLIP has, whatever its sizes.
 const EVERY_CLIP: [&str; 5] = [
@@ -38,6 +41,7 @@ const EVERY_CLIP: [&str; 5] = [
 /// is an [`Error::Checkpoint`], whichever method finds it.
 pub struct Checkpoint {
     dir: PathBuf,
+    format: Format,
     /// The sizes of the encoders.
     pub config: Config,
     weights: WeightFiles,
@@ -53,15 +57,26 @@ impl Checkpoint {
         if !dir.is_dir() {
             bail!("{} is not a directory; --model takes the directory of a CLIP checkpoint", dir.display());
         }
-        let json: Value = read_json(dir, "config.json")?;
-        let path = dir.join("config.json");
-        let config = Config::from_json(&json).with_context(|| path.display().to_string())?;
-        let weights = WeightFiles::open(dir)?;
-        let missing = EVERY_CLIP.into_iter().find(|name| !weights.has(name));
-        if let Some(name) = missing.filter(|_| !config::names_its_model(&json)) {
-            bail!("{} has no model_type, and the weights are no CLIP's: they lack {name:?}", path.display());
-        }
-        Ok(Checkpoint { dir: dir.to_owned(), config, weights })
+        let format = Format::of(dir);
+        let json: Value = read_json(dir, format.config())?;
+        let path = dir.join(format.config());
+        let place = || path.display().to_string();
+        let (config, weights) = match format {
+            Format::Transformers => {
+                let config = Config::from_json(&json).with_context(place)?;
+                let weights = WeightFiles::open(dir, format, [false; 2])?;
+                let missing = EVERY_CLIP.into_iter().find(|name| !weights.has(name));
+                if let Some(name) = missing.filter(|_| !config::names_its_model(&json)) {
+                    bail!("{} has no model_type, and the weights are no CLIP's: they lack {name:?}", path.display());
+                }
+                (config, weights)
+            }
+            Format::OpenClip => {
+                let model = open_clip::Description::from_json(&json).with_context(place)?;
+                (model.config, WeightFiles::open(dir, format, model.layer_scale)?)
+            }
+        };
+        Ok(Checkpoint { dir: dir.to_owned(), format, config, weights })
     }
 
     /// Name, hash and place of the checkpoint. Reads all weights once.
@@ -77,6 +92,21 @@ impl Checkpoint {
     }
 
     fn read_preprocess(&self) -> Result<Preprocess> {
+        match self.format {
+            Format::Transformers => self.preprocess_of_transformers(),
+            Format::OpenClip => {
+                let name = self.format.config();
+                let settings = open_clip::preprocessing(&read_json(&self.dir, name)?);
+                let preprocess = settings.and_then(|settings| {
+                    let side = self.config.vision_config.image_size;
+                    Preprocess::from_open_clip(&settings, side).context("preprocess_cfg")
+                });
+                preprocess.with_context(|| self.dir.join(name).display().to_string())
+            }
+        }
+    }
+
+    fn preprocess_of_transformers(&self) -> Result<Preprocess> {
         for (name, key) in PREPROCESSING {
             if !self.dir.join(name).exists() {
                 continue;
@@ -112,13 +142,23 @@ impl Checkpoint {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = require(&self.dir, TOKENIZER).and_then(|path| Tokenizer::open(&path, &self.config.text_config));
-        tokenizer.map_err(|error| Error::Checkpoint(error).into())
+        let open = |files| Tokenizer::open(&files, &self.config.text_config, self.format.config());
+        self.tokenizer_files().and_then(open).map_err(|error| Error::Checkpoint(error).into())
     }
 
-    /// SHA-256 of tokenizer.json.
+    /// SHA-256 of the tokenizer's files.
     pub fn tokenizer_sha256(&self) -> Result<String> {
-        crate::hash::hash_files(&[require(&self.dir, TOKENIZER).map_err(Error::Checkpoint)?])
+        self.tokenizer_files().map_err(Error::Checkpoint)?.sha256()
+    }
+
+    fn tokenizer_files(&self) -> Result<TokenizerFiles> {
+        let json: Value = read_json(&self.dir, self.format.config())?;
+        TokenizerFiles::find(&self.dir, open_clip::tokenizer_name(&json).unwrap_or(TOKENIZER))
+    }
+
+    /// The file that says which model it is.
+    pub fn config_name(&self) -> &'static str {
+        self.format.config()
     }
 
     /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.

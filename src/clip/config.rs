@@ -53,6 +53,9 @@ pub struct TextConfig {
     /// The end-of-text token, whose state is the text's.
     #[serde(default = "default_49407")]
     pub eos_token_id: u32,
+    /// Whose state is the text's; config.json does not say.
+    #[serde(skip_deserializing, skip_serializing_if = "Pooling::is_clips")]
+    pub pooling: Pooling,
 }
 
 /// The image encoder's part of config.json.
@@ -87,6 +90,24 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
 }
 
+/// The token whose state is the text's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first end of text, or, where that is said to be the token 2, the first of the tokens
+    /// with the highest number: early configurations of CLIP say 2 whatever the tokenizer's is.
+    #[default]
+    Clip,
+    /// The first end of text.
+    EndOfText,
+}
+
+impl Pooling {
+    fn is_clips(&self) -> bool {
+        *self == Pooling::Clip
+    }
+}
+
 /// The activation between a block's two feed-forward layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,6 +117,8 @@ pub enum Activation {
     QuickGelu,
     /// x·Φ(x), as in most OpenCLIP models.
     Gelu,
+    /// Gelu with a hyperbolic tangent for Φ.
+    GeluPytorchTanh,
 }
 
 /// Shape of a transformer.
@@ -169,7 +192,8 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    /// An error unless the sizes go together.
+    pub(crate) fn check(&self) -> Result<()> {
         let (t, v) = (&self.text_config, &self.vision_config);
         for (part, size) in [("text_config", t.size()), ("vision_config", v.size())] {
             let Size { width, intermediate, layers, heads, eps, .. } = size;
@@ -237,7 +261,9 @@ fn require_type(part: &Map<String, Value>, key: &str, expected: &str, meaning: &
 fn require_activation(part: &Map<String, Value>) -> Result<()> {
     match part.get("hidden_act") {
         Some(name) if Activation::deserialize(name).is_err() => {
-            bail!("hidden_act is {name}; those that are known here are \"quick_gelu\" and \"gelu\"")
+            bail!(
+                "hidden_act is {name}; those that are known here are \"quick_gelu\", \"gelu\" and \"gelu_pytorch_tanh\""
+            )
         }
         _ => Ok(()),
     }

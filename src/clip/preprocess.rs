@@ -1,12 +1,12 @@
-//! Pixels as the original CLIP makes them with Pillow: decode, shortest side to n by antialiased
-//! bicubic on 8 bits, centre crop, normalise.
+//! Pixels as the original models make them with Pillow: decode, resize antialiased on 8 bits (CLIP:
+//! the shortest side, and crop the centre; SigLIP: both sides), normalise.
 
 use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::RgbImage;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     picture::{self, MAX_BYTES},
@@ -19,13 +19,39 @@ const SIDES: RangeInclusive<u64> = 1..=65536;
 /// The preprocessing of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Preprocess {
-    resize: usize,
+    resize: Resize,
+    filter: Filter,
     /// Side of the square that the encoder sees, in pixels.
     pub crop: usize,
     mean: [f32; 3],
     std: [f32; 3],
     /// Turn the image as its EXIF orientation says. The original CLIP does not.
     pub exif: bool,
+}
+
+/// What a picture is resized to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Resize {
+    /// Its shortest side to so many pixels; then the centre is cut out.
+    Shortest(usize),
+    /// Both sides to those of the square that the encoder sees.
+    Squash,
+}
+
+/// What a picture is resized by, as Pillow does: antialiased.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filter {
+    Bicubic,
+    Bilinear,
+}
+
+impl Filter {
+    fn name(self) -> &'static str {
+        match self {
+            Filter::Bicubic => "bicubic",
+            Filter::Bilinear => "bilinear",
+        }
+    }
 }
 
 impl Preprocess {
@@ -61,17 +87,48 @@ impl Preprocess {
         if crop > resize {
             bail!("crop_size is {crop}, more than the shortest edge after resizing, {resize}");
         }
-        let (mean, std) = (numbers("image_mean", get("image_mean"))?, numbers("image_std", get("image_std"))?);
-        if std.iter().any(|&x| x <= 0.0) {
-            bail!("image_std should be above 0, but is {std:?}");
+        let mean = numbers("image_mean", get("image_mean"))?;
+        let std = deviations("image_std", get("image_std"))?;
+        Ok(Preprocess { resize: Resize::Shortest(resize), filter: Filter::Bicubic, crop, mean, std, exif: false })
+    }
+
+    /// Reads the preprocess_cfg of open_clip_config.json, for images of a side. What is missing or
+    /// null is as OpenCLIP has it.
+    pub(super) fn from_open_clip(settings: &Map<String, Value>, side: usize) -> Result<Self> {
+        let defaults = json!({
+            "mode": "RGB",
+            "mean": clips_own()["image_mean"],
+            "std": clips_own()["image_std"],
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        });
+        let get = |key: &str| settings.get(key).filter(|value| !value.is_null()).unwrap_or(&defaults[key]);
+        if get("mode") != &defaults["mode"] {
+            bail!("mode is {}; only \"RGB\" is supported", get("mode"));
         }
-        Ok(Preprocess { resize, crop, mean, std, exif: false })
+        let resize = match get("resize_mode").as_str() {
+            Some("shortest") => Resize::Shortest(side),
+            Some("squash") => Resize::Squash,
+            _ => bail!("resize_mode is {}; only \"shortest\" and \"squash\" are supported", get("resize_mode")),
+        };
+        let filter = match get("interpolation").as_str() {
+            Some("bicubic" | "random") => Filter::Bicubic, // random in training, bicubic after it
+            Some("bilinear") => Filter::Bilinear,
+            _ => bail!("interpolation is {}; only \"bicubic\" and \"bilinear\" are supported", get("interpolation")),
+        };
+        let (mean, std) = (numbers("mean", get("mean"))?, deviations("std", get("std"))?);
+        Ok(Preprocess { resize, filter, crop: side, mean, std, exif: false })
     }
 
     /// What was done, in words that change when it changes.
     pub fn id(&self) -> String {
-        let Preprocess { resize, crop, mean, std, exif } = self;
-        format!("rgb8; shortest side {resize}, bicubic; centre crop {crop}; mean {mean:?}; std {std:?}; exif {exif}")
+        let Preprocess { resize, filter, crop, mean, std, exif } = self;
+        let filter = filter.name();
+        let shape = match resize {
+            Resize::Shortest(side) => format!("shortest side {side}, {filter}; centre crop {crop}"),
+            Resize::Squash => format!("squashed to {crop}, {filter}"),
+        };
+        format!("rgb8; {shape}; mean {mean:?}; std {std:?}; exif {exif}")
     }
 
     /// An encoded picture to normalised pixels (3, crop, crop), flat.
@@ -92,18 +149,25 @@ impl Preprocess {
     /// rounded half to even.
     fn crop(&self, image: RgbImage) -> Result<RgbImage> {
         let (w, h) = (image.width() as usize, image.height() as usize);
-        let (n, short) = (self.resize, w.min(h));
-        let (width, height) = if w == short { (n, n * h / w) } else { (n * w / h, n) };
+        let (width, height) = match self.resize {
+            Resize::Squash => (self.crop, self.crop),
+            Resize::Shortest(n) if w <= h => (n, n * h / w),
+            Resize::Shortest(n) => (n * w / h, n),
+        };
         if 3 * (width * height) as u64 > MAX_BYTES {
             bail!("{w}x{h} pixels would become {width}x{height}, more than {} MiB", MAX_BYTES >> 20);
         }
         // One direction at a time, as Pillow goes: overshoots are clipped in between, so the order
         // shows.
-        let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        let filter = match self.filter {
+            Filter::Bicubic => FilterType::CatmullRom,
+            Filter::Bilinear => FilterType::Bilinear,
+        };
+        let filter = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
         let mut resized = Image::from_vec_u8(w as u32, h as u32, image.into_raw(), PixelType::U8x3)?;
         for (width, height) in [(width, h), (width, height)] {
             let source = std::mem::replace(&mut resized, Image::new(width as u32, height as u32, PixelType::U8x3));
-            Resizer::new().resize(&source, &mut resized, &bicubic)?;
+            Resizer::new().resize(&source, &mut resized, &filter)?;
         }
         let margin = |side: usize| ((side - self.crop) as f64 / 2.0).round_ties_even() as u32;
         let resized = RgbImage::from_raw(width as u32, height as u32, resized.into_vec()).context("image size")?;
@@ -146,6 +210,15 @@ fn numbers(key: &str, value: &Value) -> Result<[f32; 3]> {
     let numbers: Vec<f32> = serde_json::from_value(value.clone()).unwrap_or_default();
     let numbers = <[f32; 3]>::try_from(numbers).ok().filter(|numbers| numbers.iter().all(|x| x.is_finite()));
     numbers.with_context(|| format!("{key} is {value}; expected three numbers that float32 holds"))
+}
+
+/// A deviation for each colour.
+fn deviations(key: &str, value: &Value) -> Result<[f32; 3]> {
+    let deviations = numbers(key, value)?;
+    if deviations.iter().any(|&x| x <= 0.0) {
+        bail!("{key} should be above 0, but is {deviations:?}");
+    }
+    Ok(deviations)
 }
 
 /// The settings of transformers' CLIPImageProcessor where nothing else is said.

@@ -1,10 +1,11 @@
 //! Text to token ids.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::config::TextConfig;
+use super::{
+    config::{Pooling, TextConfig},
+    tokenizer_files::TokenizerFiles,
+};
 use crate::words::counted;
 
 /// What early configurations have as eos_token_id, whatever the tokenizer's is.
@@ -16,19 +17,26 @@ pub struct Tokenizer {
     context: usize,
     vocab_size: usize,
     eos: u32,
+    /// Whether the end of text is the highest token, whichever that is.
+    highest_ends: bool,
     start: u32,
+    /// The files that errors name: its own, and the configuration's.
+    names: [&'static str; 2],
 }
 
 impl Tokenizer {
-    pub(super) fn open(path: &Path, config: &TextConfig) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    /// `named` is the file of the configuration.
+    pub(super) fn open(files: &TokenizerFiles, config: &TextConfig, named: &'static str) -> Result<Self> {
+        let name = files.name();
+        let mut inner = files.open()?;
         // lengths are this project's business: silent truncation would drop the end of text
-        inner.with_truncation(None).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        inner.with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
         inner.with_padding(None);
         let (context, vocab_size, eos) = (config.max_position_embeddings, config.vocab_size, config.eos_token_id);
-        let empty = inner.encode("", true).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let start = *empty.get_ids().first().with_context(|| format!("{} adds no start of text", path.display()))?;
-        let tokenizer = Tokenizer { inner, context, vocab_size, eos, start };
+        let highest_ends = config.pooling == Pooling::Clip && eos == HISTORICAL_EOS;
+        let empty = inner.encode("", true).map_err(|e| anyhow!("{name}: {e}"))?;
+        let start = *empty.get_ids().first().with_context(|| format!("{name} adds no start of text"))?;
+        let tokenizer = Tokenizer { inner, context, vocab_size, eos, highest_ends, start, names: [name, named] };
         tokenizer.require_embeddings("", empty.get_ids())?;
         Ok(tokenizer)
     }
@@ -53,16 +61,20 @@ impl Tokenizer {
                 self.context
             );
         }
-        if self.eos != HISTORICAL_EOS && !ids.contains(&self.eos) {
-            bail!("tokenizer.json ends {text:?} without the token {}, the eos_token_id of config.json", self.eos);
+        let [own, config] = self.names;
+        if !self.highest_ends && !ids.contains(&self.eos) {
+            bail!(
+                "{own} ends {text:?} without the token {}, the end of text by the eos_token_id of {config}",
+                self.eos
+            );
         }
         self.require_embeddings(text, &ids)?;
         if ids[0] != self.start {
-            bail!("tokenizer.json begins {text:?} with the token {}, and others with {}", ids[0], self.start);
+            bail!("{own} begins {text:?} with the token {}, and others with {}", ids[0], self.start);
         }
         ids.truncate(self.end_of_text(&ids) + 1);
         if ids.len() < 2 {
-            bail!("tokenizer.json gives {text:?} no end of text");
+            bail!("{own} gives {text:?} no end of text");
         }
         Ok(ids)
     }
@@ -70,8 +82,9 @@ impl Tokenizer {
     /// An error unless every token of a text is one that the text encoder knows.
     fn require_embeddings(&self, text: &str, ids: &[u32]) -> Result<()> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let [own, config] = self.names;
             bail!(
-                "tokenizer.json gives {text:?} the token {id}, but config.json has a vocabulary of {}: \
+                "{own} gives {text:?} the token {id}, but {config} has a vocabulary of {}: \
                  take both from the same checkpoint",
                 self.vocab_size
             );
@@ -82,7 +95,7 @@ impl Tokenizer {
     /// The position whose state is the text's: the first end-of-text token, or, where the
     /// configuration has the historical id 2, the highest id, as transformers reads it.
     fn end_of_text(&self, ids: &[u32]) -> usize {
-        if self.eos == HISTORICAL_EOS {
+        if self.highest_ends {
             let highest = ids.iter().max();
             return ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
         }

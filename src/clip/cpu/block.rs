@@ -133,6 +133,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter().zip(y).for_each(|(&x, y)| *y = quick_gelu(x)),
             Activation::Gelu => x.iter().zip(y).for_each(|(&x, y)| *y = gelu(x)),
+            Activation::GeluPytorchTanh => x.iter().zip(y).for_each(|(&x, y)| *y = gelu_tanh(x)),
         });
     }
 
@@ -141,6 +142,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
             Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+            Activation::GeluPytorchTanh => x.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
         });
     }
 
@@ -149,6 +151,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= quick_gelu_slope(x)),
             Activation::Gelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_slope(x)),
+            Activation::GeluPytorchTanh => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_tanh_slope(x)),
         });
     }
 }
@@ -180,4 +183,20 @@ fn gelu_slope(x: f32) -> f32 {
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
     0.5 * (1.0 + vector::erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// √(8/π) and the factor of x³ in gelu's approximation, (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2,
+/// which is σ of twice that.
+const TWICE_ROOT: f32 = 1.595_769_1;
+const CUBIC: f32 = 0.044_715;
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    x * vector::sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * x * x))
+}
+
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    let s = vector::sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * x * x));
+    s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x)
 }

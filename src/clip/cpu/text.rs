@@ -12,7 +12,7 @@ use super::{
     block::{Block, Norm, Pass},
 };
 use crate::{
-    clip::{Tokenizer, config::Config, weights::Weights},
+    clip::{Tokenizer, config::Config, layout::Tower, weights::Weights},
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -76,11 +76,11 @@ impl TextEncoder {
             final_norm: Norm::new(&model.at("final_layer_norm"), w, c.layer_norm_eps)?,
             projection: weights.at("text_projection").values("weight", &[dim, w])?,
             heads: Heads { heads: c.num_attention_heads, width: w },
-            logit_scale: weights.values("logit_scale", &[])?[0].exp(),
+            logit_scale: weights.number("logit_scale")?.exp(),
             dim,
             start: Vec::new(),
         };
-        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
+        weights.require_all_read(Tower::Text)?;
         encoder.start = encoder.start(start);
         Ok(encoder)
     }

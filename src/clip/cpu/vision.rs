@@ -7,7 +7,7 @@ use super::{
     block::{Block, Norm, Pass},
 };
 use crate::{
-    clip::{config::Config, weights::Weights},
+    clip::{config::Config, layout::Tower, weights::Weights},
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -68,7 +68,7 @@ impl ImageEncoder {
             patch_size: p,
             dim,
         };
-        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        weights.require_all_read(Tower::Image)?;
         Ok(encoder)
     }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
 use super::transformer::{BlockState, LayerNorm, Linear, Transformer};
-use crate::clip::{Tokenizer, config::Config, weights::Weights};
+use crate::clip::{Tokenizer, config::Config, layout::Tower, weights::Weights};
 
 /// Texts encoded at a time by [`TextEncoder::features`].
 const TEXT_BATCH: usize = 256;
@@ -46,11 +46,11 @@ impl TextEncoder {
             transformer: Transformer::new(&model, &c.size())?,
             final_norm: LayerNorm::new(&model.at("final_layer_norm"), width, c.layer_norm_eps)?,
             projection: Linear::without_bias(&weights.at("text_projection"), dim, width)?,
-            logit_scale: f64::from(weights.get("logit_scale", &[])?.to_scalar::<f32>()?).exp(),
+            logit_scale: f64::from(weights.number("logit_scale")?).exp(),
             width,
             dim,
         };
-        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
+        weights.require_all_read(Tower::Text)?;
         Ok(encoder)
     }
 

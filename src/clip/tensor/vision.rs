@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, IndexOp, Tensor};
 
 use super::transformer::{LayerNorm, Linear, Transformer};
-use crate::clip::{config::Config, weights::Weights};
+use crate::clip::{config::Config, layout::Tower, weights::Weights};
 
 /// Images to encode at a time.
 pub(crate) const BATCH: usize = 256;
@@ -44,7 +44,7 @@ impl ImageEncoder {
             patch_size: p,
             dim,
         };
-        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        weights.require_all_read(Tower::Image)?;
         Ok(encoder)
     }
 
