@@ -29,6 +29,7 @@ mod quality;
 mod queries;
 mod report;
 mod shots;
+mod siglip;
 mod sources;
 mod sources_classes;
 mod sources_pictures;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     ImageEncoder, ModelId, Preprocess, Tokenizer,
-    config::{self, Config},
+    config::{self, Config, Family},
     cpu,
     format::{Format, read_json},
     open_clip, tensor,
@@ -24,9 +24,6 @@ use crate::Error;
 /// writes the second.
 const PREPROCESSING: [(&str, Option<&str>); 2] =
     [("processor_config.json", Some("image_processor")), ("preprocessor_config.json", None)];
-
-/// The tokenizer of most checkpoints, on the hub.
-const TOKENIZER: &str = "openai/clip-vit-base-patch32";
 
 /// Tensors that every CLIP has, whatever its sizes.
 const EVERY_CLIP: [&str; 5] = [
@@ -121,7 +118,11 @@ impl Checkpoint {
             }
             let path = self.dir.join(name);
             let place = || [path.display().to_string()].into_iter().chain(key.map(str::to_owned)).collect::<Vec<_>>();
-            let preprocess = Preprocess::from_config(&settings).with_context(|| place().join(": "))?;
+            let preprocess = match self.config.family {
+                Family::Clip => Preprocess::from_config(&settings),
+                Family::Siglip => Preprocess::from_siglip(&settings),
+            };
+            let preprocess = preprocess.with_context(|| place().join(": "))?;
             let image_size = self.config.vision_config.image_size;
             if preprocess.crop != image_size {
                 bail!(
@@ -135,7 +136,7 @@ impl Checkpoint {
         let [(whole, _), (alone, _)] = PREPROCESSING;
         bail!(
             "the checkpoint {} does not say how images are prepared: it has no {alone}, and no {whole} with an \
-             image_processor; transformers' CLIPProcessor.save_pretrained writes one of them",
+             image_processor; save_pretrained of transformers' CLIPProcessor or SiglipProcessor writes one of them",
             self.dir.display()
         )
     }
@@ -153,7 +154,11 @@ impl Checkpoint {
 
     fn tokenizer_files(&self) -> Result<TokenizerFiles> {
         let json: Value = read_json(&self.dir, self.format.config())?;
-        TokenizerFiles::find(&self.dir, open_clip::tokenizer_name(&json).unwrap_or(TOKENIZER))
+        let usual = match self.config.family {
+            Family::Clip => "openai/clip-vit-base-patch32",
+            Family::Siglip => "google/siglip-base-patch16-224",
+        };
+        TokenizerFiles::find(&self.dir, self.config.family, open_clip::tokenizer_name(&json).unwrap_or(usual))
     }
 
     /// The file that says which model it is.

@@ -112,7 +112,7 @@ impl Layout {
             (Layout::Transformers, Tower::Image) => begins(&["vision_model.", "visual_projection."]),
             (Layout::Transformers, Tower::Text) => begins(&["text_model.", "text_projection.", "logit_"]),
             (Layout::OpenClip { .. }, Tower::Image) => begins(&["visual."]),
-            // to the softmax over classes a bias that all logits share is nothing
+            // a bias that all logits share is nothing to the softmax over classes
             (Layout::OpenClip { .. }, Tower::Text) => !begins(&["visual."]) && name != "logit_bias",
         }
     }

@@ -10,6 +10,7 @@ mod layout;
 mod model_id;
 mod open_clip;
 pub mod preprocess;
+mod sentence_piece;
 pub mod tensor;
 pub mod tokenizer;
 mod tokenizer_files;

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::config::{Activation, Config, Pooling, TextConfig, VisionConfig};
+use super::config::{Activation, Config, Family, Pooling, TextConfig, VisionConfig};
 
 /// What is computed here, for whoever has something else.
 const SUPPORTED: &str = "supported are OpenCLIP's own vision transformers (ViT-B-32 to ViT-bigG-14) with its own \
@@ -68,7 +68,7 @@ impl Description {
         whole.require_no_more()?;
         let (vision_config, image_scaled) = image_encoder(vision, is_quick).context("vision_cfg")?;
         let (text_config, text_scaled) = text_encoder(text, is_quick).context("text_cfg")?;
-        let config = Config { text_config, vision_config, projection_dim };
+        let config = Config { family: Family::Clip, text_config, vision_config, projection_dim };
         config.check()?;
         Ok(Description { config, layer_scale: [image_scaled, text_scaled] })
     }

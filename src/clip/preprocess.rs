@@ -58,38 +58,40 @@ impl Preprocess {
     /// Reads what preprocessor_config.json, or the image_processor of processor_config.json, says.
     /// What is missing or null is as CLIPImageProcessor has it.
     pub fn from_config(settings: &Value) -> Result<Self> {
-        let Some(settings) = settings.as_object() else {
-            bail!("expected an object of settings, but found {settings}");
-        };
-        let given = |key: &str| settings.get(key).filter(|value| !value.is_null());
-        for key in ["image_processor_type", "feature_extractor_type"] {
-            if let Some(kind) = given(key).filter(|kind| !is_clips(kind)) {
-                bail!(
-                    "{key} is {kind}, which prepares images in another way; only \"CLIPImageProcessor\" is supported"
-                );
-            }
+        let settings = Settings::of(settings, "CLIPImageProcessor", clips_own())?;
+        settings.require(&[
+            "do_resize",
+            "do_center_crop",
+            "do_rescale",
+            "do_normalize",
+            "do_pad",
+            "use_square_size",
+        ])?;
+        if settings.get("resample") != &settings.defaults["resample"] {
+            bail!("resample is {}; only 3 (bicubic) is supported", settings.get("resample"));
         }
-        let defaults = clips_own();
-        let get = |key: &str| given(key).unwrap_or(&defaults[key]);
-        for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad", "use_square_size"] {
-            if get(key) != &defaults[key] {
-                bail!("{key} is {}; only CLIP's own preprocessing is supported, which has {}", get(key), defaults[key]);
-            }
-        }
-        if get("resample") != &defaults["resample"] {
-            bail!("resample is {}; only 3 (bicubic) is supported", get("resample"));
-        }
-        if get("rescale_factor").as_f64().is_none_or(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
-            bail!("rescale_factor is {}; only 1/255 is supported", get("rescale_factor"));
-        }
-        let resize = side(get("size"), &["shortest_edge"]).context("size")?;
-        let crop = side(get("crop_size"), &["height", "width"]).context("crop_size")?;
+        let resize = side(settings.get("size"), &["shortest_edge"]).context("size")?;
+        let crop = side(settings.get("crop_size"), &["height", "width"]).context("crop_size")?;
         if crop > resize {
             bail!("crop_size is {crop}, more than the shortest edge after resizing, {resize}");
         }
-        let mean = numbers("image_mean", get("image_mean"))?;
-        let std = deviations("image_std", get("image_std"))?;
+        let [mean, std] = settings.colours()?;
         Ok(Preprocess { resize: Resize::Shortest(resize), filter: Filter::Bicubic, crop, mean, std, exif: false })
+    }
+
+    /// As [`Preprocess::from_config`], of SigLIP. What is missing or null is as SiglipImageProcessor
+    /// has it.
+    pub(super) fn from_siglip(settings: &Value) -> Result<Self> {
+        let settings = Settings::of(settings, "SiglipImageProcessor", siglips_own())?;
+        settings.require(&["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad"])?;
+        let filter = match settings.get("resample").as_u64() {
+            Some(2) => Filter::Bilinear,
+            Some(3) => Filter::Bicubic,
+            _ => bail!("resample is {}; only 2 (bilinear) and 3 (bicubic) are supported", settings.get("resample")),
+        };
+        let crop = side(settings.get("size"), &["height", "width"]).context("size")?;
+        let [mean, std] = settings.colours()?;
+        Ok(Preprocess { resize: Resize::Squash, filter, crop, mean, std, exif: false })
     }
 
     /// Reads the preprocess_cfg of open_clip_config.json, for images of a side. What is missing or
@@ -176,9 +178,52 @@ impl Preprocess {
     }
 }
 
-/// Whether a kind of image processor is CLIP's, by the name that it has had.
-fn is_clips(kind: &Value) -> bool {
-    kind.as_str().is_some_and(|kind| kind.starts_with("CLIPImageProcessor") || kind == "CLIPFeatureExtractor")
+/// Settings of one of transformers' image processors, and what it has where nothing is said.
+struct Settings<'a> {
+    given: &'a Map<String, Value>,
+    processor: &'static str,
+    defaults: Value,
+}
+
+impl<'a> Settings<'a> {
+    /// An error if they say that they are another processor's.
+    fn of(settings: &'a Value, processor: &'static str, defaults: Value) -> Result<Self> {
+        let Some(given) = settings.as_object() else {
+            bail!("expected an object of settings, but found {settings}");
+        };
+        let older = processor.replace("ImageProcessor", "FeatureExtractor");
+        let is_own = |kind: &Value| kind.as_str().is_some_and(|kind| kind.starts_with(processor) || kind == older);
+        for key in ["image_processor_type", "feature_extractor_type"] {
+            if let Some(kind) = given.get(key).filter(|kind| !kind.is_null() && !is_own(kind)) {
+                bail!("{key} is {kind}, which prepares images in another way; only {processor:?} is supported");
+            }
+        }
+        Ok(Settings { given, processor, defaults })
+    }
+
+    fn get(&self, key: &str) -> &Value {
+        self.given.get(key).filter(|value| !value.is_null()).unwrap_or(&self.defaults[key])
+    }
+
+    /// An error unless the settings `keys` are the processor's own, and pixels become 0 to 1.
+    fn require(&self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            let (found, own) = (self.get(key), &self.defaults[*key]);
+            if found != own {
+                bail!("{key} is {found}; only {}'s own preprocessing is supported, which has {own}", self.processor);
+            }
+        }
+        let factor = self.get("rescale_factor");
+        if factor.as_f64().is_none_or(|f| (f * 255.0 - 1.0).abs() > 1e-6) {
+            bail!("rescale_factor is {factor}; only 1/255 is supported");
+        }
+        Ok(())
+    }
+
+    /// Mean and deviation of each colour.
+    fn colours(&self) -> Result<[[f32; 3]; 2]> {
+        Ok([numbers("image_mean", self.get("image_mean"))?, deviations("image_std", self.get("image_std"))?])
+    }
 }
 
 /// A side in pixels: a number, or an object that has it under each of `keys`, and under no other.
@@ -236,6 +281,22 @@ fn clips_own() -> Value {
         "image_std": [0.26862954, 0.26130258, 0.27577711],
         "do_pad": false,
         "use_square_size": false,
+    })
+}
+
+/// The settings of transformers' SiglipImageProcessor where nothing else is said.
+fn siglips_own() -> Value {
+    json!({
+        "do_resize": true,
+        "size": {"height": 224, "width": 224},
+        "resample": 3,
+        "do_center_crop": false,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_pad": false,
     })
 }
 

@@ -1,10 +1,12 @@
 //! Text to token ids.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
     config::{Pooling, TextConfig},
-    tokenizer_files::TokenizerFiles,
+    tokenizer_files::{Cleaning, Padding, TokenizerFiles},
 };
 use crate::words::counted;
 
@@ -14,14 +16,21 @@ const HISTORICAL_EOS: u32 = 2;
 /// The tokenizer of a checkpoint.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    cleaning: Cleaning,
     context: usize,
     vocab_size: usize,
-    eos: u32,
-    /// Whether the end of text is the highest token, whichever that is.
-    highest_ends: bool,
-    start: u32,
+    ending: Ending,
     /// The files that errors name: its own, and the configuration's.
     names: [&'static str; 2],
+}
+
+/// How texts end, and with it begin.
+enum Ending {
+    /// With the first end of text, `eos`, or, if `highest`, with the highest token, as transformers
+    /// reads the historical id 2. The token `start` begins them.
+    EndOfText { start: u32, eos: u32, highest: bool },
+    /// With as many of the token as all positions of the text encoder take.
+    Padding(u32),
 }
 
 impl Tokenizer {
@@ -32,24 +41,36 @@ impl Tokenizer {
         // lengths are this project's business: silent truncation would drop the end of text
         inner.with_truncation(None).map_err(|e| anyhow!("{name}: {e}"))?;
         inner.with_padding(None);
-        let (context, vocab_size, eos) = (config.max_position_embeddings, config.vocab_size, config.eos_token_id);
-        let highest_ends = config.pooling == Pooling::Clip && eos == HISTORICAL_EOS;
         let empty = inner.encode("", true).map_err(|e| anyhow!("{name}: {e}"))?;
-        let start = *empty.get_ids().first().with_context(|| format!("{name} adds no start of text"))?;
-        let tokenizer = Tokenizer { inner, context, vocab_size, eos, highest_ends, start, names: [name, named] };
+        let (ending, cleaning) = match files.padding(&inner)? {
+            None => {
+                let (eos, first) = (config.eos_token_id, empty.get_ids().first());
+                let start = *first.with_context(|| format!("{name} adds no start of text"))?;
+                let highest = config.pooling == Pooling::Clip && eos == HISTORICAL_EOS;
+                (Ending::EndOfText { start, eos, highest }, Cleaning::default())
+            }
+            Some(Padding { token, cleaning }) => (Ending::Padding(token), cleaning),
+        };
+        let (context, vocab_size) = (config.max_position_embeddings, config.vocab_size);
+        let tokenizer = Tokenizer { inner, cleaning, context, vocab_size, ending, names: [name, named] };
         tokenizer.require_embeddings("", empty.get_ids())?;
         Ok(tokenizer)
     }
 
-    /// The start of text: the token that every text begins with.
-    pub fn start(&self) -> u32 {
-        self.start
+    /// The start of text: the token that every text begins with, where there is one.
+    pub fn start(&self) -> Option<u32> {
+        match self.ending {
+            Ending::EndOfText { start, .. } => Some(start),
+            Ending::Padding(_) => None,
+        }
     }
 
-    /// Token ids of `text`, from start to end of text, where `reserved` further positions will be
-    /// put in between. An error if they do not all fit the context.
+    /// Token ids of `text`, from its start to its end, where `reserved` further positions will be
+    /// put in after the start of text. An error if they do not all fit the context.
     pub fn encode(&self, text: &str, reserved: usize) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode(text, true).map_err(|e| anyhow!("cannot tokenise {text:?}: {e}"))?;
+        let clean = self.cleaning.clean(text);
+        let encoding =
+            self.inner.encode(Cow::as_ref(&clean), true).map_err(|e| anyhow!("cannot tokenise {text:?}: {e}"))?;
         let mut ids = encoding.get_ids().to_vec();
         let needed = ids.len() + reserved;
         if needed > self.context {
@@ -61,22 +82,30 @@ impl Tokenizer {
                 self.context
             );
         }
-        let [own, config] = self.names;
-        if !self.highest_ends && !ids.contains(&self.eos) {
-            bail!(
-                "{own} ends {text:?} without the token {}, the end of text by the eos_token_id of {config}",
-                self.eos
-            );
+        match self.ending {
+            Ending::EndOfText { start, eos, highest } => self.end(text, &mut ids, start, eos, highest)?,
+            Ending::Padding(token) => ids.resize(self.context - reserved, token),
         }
         self.require_embeddings(text, &ids)?;
-        if ids[0] != self.start {
-            bail!("{own} begins {text:?} with the token {}, and others with {}", ids[0], self.start);
+        Ok(ids)
+    }
+
+    /// Cuts the ids of a text after the token whose state is the text's.
+    fn end(&self, text: &str, ids: &mut Vec<u32>, start: u32, eos: u32, highest: bool) -> Result<()> {
+        let [own, config] = self.names;
+        let end = if highest { ids.iter().max().copied() } else { Some(eos) };
+        let Some(end) = ids.iter().position(|&id| Some(id) == end) else {
+            bail!("{own} ends {text:?} without the token {eos}, the end of text by the eos_token_id of {config}");
+        };
+        self.require_embeddings(text, ids)?;
+        if ids[0] != start {
+            bail!("{own} begins {text:?} with the token {}, and others with {start}", ids[0]);
         }
-        ids.truncate(self.end_of_text(&ids) + 1);
+        ids.truncate(end + 1);
         if ids.len() < 2 {
             bail!("{own} gives {text:?} no end of text");
         }
-        Ok(ids)
+        Ok(())
     }
 
     /// An error unless every token of a text is one that the text encoder knows.
@@ -90,15 +119,5 @@ impl Tokenizer {
             );
         }
         Ok(())
-    }
-
-    /// The position whose state is the text's: the first end-of-text token, or, where the
-    /// configuration has the historical id 2, the highest id, as transformers reads it.
-    fn end_of_text(&self, ids: &[u32]) -> usize {
-        if self.highest_ends {
-            let highest = ids.iter().max();
-            return ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
-        }
-        ids.iter().position(|&id| id == self.eos).unwrap_or(0)
     }
 }

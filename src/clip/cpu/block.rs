@@ -49,16 +49,21 @@ pub struct Block {
 
 impl Affine {
     /// The layers `names`, (out, inputs) each, side by side.
-    fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
+    pub fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             let layer = weights.at(name);
             weight.extend(layer.values("weight", &[out, inputs])?);
             bias.extend(layer.values("bias", &[out])?);
         }
-        let forward = transposed(&weight, inputs);
+        Ok(Affine::of(weight, bias, pass))
+    }
+
+    /// Of a weight (O, I) and a bias (O).
+    pub fn of(weight: Vec<f32>, bias: Vec<f32>, pass: Pass) -> Self {
+        let forward = transposed(&weight, weight.len() / bias.len());
         let backward = if pass == Pass::Both { weight } else { Vec::new() };
-        Ok(Affine { weight: forward, backward, bias })
+        Affine { weight: forward, backward, bias }
     }
 
     fn weight(&self) -> Matrix<'_> {
@@ -187,7 +192,7 @@ fn normal_cdf(x: f32) -> f32 {
 
 /// √(8/π) and the factor of x³ in gelu's approximation, (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2,
 /// which is σ of twice that.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
 const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]

@@ -60,6 +60,11 @@ impl Linear {
         Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(weights.get("bias", &[out])?) })
     }
 
+    /// Of a weight (O, I) and a bias (O).
+    pub fn of(weight: Tensor, bias: Tensor) -> Self {
+        Linear { weight, bias: Some(bias) }
+    }
+
     pub fn without_bias(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
         Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: None })
     }
@@ -102,7 +107,8 @@ impl LayerNorm {
 }
 
 impl Activation {
-    fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
+    /// The activation, elementwise.
+    pub fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::QuickGelu => (x * ops::sigmoid(&(x * 1.702)?)?)?,
             Activation::Gelu => x.gelu_erf()?,
