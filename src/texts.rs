@@ -22,7 +22,7 @@ pub struct TextModel {
     pub model_sha256: String,
     /// Hash of what its config.json says.
     pub model_config: String,
-    /// SHA-256 of its tokenizer.json.
+    /// SHA-256 of its tokenizer's files.
     pub tokenizer_sha256: String,
 }
 

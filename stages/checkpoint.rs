@@ -76,8 +76,9 @@ fn require(run: &Run, embeddings: &Embeddings, checkpoint: &Checkpoint, id: &Mod
     }
     if recorded.config != id.config {
         bail!(
-            "{}/config.json says otherwise than when the embeddings in {run_shown} were made: restore it",
-            id.path.display()
+            "{}/{} says otherwise than when the embeddings in {run_shown} were made: restore it",
+            id.path.display(),
+            checkpoint.config_name()
         );
     }
     Ok(())

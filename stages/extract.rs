@@ -29,7 +29,8 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
-    /// processor_config.json); tokenizer.json is needed for prompts, not here
+    /// processor_config.json), or of OpenCLIP open_clip_config.json and open_clip_model.safetensors;
+    /// tokenizer.json is needed for prompts, not here
     #[arg(long)]
     model: PathBuf,
     /// The images: a folder (SPLIT/CLASS/… or CLASS/…, or with a metadata.csv), Hugging Face Parquet

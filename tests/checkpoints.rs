@@ -5,13 +5,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use candle_core::{Device, Tensor, safetensors};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Rows, copy_checkpoint, fails, image_folder, path, query, run};
+use crate::support::{Rows, copy_checkpoint, fails, golden, image_folder, path, query, run};
 
 /// A copy of the golden checkpoint, some pictures, and places for runs.
 struct Place {
@@ -69,12 +70,12 @@ impl Place {
 #[test]
 fn relatives_of_clip_are_refused_by_name() {
     for (key, value, expected) in [
-        ("/model_type", "siglip", ["model_type", "\"siglip\"", "\"clip\""]),
+        ("/model_type", "siglip2", ["model_type", "\"siglip2\"", "\"clip\""]),
         ("/model_type", "chinese_clip", ["model_type", "\"chinese_clip\"", "\"clip\""]),
         ("/model_type", "metaclip_2", ["model_type", "\"metaclip_2\"", "\"clip\""]),
         ("/text_config/model_type", "bert", ["text_config", "\"bert\"", "\"clip_text_model\""]),
         ("/vision_config/model_type", "siglip_vision_model", ["vision_config", "siglip", "\"clip_vision_model\""]),
-        ("/vision_config/hidden_act", "gelu_new", ["vision_config", "\"gelu_new\"", "\"quick_gelu\" and \"gelu\""]),
+        ("/vision_config/hidden_act", "gelu_new", ["vision_config", "\"gelu_new\"", "\"quick_gelu\", \"gelu\""]),
     ] {
         let place = Place::new();
         place.edit("config.json", |json| *json.pointer_mut(key).unwrap() = value.into());
@@ -158,6 +159,47 @@ fn one_file_of_weights_is_taken_before_an_index() {
     assert_eq!(place.extract("after"), before);
     fs::remove_file(place.model.join("model.safetensors")).unwrap();
     place.refused(&["has no model-00001-of-00001.safetensors"]);
+}
+
+/// Python, if it has what a conversion needs.
+fn python() -> Option<&'static str> {
+    let found = Command::new("python3").args(["-c", "import torch, safetensors"]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some("python3");
+    }
+    eprintln!("skipped: python3 has no torch and safetensors");
+    None
+}
+
+#[test]
+fn weights_that_are_pickled_are_refused_with_what_converts_them() {
+    let place = Place::new();
+    let file = place.model.join("model.safetensors");
+    for name in ["pytorch_model.bin", "open_clip_pytorch_model.bin", "ViT-B-32.pt"] {
+        fs::remove_file(&file).ok();
+        fs::write(place.model.join(name), "pickled").unwrap();
+        place.refused(&[name, "python -c", "weights_only=True", path(&file)]);
+        fs::remove_file(place.model.join(name)).unwrap();
+    }
+
+    // the line does what it says
+    let Some(python) = python() else { return };
+    let pickle = place.model.join("pytorch_model.bin");
+    let whole = golden("checkpoint/model.safetensors");
+    let make = format!(
+        "import torch, safetensors.torch as s; d = s.load_file('{}'); \
+         torch.save({{'epoch': 3, 'state_dict': {{'module.' + k: v for k, v in d.items()}}}}, '{}')",
+        path(&whole),
+        path(&pickle)
+    );
+    assert!(Command::new(python).args(["-c", &make]).status().unwrap().success());
+    let (data, run_dir) = (place.path("data"), place.path("converted"));
+    let extract = ["extract", "--model", path(&place.model), "--data", path(&data), "--run", path(&run_dir)];
+    let message = fails(&extract, &["pytorch_model.bin"]);
+    let (_, line) = message.split_once("python -c \"").unwrap();
+    let (program, _) = line.rsplit_once('"').unwrap();
+    assert!(Command::new(python).args(["-c", program]).status().unwrap().success(), "{program}");
+    run(&extract);
 }
 
 #[test]
@@ -258,6 +300,8 @@ fn the_identity_of_a_configuration_is_what_it_says_not_how() {
         checkpoint.id().unwrap().config
     };
     let before = config(&place);
+    // what artefacts have recorded stays what it is
+    assert_eq!(before, "28614a3e963ce9ae459719a3f3fc1df84d6c3d831d4e2b52602c2bac87d9f262");
     place.edit("config.json", |json| {
         json["transformers_version"] = "4.0".into();
         json["vision_config"]["attention_dropout"] = 0.5.into();

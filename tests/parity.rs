@@ -26,7 +26,7 @@ pub fn names(key: &str) -> Vec<String> {
 }
 
 /// The smallest cosine of two lists of rows.
-fn least_cosine(a: &[f32], b: &[f32], dim: usize) -> f64 {
+pub fn least_cosine(a: &[f32], b: &[f32], dim: usize) -> f64 {
     assert_eq!(a.len(), b.len());
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let rows = a.chunks(dim).zip(b.chunks(dim));
@@ -104,14 +104,14 @@ fn jpegs_are_nearly_pillows() {
 }
 
 /// Embeddings by the CPU's encoder, and by the one on tensors.
-fn image_embeddings(checkpoint: &Checkpoint, pixels: &[f32]) -> [Vec<f32>; 2] {
+pub fn image_embeddings(checkpoint: &Checkpoint, pixels: &[f32]) -> [Vec<f32>; 2] {
     let cpu =
         checkpoint.image_encoder(&Device::Cpu, DType::F32).unwrap().encode(pixels, &mut Workspace::default()).unwrap();
     [cpu, checkpoint.image_encoder_on(&Device::Cpu, DType::F32).unwrap().encode(pixels).unwrap()]
 }
 
 /// Features by the CPU's encoder, and by the one on tensors.
-fn text_features(checkpoint: &Checkpoint, texts: &[String]) -> [Vec<f32>; 2] {
+pub fn text_features(checkpoint: &Checkpoint, texts: &[String]) -> [Vec<f32>; 2] {
     let tokenizer = checkpoint.tokenizer().unwrap();
     let on_tensors = checkpoint.text_encoder_on(&Device::Cpu).unwrap().features(&tokenizer, texts).unwrap();
     [checkpoint.text_encoder(&tokenizer).unwrap().features(&tokenizer, texts).unwrap(), values(&on_tensors)]

@@ -1,5 +1,6 @@
-//! A checkpoint directory in the Hugging Face layout: config.json, model.safetensors (or its
-//! sharded index), tokenizer.json, preprocessor_config.json (or processor_config.json).
+//! A checkpoint directory: of transformers, config.json, model.safetensors (or its sharded index),
+//! tokenizer.json, preprocessor_config.json (or processor_config.json); of OpenCLIP,
+//! open_clip_config.json, open_clip_model.safetensors, tokenizer.json.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +10,11 @@ use serde_json::{Map, Value};
 
 use super::{
     ImageEncoder, ModelId, Preprocess, Tokenizer,
-    config::{self, Config},
+    config::{self, Config, Family},
     cpu,
-    files::{read_json, require},
-    tensor,
+    format::{Format, read_json},
+    open_clip, tensor,
+    tokenizer_files::TokenizerFiles,
     weights::{WeightFiles, Weights},
 };
 use crate::Error;
@@ -22,8 +24,6 @@ use crate::Error;
 /// writes the second.
 const PREPROCESSING: [(&str, Option<&str>); 2] =
     [("processor_config.json", Some("image_processor")), ("preprocessor_config.json", None)];
-
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Tensors that every CLIP has, whatever its sizes.
 const EVERY_CLIP: [&str; 5] = [
@@ -38,6 +38,7 @@ const EVERY_CLIP: [&str; 5] = [
 /// is an [`Error::Checkpoint`], whichever method finds it.
 pub struct Checkpoint {
     dir: PathBuf,
+    format: Format,
     /// The sizes of the encoders.
     pub config: Config,
     weights: WeightFiles,
@@ -53,15 +54,26 @@ impl Checkpoint {
         if !dir.is_dir() {
             bail!("{} is not a directory; --model takes the directory of a CLIP checkpoint", dir.display());
         }
-        let json: Value = read_json(dir, "config.json")?;
-        let path = dir.join("config.json");
-        let config = Config::from_json(&json).with_context(|| path.display().to_string())?;
-        let weights = WeightFiles::open(dir)?;
-        let missing = EVERY_CLIP.into_iter().find(|name| !weights.has(name));
-        if let Some(name) = missing.filter(|_| !config::names_its_model(&json)) {
-            bail!("{} has no model_type, and the weights are no CLIP's: they lack {name:?}", path.display());
-        }
-        Ok(Checkpoint { dir: dir.to_owned(), config, weights })
+        let format = Format::of(dir);
+        let json: Value = read_json(dir, format.config())?;
+        let path = dir.join(format.config());
+        let place = || path.display().to_string();
+        let (config, weights) = match format {
+            Format::Transformers => {
+                let config = Config::from_json(&json).with_context(place)?;
+                let weights = WeightFiles::open(dir, format, [false; 2])?;
+                let missing = EVERY_CLIP.into_iter().find(|name| !weights.has(name));
+                if let Some(name) = missing.filter(|_| !config::names_its_model(&json)) {
+                    bail!("{} has no model_type, and the weights are no CLIP's: they lack {name:?}", path.display());
+                }
+                (config, weights)
+            }
+            Format::OpenClip => {
+                let model = open_clip::Description::from_json(&json).with_context(place)?;
+                (model.config, WeightFiles::open(dir, format, model.layer_scale)?)
+            }
+        };
+        Ok(Checkpoint { dir: dir.to_owned(), format, config, weights })
     }
 
     /// Name, hash and place of the checkpoint. Reads all weights once.
@@ -77,6 +89,21 @@ impl Checkpoint {
     }
 
     fn read_preprocess(&self) -> Result<Preprocess> {
+        match self.format {
+            Format::Transformers => self.preprocess_of_transformers(),
+            Format::OpenClip => {
+                let name = self.format.config();
+                let settings = open_clip::preprocessing(&read_json(&self.dir, name)?);
+                let preprocess = settings.and_then(|settings| {
+                    let side = self.config.vision_config.image_size;
+                    Preprocess::from_open_clip(&settings, side).context("preprocess_cfg")
+                });
+                preprocess.with_context(|| self.dir.join(name).display().to_string())
+            }
+        }
+    }
+
+    fn preprocess_of_transformers(&self) -> Result<Preprocess> {
         for (name, key) in PREPROCESSING {
             if !self.dir.join(name).exists() {
                 continue;
@@ -91,7 +118,11 @@ impl Checkpoint {
             }
             let path = self.dir.join(name);
             let place = || [path.display().to_string()].into_iter().chain(key.map(str::to_owned)).collect::<Vec<_>>();
-            let preprocess = Preprocess::from_config(&settings).with_context(|| place().join(": "))?;
+            let preprocess = match self.config.family {
+                Family::Clip => Preprocess::from_config(&settings),
+                Family::Siglip => Preprocess::from_siglip(&settings),
+            };
+            let preprocess = preprocess.with_context(|| place().join(": "))?;
             let image_size = self.config.vision_config.image_size;
             if preprocess.crop != image_size {
                 bail!(
@@ -105,20 +136,34 @@ impl Checkpoint {
         let [(whole, _), (alone, _)] = PREPROCESSING;
         bail!(
             "the checkpoint {} does not say how images are prepared: it has no {alone}, and no {whole} with an \
-             image_processor; transformers' CLIPProcessor.save_pretrained writes one of them",
+             image_processor; save_pretrained of transformers' CLIPProcessor or SiglipProcessor writes one of them",
             self.dir.display()
         )
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = require(&self.dir, TOKENIZER).and_then(|path| Tokenizer::open(&path, &self.config.text_config));
-        tokenizer.map_err(|error| Error::Checkpoint(error).into())
+        let open = |files| Tokenizer::open(&files, &self.config.text_config, self.format.config());
+        self.tokenizer_files().and_then(open).map_err(|error| Error::Checkpoint(error).into())
     }
 
-    /// SHA-256 of tokenizer.json.
+    /// SHA-256 of the tokenizer's files.
     pub fn tokenizer_sha256(&self) -> Result<String> {
-        crate::hash::hash_files(&[require(&self.dir, TOKENIZER).map_err(Error::Checkpoint)?])
+        self.tokenizer_files().map_err(Error::Checkpoint)?.sha256()
+    }
+
+    fn tokenizer_files(&self) -> Result<TokenizerFiles> {
+        let json: Value = read_json(&self.dir, self.format.config())?;
+        let usual = match self.config.family {
+            Family::Clip => "openai/clip-vit-base-patch32",
+            Family::Siglip => "google/siglip-base-patch16-224",
+        };
+        TokenizerFiles::find(&self.dir, self.config.family, open_clip::tokenizer_name(&json).unwrap_or(usual))
+    }
+
+    /// The file that says which model it is.
+    pub fn config_name(&self) -> &'static str {
+        self.format.config()
     }
 
     /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.

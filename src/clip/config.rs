@@ -2,18 +2,16 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::hash::{canonical, hash_lines};
-
-/// The model that is computed, by the names that config.json has for it and for its encoders.
-const MODEL_TYPE: &str = "clip";
-const TEXT_MODEL_TYPE: &str = "clip_text_model";
-const VISION_MODEL_TYPE: &str = "clip_vision_model";
 
 /// What config.json says of the two encoders. Defaults are those of transformers' CLIPConfig.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
+    /// Which model it is.
+    #[serde(skip_deserializing, skip_serializing_if = "is_default")]
+    pub family: Family,
     /// The text encoder.
     pub text_config: TextConfig,
     /// The image encoder.
@@ -21,6 +19,28 @@ pub struct Config {
     /// Dimension of the space that both encoders project into.
     #[serde(default = "default_512")]
     pub projection_dim: usize,
+}
+
+/// The models that are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// CLIP: a class token, a causal text encoder, projections into the common space.
+    #[default]
+    Clip,
+    /// SigLIP, and SigLIP 2 of fixed resolution: images pooled by attention, a text encoder that
+    /// sees all positions, padding too.
+    Siglip,
+}
+
+impl Family {
+    /// What config.json calls the model, its text and its image encoder.
+    fn model_types(self) -> [&'static str; 3] {
+        match self {
+            Family::Clip => ["clip", "clip_text_model", "clip_vision_model"],
+            Family::Siglip => ["siglip", "siglip_text_model", "siglip_vision_model"],
+        }
+    }
 }
 
 /// The text encoder's part of config.json.
@@ -53,6 +73,9 @@ pub struct TextConfig {
     /// The end-of-text token, whose state is the text's.
     #[serde(default = "default_49407")]
     pub eos_token_id: u32,
+    /// Whose state is the text's; config.json does not say.
+    #[serde(skip_deserializing, skip_serializing_if = "is_default")]
+    pub pooling: Pooling,
 }
 
 /// The image encoder's part of config.json.
@@ -87,6 +110,24 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
 }
 
+/// The token whose state is the text's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first end of text, or, where that is said to be the token 2, the first of the tokens
+    /// with the highest number: early configurations of CLIP say 2 whatever the tokenizer's is.
+    #[default]
+    Clip,
+    /// The first end of text.
+    EndOfText,
+    /// The last of all positions, whatever stands there.
+    Last,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The activation between a block's two feed-forward layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,6 +137,8 @@ pub enum Activation {
     QuickGelu,
     /// x·Φ(x), as in most OpenCLIP models.
     Gelu,
+    /// Gelu with a hyperbolic tangent for Φ.
+    GeluPytorchTanh,
 }
 
 /// Shape of a transformer.
@@ -153,11 +196,16 @@ impl Config {
     /// wrongly.
     pub fn from_json(json: &Value) -> Result<Self> {
         let whole = json.as_object().context("expected a JSON object")?;
-        require_type(whole, "model_type", MODEL_TYPE, "a whole CLIP, text and image encoder, as CLIPModel has it")?;
+        let family = family(whole)?;
         let (text, vision) = (part(whole, "text_config")?, part(whole, "vision_config")?);
+        let [_, text_type, vision_type] = family.model_types();
+        if family == Family::Siglip {
+            return siglip(text, vision);
+        }
         let config = Config {
-            text_config: sizes(text, "text_config", TEXT_MODEL_TYPE)?,
-            vision_config: sizes(vision, "vision_config", VISION_MODEL_TYPE)?,
+            family,
+            text_config: sizes(text, "text_config", text_type)?,
+            vision_config: sizes(vision, "vision_config", vision_type)?,
             projection_dim: match whole.get("projection_dim") {
                 Some(dim) => {
                     dim.as_u64().filter(|&dim| dim > 0).context("projection_dim should be a number above 0")? as usize
@@ -169,7 +217,8 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<()> {
+    /// An error unless the sizes go together.
+    pub(crate) fn check(&self) -> Result<()> {
         let (t, v) = (&self.text_config, &self.vision_config);
         for (part, size) in [("text_config", t.size()), ("vision_config", v.size())] {
             let Size { width, intermediate, layers, heads, eps, .. } = size;
@@ -199,6 +248,57 @@ impl Config {
     }
 }
 
+/// The model that config.json names; CLIP where it names none.
+fn family(whole: &Map<String, Value>) -> Result<Family> {
+    let Some(found) = whole.get("model_type").filter(|name| !name.is_null()) else { return Ok(Family::Clip) };
+    let of_name = |family: &Family| found == family.model_types()[0];
+    if let Some(family) = [Family::Clip, Family::Siglip].into_iter().find(of_name) {
+        return Ok(family);
+    }
+    let meaning = if found == "siglip2" { " (NaFlex: images of any shape)" } else { "" };
+    bail!(
+        "model_type is {found}{meaning}, which is computed in another way; those that are known here are \"clip\", a \
+         whole CLIP, text and image encoder, as CLIPModel has it, and \"siglip\", SigLIP and the SigLIP 2 of fixed \
+         resolution, as SiglipModel has it"
+    )
+}
+
+/// What config.json says of a SigLIP. Defaults are those of transformers' SiglipConfig.
+fn siglip(text: &Map<String, Value>, vision: &Map<String, Value>) -> Result<Config> {
+    let own = |part: &Map<String, Value>, more: Value| {
+        let mut whole = json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+        });
+        let whole = whole.as_object_mut().expect("an object");
+        whole.extend(more.as_object().cloned().unwrap_or_default());
+        whole.extend(part.clone());
+        whole.remove("eos_token_id"); // the tokenizer knows it: nothing is pooled there
+        whole.clone()
+    };
+    let [_, text_type, vision_type] = Family::Siglip.model_types();
+    if let Some(head) = vision.get("vision_use_head").filter(|head| **head != true) {
+        bail!("vision_config: vision_use_head is {head}; only SigLIPs that pool by attention are known here");
+    }
+    let projection = text.get("projection_size").filter(|size| !size.is_null());
+    let text: TextConfig =
+        sizes(&own(text, json!({"vocab_size": 32000, "max_position_embeddings": 64})), "text_config", text_type)?;
+    let vision: VisionConfig = sizes(&own(vision, json!({"patch_size": 16})), "vision_config", vision_type)?;
+    let projection_dim = match projection {
+        Some(size) => size.as_u64().context("text_config: projection_size should be a number")? as usize,
+        None => text.hidden_size,
+    };
+    ensure!(
+        projection_dim == vision.hidden_size,
+        "texts become {projection_dim} values by text_config, and images {} by vision_config: they cannot be compared",
+        vision.hidden_size
+    );
+    let text_config = TextConfig { pooling: Pooling::Last, ..text };
+    let config = Config { family: Family::Siglip, text_config, vision_config: vision, projection_dim };
+    config.check()?;
+    Ok(config)
+}
+
 /// Whether config.json says which model it is. Where it does not, the weights have to.
 pub(crate) fn names_its_model(json: &Value) -> bool {
     json.get("model_type").is_some_and(|name| !name.is_null())
@@ -214,7 +314,7 @@ fn part<'a>(whole: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String,
 
 /// The sizes of an encoder, whose model_type, where it is given, has to be `expected`.
 fn sizes<T: DeserializeOwned>(part: &Map<String, Value>, name: &str, expected: &str) -> Result<T> {
-    require_type(part, "model_type", expected, "CLIP's own").context(name.to_owned())?;
+    require_type(part, expected).context(name.to_owned())?;
     require_activation(part).context(name.to_owned())?;
     for (key, value) in part {
         // every field has a default, so an error is this one's
@@ -224,20 +324,21 @@ fn sizes<T: DeserializeOwned>(part: &Map<String, Value>, name: &str, expected: &
     serde_json::from_value(Value::Object(part.clone())).context(name.to_owned())
 }
 
-fn require_type(part: &Map<String, Value>, key: &str, expected: &str, meaning: &str) -> Result<()> {
-    match part.get(key) {
-        None | Some(Value::Null) => Ok(()),
-        Some(found) if found == expected => Ok(()),
-        Some(found) => bail!(
-            "{key} is {found}, which is computed in another way; the only one that is known here is {expected:?}: {meaning}"
-        ),
+fn require_type(part: &Map<String, Value>, expected: &str) -> Result<()> {
+    match part.get("model_type").filter(|found| !found.is_null()) {
+        Some(found) if found != expected => {
+            bail!("model_type is {found}, which is computed in another way; the one of this model is {expected:?}")
+        }
+        _ => Ok(()),
     }
 }
 
 fn require_activation(part: &Map<String, Value>) -> Result<()> {
     match part.get("hidden_act") {
         Some(name) if Activation::deserialize(name).is_err() => {
-            bail!("hidden_act is {name}; those that are known here are \"quick_gelu\" and \"gelu\"")
+            bail!(
+                "hidden_act is {name}; those that are known here are \"quick_gelu\", \"gelu\" and \"gelu_pytorch_tanh\""
+            )
         }
         _ => Ok(()),
     }

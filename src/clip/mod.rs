@@ -1,15 +1,19 @@
-//! CLIP: a checkpoint in the Hugging Face layout becomes an image encoder and a text encoder.
+//! CLIP: a checkpoint of transformers or of OpenCLIP becomes an image encoder and a text encoder.
 //! Imports nothing of tables, runs or methods.
 
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
-mod files;
+mod format;
 pub mod image;
+mod layout;
 mod model_id;
+mod open_clip;
 pub mod preprocess;
+mod sentence_piece;
 pub mod tensor;
 pub mod tokenizer;
+mod tokenizer_files;
 mod weights;
 
 pub use checkpoint::Checkpoint;

@@ -1,40 +1,60 @@
 //! The weights of a checkpoint: safetensors files, mapped, of which encoders take what lies below a
-//! prefix.
+//! prefix, wherever the checkpoint's layout has it.
 
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
+    fs,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::{DType, Device, Tensor, safetensors::MmapedSafetensors};
+use candle_core::{
+    DType, Device, Tensor,
+    safetensors::{Load, MmapedSafetensors},
+};
+use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
-use super::files::{read_json, require};
+use super::{
+    format::{Format, index, read_json, require},
+    layout::{Layout, Place, Tower},
+};
 use crate::{Error, words::counted};
 
-/// Buffers that some checkpoints store beside their weights: the numbers of the positions.
-const POSITION_IDS: &str = ".embeddings.position_ids";
+/// What the names of pickled weights end with.
+const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
 
-/// The weights on disk: model.safetensors, or the files that its index names.
+/// The weights on disk: a file, or the files that its index names.
 pub struct WeightFiles {
     dir: PathBuf,
     paths: Vec<PathBuf>,
     mapped: MmapedSafetensors,
+    /// What they are called there.
+    layout: Layout,
+    /// The file that says their shapes.
+    config: &'static str,
 }
 
 impl WeightFiles {
-    /// Maps the weights of the checkpoint in `dir`.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let paths = paths(dir)?;
+    /// Maps the weights of the checkpoint in `dir`. `layer_scale` says of the image and of the text
+    /// encoder whether they have LayerScale.
+    pub fn open(dir: &Path, format: Format, layer_scale: [bool; 2]) -> Result<Self> {
+        let paths = paths(dir, format)?;
         // Safety: the mapping is only read; a file changed under a running program is not defended
         // against.
         let mapped = unsafe { MmapedSafetensors::multi(&paths) }.with_context(|| {
             format!("the weights in {} are not safetensors, or are cut short: fetch them again", dir.display())
         })?;
-        Ok(WeightFiles { dir: dir.to_owned(), paths, mapped })
+        let layout = match format {
+            Format::Transformers => Layout::Transformers,
+            Format::OpenClip => {
+                let text = if mapped.get("text.token_embedding.weight").is_ok() { "text." } else { "" };
+                Layout::OpenClip { text, layer_scale }
+            }
+        };
+        Ok(WeightFiles { dir: dir.to_owned(), paths, mapped, layout, config: format.config() })
     }
 
     /// SHA-256 of all files. Reads them once.
@@ -47,16 +67,16 @@ impl WeightFiles {
         self.mapped.get(name).is_ok()
     }
 
-    /// An error unless there is a tensor of this name, of this shape, and of a number type that is
+    /// The tensor of this name; an error unless it has this shape and a number type that is
     /// computed with. Looks at the headers alone.
-    fn require(&self, name: &str, shape: &[usize]) -> Result<()> {
-        let dir = self.dir.display();
+    fn require(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+        let (dir, config) = (self.dir.display(), self.config);
         let Ok(found) = self.mapped.get(name) else {
-            bail!("the weights in {dir} lack {name:?}, of shape {shape:?} by config.json; is this a whole CLIP?")
+            bail!("the weights in {dir} lack {name:?}, of shape {shape:?} by {config}; is this a whole CLIP?")
         };
         if found.shape() != shape {
             bail!(
-                "the weights in {dir}: {name:?} should have shape {shape:?} by config.json, but has {:?}",
+                "the weights in {dir}: {name:?} should have shape {shape:?} by {config}, but has {:?}",
                 found.shape()
             );
         }
@@ -66,7 +86,29 @@ impl WeightFiles {
                 found.dtype()
             );
         }
-        Ok(())
+        Ok(found)
+    }
+
+    /// The weight at a place, of a shape, as it is stored but for its layout.
+    fn load(&self, place: &Place, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let mut own = shape.to_vec();
+        if place.transposed {
+            own.reverse();
+        }
+        let mut stored = own.clone();
+        if place.third.is_some() {
+            stored[0] *= 3;
+        }
+        let found = self.require(&place.name, &stored).map_err(refused)?;
+        let data = match place.third {
+            None => found.data(),
+            Some(i) => &found.data()[i * found.data().len() / 3..(i + 1) * found.data().len() / 3],
+        };
+        let part = TensorView::new(found.dtype(), own, data).map_err(|error| anyhow!("{error}"));
+        let tensor = part
+            .and_then(|part| Ok(part.load(device)?))
+            .with_context(|| format!("cannot load {:?} of the weights in {}", place.name, self.dir.display()))?;
+        Ok(if place.transposed { tensor.t()?.contiguous()? } else { tensor })
     }
 
     /// All weights, for a device and in a number type.
@@ -93,11 +135,12 @@ impl Weights<'_> {
 
     /// An error if there are more than the `layers` layers of the configuration.
     pub fn require_no_more(&self, layers: usize) -> Result<()> {
-        let prefix = format!("{}{layers}.", self.prefix);
+        let prefix = self.files.layout.stored(&format!("{}{layers}.", self.prefix));
         if self.files.mapped.tensors().iter().any(|(name, _)| name.starts_with(&prefix)) {
             return Err(refused(anyhow!(
-                "the weights in {} have {prefix}…, but config.json says {}",
+                "the weights in {} have {prefix}…, but {} says {}",
                 self.files.dir.display(),
+                self.files.config,
                 counted(layers, "layer")
             )));
         }
@@ -111,55 +154,96 @@ impl Weights<'_> {
 
     /// A weight, which must have the shape that the configuration gives it.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let name = format!("{}{name}", self.prefix);
-        self.files.require(&name, shape).map_err(refused)?;
-        let tensor = self.files.mapped.load(&name, self.device);
-        let tensor =
-            tensor.with_context(|| format!("cannot load {name:?} of the weights in {}", self.files.dir.display()))?;
-        self.read.borrow_mut().insert(name);
+        let place = self.files.layout.place(&format!("{}{name}", self.prefix));
+        let mut tensor = self.files.load(&place, shape, self.device)?;
+        if let Some(name) = &place.scale {
+            let factors = Place { name: name.clone(), third: None, transposed: false, scale: None };
+            let mut rows = vec![1; shape.len()];
+            rows[0] = shape[0];
+            let factors = self.files.load(&factors, &shape[..1], self.device)?.to_dtype(DType::F32)?.reshape(rows)?;
+            tensor = tensor.to_dtype(DType::F32)?.broadcast_mul(&factors)?;
+        }
+        self.read.borrow_mut().extend([place.name].into_iter().chain(place.scale));
         Ok(tensor.to_dtype(self.dtype)?)
     }
 
-    /// An error that names a tensor whose name begins with one of `prefixes` and that has not been
-    /// read: a model that has it is not computed as it should be.
-    pub fn require_all_read(&self, prefixes: &[&str]) -> Result<()> {
+    /// A single number, which some checkpoints have as a list of one.
+    pub fn number(&self, name: &str) -> Result<f32> {
+        let stored = self.files.layout.stored(&format!("{}{name}", self.prefix));
+        let is_list = self.files.mapped.get(&stored).is_ok_and(|found| found.shape() == [1]);
+        Ok(self.values(name, if is_list { &[1] } else { &[] })?[0])
+    }
+
+    /// An error that names a weight of an encoder that has not been read: a model that has it is
+    /// not computed as it should be.
+    pub fn require_all_read(&self, tower: Tower) -> Result<()> {
         let read = self.read.borrow();
         let tensors = self.files.mapped.tensors();
-        let unread = |name: &&String| {
-            prefixes.iter().any(|prefix| name.starts_with(prefix))
-                && !name.ends_with(POSITION_IDS)
-                && !read.contains(*name)
-        };
+        let unread = |name: &&String| self.files.layout.is_weight_of(name, tower) && !read.contains(*name);
         let unread: BTreeSet<&String> = tensors.iter().map(|(name, _)| name).filter(unread).collect();
         match unread.first() {
             None => Ok(()),
             Some(first) => Err(refused(anyhow!(
-                "the weights in {} have {first:?}{}, which CLIP's encoders by this config.json do not: \
-                 this is another model, or config.json is another checkpoint's",
+                "the weights in {} have {first:?}{}, which the encoders by this {config} do not: \
+                 this is another model, or {config} is another checkpoint's",
                 self.files.dir.display(),
                 match unread.len() {
                     1 => String::new(),
                     more => format!(" and {}", counted(more - 1, "more tensor")),
-                }
+                },
+                config = self.files.config
             ))),
         }
     }
 }
 
-/// The files of the weights: as in transformers model.safetensors, even where there is an index.
-fn paths(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The files of the weights: as in transformers one file, even where there is an index.
+fn paths(dir: &Path, format: Format) -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    const SINGLE: &str = "model.safetensors";
-    const INDEX: &str = "model.safetensors.index.json";
-    if dir.join(SINGLE).exists() || !dir.join(INDEX).exists() {
-        return Ok(vec![require(dir, SINGLE)?]);
+    for name in format.weights() {
+        if dir.join(name).exists() {
+            return Ok(vec![require(dir, name)?]);
+        }
+        if dir.join(index(name)).exists() {
+            let index: Index = read_json(dir, &index(name))?;
+            let names: BTreeSet<String> = index.weight_map.into_values().collect();
+            return names.iter().map(|name| require(dir, name)).collect();
+        }
     }
-    let index: Index = read_json(dir, INDEX)?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    names.iter().map(|name| require(dir, name)).collect()
+    let name = format.weights()[0];
+    if let Some(pickle) = pickle(dir)? {
+        bail!(
+            "the checkpoint {} has no {name}, and {} is a pickle, which can run any program when it is read; this \
+             writes what is read here: {}",
+            dir.display(),
+            pickle.display(),
+            conversion(&pickle, &dir.join(name))
+        );
+    }
+    Ok(vec![require(dir, name)?])
+}
+
+/// A file of pickled weights; where there are several, the first by name.
+fn pickle(dir: &Path) -> Result<Option<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_pickle = |path: &PathBuf| path.extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle));
+    Ok(paths.filter(is_pickle).min())
+}
+
+/// A command that writes pickled weights as safetensors.
+fn conversion(pickle: &Path, out: &Path) -> String {
+    format!(
+        "python -c \"import torch, safetensors.torch as s; \
+         d = torch.load('{}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); \
+         s.save_file({{k.removeprefix('module.'): v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}, \
+         '{}')\"",
+        pickle.display(),
+        out.display()
+    )
 }
 
 /// A failure of the checkpoint's, told from one of the device.

@@ -9,8 +9,9 @@ use crate::{
     texts::{self, spoken},
 };
 
-/// The prompts of C classes: [start of text][context vectors][tokens of "NAME."][end of text],
-/// through the frozen text encoder. P is the features' dimension. Rows are flat.
+/// The prompts of C classes: [start of text][context vectors][tokens of "NAME."][end of text], of
+/// SigLIP [context vectors][tokens of "NAME."][end of text][padding, to the last position], through
+/// the frozen text encoder. P is the features' dimension. Rows are flat.
 pub trait Learner {
     /// Text features (C, P) of the template with the classes' names, not normalised.
     fn zero_shot(&self) -> &[f32];
@@ -42,14 +43,18 @@ pub trait Learner {
     fn set_parameters(&mut self, parameters: Parameters) -> Result<()>;
 }
 
-/// The two texts of every class, the template with its name and the tokens of "NAME." with the end
-/// of text.
+/// The two texts of every class, the template with its name and the tokens of "NAME." with what
+/// ends them.
 pub(super) fn texts(
     tokenizer: &Tokenizer,
     classes: &[Class],
     config: &PromptConfig,
 ) -> Result<(Vec<String>, Vec<Vec<u32>>)> {
     let zero_shot = classes.iter().map(|class| texts::fill(&config.template, class)).collect();
-    let tail = |class: &Class| Ok(tokenizer.encode(&format!("{}.", spoken(class)), config.vectors())?[1..].to_vec());
+    let starts = usize::from(tokenizer.start().is_some());
+    let tail = |class: &Class| {
+        let ids = tokenizer.encode(&format!("{}.", spoken(class)), config.vectors())?;
+        Ok(ids[starts..].to_vec())
+    };
     Ok((zero_shot, classes.iter().map(tail).collect::<Result<_>>()?))
 }

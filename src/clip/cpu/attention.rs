@@ -1,6 +1,8 @@
 //! Multi-head attention over queries, keys and values that lie side by side, (N, 3W): heads are
 //! strides, nothing is copied.
 
+use std::ops::Range;
+
 use crate::dense::{
     product::{Matrix, Product, Threads},
     softmax::softmax,
@@ -58,9 +60,72 @@ impl Heads {
         }
     }
 
-    /// Values of [`Heads::text`]'s `attention` for a text and its queries.
-    pub fn attention_values(&self, text: Text, queries: usize) -> usize {
-        self.heads * queries * (text.rows + 1)
+    /// What one query (W), scaled, sees of T positions: keys and values (T, 2W) → mixed (W).
+    /// `logits` holds T values.
+    pub fn pool(&self, query: &[f32], kv: &[f32], mixed: &mut [f32], logits: &mut [f32]) {
+        let (w, d) = (self.width, self.d());
+        vectorised(|| {
+            for at in (0..w).step_by(d) {
+                for (logit, row) in logits.iter_mut().zip(kv.chunks_exact(2 * w)) {
+                    *logit = dot(&query[at..][..d], &row[at..][..d]);
+                }
+                softmax(logits);
+                let mixed = &mut mixed[at..][..d];
+                mixed.fill(0.0);
+                for (p, row) in logits.iter().zip(kv.chunks_exact(2 * w)) {
+                    add_scaled(mixed, *p, &row[w + at..][..d]);
+                }
+            }
+        });
+    }
+
+    /// A query as [`Heads::pool`] wants it.
+    pub fn scaled(&self, mut query: Vec<f32>) -> Vec<f32> {
+        let scale = self.scale();
+        query.iter_mut().for_each(|x| *x *= scale);
+        query
+    }
+
+    /// What a text's last Q positions see of all its T: qkv (T, 3W) → mixed (Q, W), attention
+    /// (heads, Q, T).
+    pub fn whole_text(&self, qkv: &[f32], mixed: &mut [f32], attention: &mut [f32]) {
+        let (w, d) = (self.width, self.d());
+        let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
+        for (at, p) in (0..w).step_by(d).zip(attention.chunks_exact_mut(queries * t)) {
+            let part = |i: usize, rows: Range<usize>| {
+                Matrix::strided(&qkv[3 * w * rows.start + i * w + at..], rows.len(), d, 3 * w)
+            };
+            let q = part(0, t - queries..t);
+            Product::on(Threads::One).scaled(self.scale()).into(p, t, q, part(1, 0..t).t());
+            vectorised(|| p.chunks_exact_mut(t).for_each(softmax));
+            Product::on(Threads::One).into(&mut mixed[at..], w, Matrix::new(p, t), part(2, 0..t));
+        }
+    }
+
+    /// Backward pass of [`Heads::whole_text`]: dqkv (T, 3W) from dmixed (Q, W).
+    pub fn whole_text_backward(&self, qkv: &[f32], attention: &[f32], dmixed: &[f32], dqkv: &mut [f32]) {
+        let (w, d, scale) = (self.width, self.d(), self.scale());
+        let (t, queries) = (qkv.len() / (3 * w), dmixed.len() / w);
+        let mut ds = vec![0f32; queries * t];
+        dqkv.fill(0.0);
+        for (at, p) in (0..w).step_by(d).zip(attention.chunks_exact(queries * t)) {
+            let part = |i: usize, rows: Range<usize>| {
+                Matrix::strided(&qkv[3 * w * rows.start + i * w + at..], rows.len(), d, 3 * w)
+            };
+            let (p_rows, dmixed) = (Matrix::new(p, t), Matrix::strided(&dmixed[at..], queries, d, w));
+            Product::on(Threads::One).into(&mut dqkv[2 * w + at..], 3 * w, p_rows.t(), dmixed);
+            Product::on(Threads::One).into(&mut ds, t, dmixed, part(2, 0..t).t());
+            // back through the softmax and the scale, in place
+            vectorised(|| {
+                for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
+                    let mean = dot(p, ds);
+                    ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * p * (*ds - mean));
+                }
+            });
+            let ds = Matrix::new(&ds, t);
+            Product::on(Threads::One).into(&mut dqkv[3 * w * (t - queries) + at..], 3 * w, ds, part(1, 0..t));
+            Product::on(Threads::One).into(&mut dqkv[w + at..], 3 * w, ds.t(), part(0, t - queries..t));
+        }
     }
 
     /// What a text's last Q positions see of the start, of those before them and of themselves: qkv

@@ -49,16 +49,21 @@ pub struct Block {
 
 impl Affine {
     /// The layers `names`, (out, inputs) each, side by side.
-    fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
+    pub fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             let layer = weights.at(name);
             weight.extend(layer.values("weight", &[out, inputs])?);
             bias.extend(layer.values("bias", &[out])?);
         }
-        let forward = transposed(&weight, inputs);
+        Ok(Affine::of(weight, bias, pass))
+    }
+
+    /// Of a weight (O, I) and a bias (O).
+    pub fn of(weight: Vec<f32>, bias: Vec<f32>, pass: Pass) -> Self {
+        let forward = transposed(&weight, weight.len() / bias.len());
         let backward = if pass == Pass::Both { weight } else { Vec::new() };
-        Ok(Affine { weight: forward, backward, bias })
+        Affine { weight: forward, backward, bias }
     }
 
     fn weight(&self) -> Matrix<'_> {
@@ -133,6 +138,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter().zip(y).for_each(|(&x, y)| *y = quick_gelu(x)),
             Activation::Gelu => x.iter().zip(y).for_each(|(&x, y)| *y = gelu(x)),
+            Activation::GeluPytorchTanh => x.iter().zip(y).for_each(|(&x, y)| *y = gelu_tanh(x)),
         });
     }
 
@@ -141,6 +147,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
             Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+            Activation::GeluPytorchTanh => x.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
         });
     }
 
@@ -149,6 +156,7 @@ impl Activation {
         vectorised(|| match self {
             Activation::QuickGelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= quick_gelu_slope(x)),
             Activation::Gelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_slope(x)),
+            Activation::GeluPytorchTanh => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_tanh_slope(x)),
         });
     }
 }
@@ -180,4 +188,20 @@ fn gelu_slope(x: f32) -> f32 {
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
     0.5 * (1.0 + vector::erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// √(8/π) and the factor of x³ in gelu's approximation, (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2,
+/// which is σ of twice that.
+const TWICE_ROOT: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
+const CUBIC: f32 = 0.044_715;
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    x * vector::sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * x * x))
+}
+
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    let s = vector::sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * x * x));
+    s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * x * x)
 }

@@ -6,5 +6,6 @@
 
 mod attention;
 mod block;
+mod pooling;
 pub mod text;
 pub mod vision;

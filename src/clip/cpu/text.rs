@@ -1,8 +1,9 @@
 //! The text encoder: fed with token embeddings, differentiable in them.
 //!
-//! Attention is causal, so what stands after an end of text does not count, and what stands first,
-//! the start of text, never changes: texts lie packed, without padding, each from its second token
-//! to its end, and the start is computed once.
+//! CLIP's attention is causal, so what stands after an end of text does not count, and what stands
+//! first, the start of text, never changes: texts lie packed, without padding, each from its second
+//! token to its end, and the start is computed once. SigLIP's sees everything: its texts have all
+//! positions, padding too, and the state of the last is the text's.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -12,7 +13,12 @@ use super::{
     block::{Block, Norm, Pass},
 };
 use crate::{
-    clip::{Tokenizer, config::Config, weights::Weights},
+    clip::{
+        Tokenizer,
+        config::{Config, Family},
+        layout::Tower,
+        weights::Weights,
+    },
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -30,14 +36,22 @@ pub struct TextEncoder {
     position_embedding: Vec<f32>, // (positions, W)
     blocks: Vec<Block>,
     final_norm: Norm,
-    projection: Vec<f32>, // (P, W)
+    projection: Vec<f32>,      // (P, W)
+    projection_bias: Vec<f32>, // (P), of SigLIP; else 0
     heads: Heads,
     /// exp(logit_scale): what cosines are multiplied with.
     pub logit_scale: f32,
     /// Dimension P of the features.
     pub dim: usize,
-    /// The start of text, in every block.
-    start: Vec<Start>,
+    sight: Sight,
+}
+
+/// What the positions of a text see.
+enum Sight {
+    /// Those before them, the first of which is the start of text, in every block, and themselves.
+    Causal(Vec<Start>),
+    /// All.
+    Whole,
 }
 
 /// What the backward pass needs of the forward pass of C texts, N rows, and buffers; kept from step
@@ -55,18 +69,25 @@ pub struct State {
 struct BlockState {
     input: Vec<f32>,         // (N, W)
     qkv: Vec<f32>,           // (N, 3W)
-    attention: Vec<f32>,     // per text (heads, queries, 1 + rows)
+    attention: Vec<f32>,     // per text (heads, queries, positions)
     middle: Vec<f32>,        // (R, W), after the attention's residual
     preactivation: Vec<f32>, // (R, F)
 }
 
 impl TextEncoder {
-    /// `start` is the start-of-text token, which every text begins with.
-    pub(in crate::clip) fn new(config: &Config, weights: &Weights, start: u32) -> Result<Self> {
+    /// `start` is the start-of-text token, which every text of a CLIP begins with.
+    pub(in crate::clip) fn new(config: &Config, weights: &Weights, start: Option<u32>) -> Result<Self> {
         let c = &config.text_config;
         let (w, dim) = (c.hidden_size, config.projection_dim);
         let model = weights.at("text_model");
         let embeddings = model.at("embeddings");
+        let (projection, projection_bias) = match config.family {
+            Family::Clip => (weights.at("text_projection").values("weight", &[dim, w])?, vec![0.0; dim]),
+            Family::Siglip => {
+                weights.number("logit_bias")?; // nothing to the softmax over classes: all logits have it
+                (model.at("head").values("weight", &[dim, w])?, model.at("head").values("bias", &[dim])?)
+            }
+        };
         let mut encoder = TextEncoder {
             token_embedding: embeddings.at("token_embedding").values("weight", &[c.vocab_size, w])?,
             position_embedding: embeddings
@@ -74,14 +95,17 @@ impl TextEncoder {
                 .values("weight", &[c.max_position_embeddings, w])?,
             blocks: Block::all(&model, &c.size(), Pass::Both)?,
             final_norm: Norm::new(&model.at("final_layer_norm"), w, c.layer_norm_eps)?,
-            projection: weights.at("text_projection").values("weight", &[dim, w])?,
+            projection,
+            projection_bias,
             heads: Heads { heads: c.num_attention_heads, width: w },
-            logit_scale: weights.values("logit_scale", &[])?[0].exp(),
+            logit_scale: weights.number("logit_scale")?.exp(),
             dim,
-            start: Vec::new(),
+            sight: Sight::Whole,
         };
-        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
-        encoder.start = encoder.start(start);
+        weights.require_all_read(Tower::Text)?;
+        if let Some(start) = start {
+            encoder.sight = Sight::Causal(encoder.start(start));
+        }
         Ok(encoder)
     }
 
@@ -93,6 +117,14 @@ impl TextEncoder {
     /// Embedding (W) of a token.
     pub fn embed(&self, id: u32) -> &[f32] {
         &self.token_embedding[id as usize * self.width()..][..self.width()]
+    }
+
+    /// Positions that are the same in every text, and first: the start of text.
+    fn starts(&self) -> usize {
+        match self.sight {
+            Sight::Causal(_) => 1,
+            Sight::Whole => 0,
+        }
     }
 
     /// Keys and values of the start of text in every block: it sees itself alone, so its attention
@@ -118,7 +150,8 @@ impl TextEncoder {
     }
 
     /// Token embeddings x (N, W), without positions, of texts of `lengths` rows, N in all, to
-    /// features (C, P), not normalised. A text's rows are those of its second token to its end.
+    /// features (C, P), not normalised. A text's rows are those after the start of text, to its
+    /// end.
     pub fn encode(&self, x: &[f32], lengths: &[usize], state: &mut State) -> Vec<f32> {
         let all = Threads::All;
         let (w, heads) = (self.width(), &self.heads);
@@ -136,7 +169,7 @@ impl TextEncoder {
         embedded.copy_from_slice(x);
         for text in &*texts {
             let rows = &mut embedded[text.first * w..][..text.rows * w];
-            add_scaled(rows, 1.0, &self.position_embedding[w..]);
+            add_scaled(rows, 1.0, &self.position_embedding[self.starts() * w..]);
         }
         for (i, block) in self.blocks.iter().enumerate() {
             let last = i + 1 == self.blocks.len();
@@ -149,13 +182,18 @@ impl TextEncoder {
             block.qkv.forward(normal, qkv, all);
 
             let queries = |text: &Text| if last { 1 } else { text.rows };
-            let attention = room(attention, texts.iter().map(|t| heads.attention_values(*t, queries(t))).sum());
+            let values = |text: &Text| heads.heads * queries(text) * (self.starts() + text.rows);
+            let attention = room(attention, texts.iter().map(values).sum());
             let mixed = room(mixed, r * w); // (R, W)
             let (mut attention, mut rest) = (attention, &mut *mixed);
             for text in &*texts {
-                let (p, others) = attention.split_at_mut(heads.attention_values(*text, queries(text)));
+                let (p, others) = attention.split_at_mut(values(text));
                 let (mixed, below) = rest.split_at_mut(queries(text) * w);
-                heads.text(&qkv[text.first * 3 * w..][..text.rows * 3 * w], &self.start[i], mixed, p);
+                let qkv = &qkv[text.first * 3 * w..][..text.rows * 3 * w];
+                match &self.sight {
+                    Sight::Causal(start) => heads.text(qkv, &start[i], mixed, p),
+                    Sight::Whole => heads.whole_text(qkv, mixed, p),
+                }
                 (attention, rest) = (others, below);
             }
 
@@ -179,7 +217,7 @@ impl TextEncoder {
 
         let normal = room(normal, c * w); // (C, W)
         self.final_norm.forward(&end[..c * w], normal);
-        let mut features = vec![0.0; c * self.dim]; // (C, P)
+        let mut features = self.projection_bias.repeat(c); // (C, P)
         layers::add_linear(normal, Matrix::new(&self.projection, w).t(), &mut features, all);
         features
     }
@@ -215,10 +253,15 @@ impl TextEncoder {
             let (mut attention, mut mixed) = (&attention[..], &*mixed);
             for text in &*texts {
                 let queries = if last { 1 } else { text.rows };
-                let (p, others) = attention.split_at(heads.attention_values(*text, queries));
+                let (p, others) = attention.split_at(heads.heads * queries * (self.starts() + text.rows));
                 let (dmixed, below) = mixed.split_at(queries * w);
                 let rows = text.first * 3 * w..(text.end() + 1) * 3 * w;
-                heads.text_backward(&qkv[rows.clone()], &self.start[i], p, dmixed, &mut dqkv[rows]);
+                match &self.sight {
+                    Sight::Causal(start) => {
+                        heads.text_backward(&qkv[rows.clone()], &start[i], p, dmixed, &mut dqkv[rows]);
+                    }
+                    Sight::Whole => heads.whole_text_backward(&qkv[rows.clone()], p, dmixed, &mut dqkv[rows]),
+                }
                 (attention, mixed) = (others, below);
             }
             block.qkv.backward(dqkv, narrow, all);
@@ -236,8 +279,8 @@ impl TextEncoder {
         let parts: Vec<Vec<f32>> = ids
             .par_chunks(PART)
             .map(|part| {
-                let lengths: Vec<usize> = part.iter().map(|ids| ids.len() - 1).collect();
-                let rows = part.iter().flat_map(|ids| &ids[1..]);
+                let lengths: Vec<usize> = part.iter().map(|ids| ids.len() - self.starts()).collect();
+                let rows = part.iter().flat_map(|ids| &ids[self.starts()..]);
                 let x: Vec<f32> = rows.flat_map(|&id| self.embed(id)).copied().collect(); // (N, W)
                 self.encode(&x, &lengths, &mut State::default())
             })

@@ -1,13 +1,19 @@
-//! The image encoder: a vision transformer whose class token is projected.
+//! The image encoder: a vision transformer whose class token is projected, or, of SigLIP, whose
+//! positions are pooled by attention.
 
 use anyhow::Result;
 
 use super::{
     attention::Heads,
     block::{Block, Norm, Pass},
+    pooling::PoolingHead,
 };
 use crate::{
-    clip::{config::Config, weights::Weights},
+    clip::{
+        config::{Config, Family},
+        layout::Tower,
+        weights::Weights,
+    },
     dense::{
         layers,
         product::{Matrix, Threads},
@@ -19,21 +25,29 @@ use crate::{
 /// Positions encoded at a time: products of fewer rows are slower.
 const ROWS: usize = 800;
 
-/// A frozen image encoder. W is its width, T = 1 + patches the positions of an image, P the
-/// projection's dimension.
+/// A frozen image encoder. W is its width, T the positions of an image, a class token, if there is
+/// one, and its patches, P the projection's dimension.
 pub struct ImageEncoder {
     patch: Vec<f32>,              // (W, 3·p·p)
-    class_embedding: Vec<f32>,    // (W)
-    position_embedding: Vec<f32>, // (T, W)
-    pre_norm: Norm,
+    class_embedding: Vec<f32>,    // (W), or empty
+    position_embedding: Vec<f32>, // (T, W), with the patches' bias where they have one
+    pre_norm: Option<Norm>,
     blocks: Vec<Block>,
     post_norm: Norm,
-    projection: Vec<f32>, // (P, W)
+    head: Head,
     heads: Heads,
     image_size: usize,
     patch_size: usize,
     /// Dimension P of the embeddings.
     pub dim: usize,
+}
+
+/// What an image's embedding is made of.
+enum Head {
+    /// Its class token, with a projection (P, W).
+    ClassToken(Vec<f32>),
+    /// All its positions.
+    Attention(Box<PoolingHead>),
 }
 
 /// Buffers of a batch, kept from one to the next.
@@ -52,23 +66,39 @@ impl ImageEncoder {
     pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let c = &config.vision_config;
         let (w, p, dim) = (c.hidden_size, c.patch_size, config.projection_dim);
-        let positions = 1 + (c.image_size / p).pow(2);
+        let patches = (c.image_size / p).pow(2);
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
+        let (class_embedding, pre_norm, head) = match config.family {
+            Family::Clip => {
+                let norm = Norm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?; // so spelled in every checkpoint
+                let projection = weights.at("visual_projection").values("weight", &[dim, w])?;
+                (embeddings.values("class_embedding", &[w])?, Some(norm), Head::ClassToken(projection))
+            }
+            Family::Siglip => {
+                (Vec::new(), None, Head::Attention(PoolingHead::new(&model.at("head"), &c.size())?.into()))
+            }
+        };
+        let positions = class_embedding.len() / w + patches;
+        let mut position_embedding = embeddings.at("position_embedding").values("weight", &[positions, w])?;
+        if config.family == Family::Siglip {
+            let bias = embeddings.at("patch_embedding").values("bias", &[w])?;
+            layers::add_bias(&bias, &mut position_embedding);
+        }
         let encoder = ImageEncoder {
             patch: embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
-            class_embedding: embeddings.values("class_embedding", &[w])?,
-            position_embedding: embeddings.at("position_embedding").values("weight", &[positions, w])?,
-            pre_norm: Norm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?, // so spelled in every checkpoint
+            class_embedding,
+            position_embedding,
+            pre_norm,
             blocks: Block::all(&model, &c.size(), Pass::Forward)?,
             post_norm: Norm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
-            projection: weights.at("visual_projection").values("weight", &[dim, w])?,
+            head,
             heads: Heads { heads: c.num_attention_heads, width: w },
             image_size: c.image_size,
             patch_size: p,
             dim,
         };
-        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        weights.require_all_read(Tower::Image)?;
         Ok(encoder)
     }
 
@@ -88,12 +118,21 @@ impl ImageEncoder {
         let Workspace { patches, x, normal, qkv, mixed, hidden, logits } = workspace;
 
         let (x, normal) = (room(x, n * w), room(normal, n * w)); // (N, W)
-        self.embed(pixels, patches, normal, x);
-        self.pre_norm.forward(normal, x);
+        match &self.pre_norm {
+            Some(norm) => {
+                self.embed(pixels, patches, normal, x);
+                norm.forward(normal, x);
+            }
+            None => self.embed(pixels, patches, x, normal),
+        }
 
-        let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
         let (last, before) = self.blocks.split_last().expect("a transformer has layers");
-        for block in before {
+        let whole = match self.head {
+            Head::ClassToken(_) => before,
+            Head::Attention(_) => &self.blocks,
+        };
+        for block in whole {
+            let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
             block.norm1.forward(x, normal);
             block.qkv.forward(normal, qkv, one);
             let logits = room(logits, t * t);
@@ -103,8 +142,16 @@ impl ImageEncoder {
             block.out.add(mixed, x, one);
             block.feed_forward(x, normal, hidden);
         }
+        let projection = match &self.head {
+            Head::ClassToken(projection) => projection,
+            Head::Attention(head) => {
+                self.post_norm.forward(x, normal);
+                return head.forward(normal, b, [qkv, mixed, hidden]);
+            }
+        };
 
         // of the last block's output only the class tokens count
+        let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
         last.norm1.forward(x, normal);
         last.qkv.forward(normal, qkv, one);
         let (class, mixed, logits) = (&mut normal[..b * w], &mut mixed[..b * w], room(logits, t)); // (B, W)
@@ -117,16 +164,16 @@ impl ImageEncoder {
         last.feed_forward(class, mixed, hidden);
         self.post_norm.forward(class, mixed);
         let mut embeddings = vec![0.0; b * self.dim]; // (B, P)
-        layers::add_linear(mixed, Matrix::new(&self.projection, w).t(), &mut embeddings, one);
+        layers::add_linear(mixed, Matrix::new(projection, w).t(), &mut embeddings, one);
         embeddings
     }
 
-    /// Pixels (B, 3, S, S) to the class token and the patches' embeddings with their positions,
-    /// (B·T, W).
+    /// Pixels (B, 3, S, S) to the class token, if there is one, and the patches' embeddings with
+    /// their positions, (B·T, W).
     fn embed(&self, pixels: &[f32], patches: &mut Vec<f32>, x: &mut [f32], scratch: &mut [f32]) {
         let (s, p, w) = (self.image_size, self.patch_size, self.heads.width);
         let (side, values) = (s / p, 3 * p * p);
-        let (b, t) = (pixels.len() / (3 * s * s), 1 + side * side);
+        let b = pixels.len() / (3 * s * s);
         let patches = room(patches, b * side * side * values); // (B·patches, 3·p·p)
         for (i, patch) in patches.chunks_exact_mut(values).enumerate() {
             let (image, row, column) = (i / (side * side), i / side % side, i % side);
@@ -135,13 +182,15 @@ impl ImageEncoder {
                 out.copy_from_slice(&pixels[((image * 3 + channel) * s + y) * s + column * p..][..p]);
             }
         }
-        let embedded = &mut scratch[..b * (t - 1) * w]; // (B·patches, W)
+        let embedded = &mut scratch[..b * side * side * w]; // (B·patches, W)
         embedded.fill(0.0);
         layers::add_linear(patches, Matrix::new(&self.patch, values).t(), embedded, Threads::One);
-        for (x, embedded) in x.chunks_exact_mut(t * w).zip(embedded.chunks_exact((t - 1) * w)) {
+        let images = x.chunks_exact_mut(self.position_embedding.len());
+        for (x, embedded) in images.zip(embedded.chunks_exact(side * side * w)) {
             x.copy_from_slice(&self.position_embedding);
-            add_scaled(&mut x[..w], 1.0, &self.class_embedding);
-            add_scaled(&mut x[w..], 1.0, embedded);
+            let (class, patches) = x.split_at_mut(self.class_embedding.len());
+            add_scaled(class, 1.0, &self.class_embedding);
+            add_scaled(patches, 1.0, embedded);
         }
     }
 }

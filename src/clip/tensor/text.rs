@@ -4,7 +4,12 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
 use super::transformer::{BlockState, LayerNorm, Linear, Transformer};
-use crate::clip::{Tokenizer, config::Config, weights::Weights};
+use crate::clip::{
+    Tokenizer,
+    config::{Config, Family},
+    layout::Tower,
+    weights::Weights,
+};
 
 /// Texts encoded at a time by [`TextEncoder::features`].
 const TEXT_BATCH: usize = 256;
@@ -16,6 +21,8 @@ pub struct TextEncoder {
     transformer: Transformer,
     final_norm: LayerNorm,
     projection: Linear,
+    /// Whether positions see those after them.
+    sees_all: bool,
     /// exp(logit_scale): what cosines are multiplied with.
     pub logit_scale: f64,
     /// Width W of the token embeddings.
@@ -38,6 +45,13 @@ impl TextEncoder {
         let (width, dim) = (c.hidden_size, config.projection_dim);
         let model = weights.at("text_model");
         let embeddings = model.at("embeddings");
+        let projection = match config.family {
+            Family::Clip => Linear::without_bias(&weights.at("text_projection"), dim, width)?,
+            Family::Siglip => {
+                weights.number("logit_bias")?; // nothing to the softmax over classes: all logits have it
+                Linear::new(&model.at("head"), dim, width)?
+            }
+        };
         let encoder = TextEncoder {
             token_embedding: embeddings.at("token_embedding").get("weight", &[c.vocab_size, width])?,
             position_embedding: embeddings
@@ -45,12 +59,13 @@ impl TextEncoder {
                 .get("weight", &[c.max_position_embeddings, width])?,
             transformer: Transformer::new(&model, &c.size())?,
             final_norm: LayerNorm::new(&model.at("final_layer_norm"), width, c.layer_norm_eps)?,
-            projection: Linear::without_bias(&weights.at("text_projection"), dim, width)?,
-            logit_scale: f64::from(weights.get("logit_scale", &[])?.to_scalar::<f32>()?).exp(),
+            projection,
+            sees_all: config.family == Family::Siglip,
+            logit_scale: f64::from(weights.number("logit_scale")?).exp(),
             width,
             dim,
         };
-        weights.require_all_read(&["text_model.", "text_projection.", "logit_"])?;
+        weights.require_all_read(Tower::Text)?;
         Ok(encoder)
     }
 
@@ -65,12 +80,13 @@ impl TextEncoder {
     }
 
     /// Token embeddings x (C, T, W), without positions, to features (C, P), not normalised. `ends`
-    /// are the end-of-text positions. Attention is causal: what stands after an end does not count,
-    /// so T need only reach the last of them.
+    /// are the end-of-text positions, of SigLIP the last ones. CLIP's attention is causal: what
+    /// stands after an end does not count, so T need only reach the last of them.
     pub fn encode(&self, x: &Tensor, ends: &[usize]) -> Result<(Tensor, State)> {
         let shape @ (c, t, w) = x.dims3()?;
         let x = x.broadcast_add(&self.position_embedding.narrow(0, 0, t)?)?;
-        let (y, blocks) = self.transformer.forward_with_state(&x, Some(&causal_mask(t, self.device())?))?;
+        let mask = if self.sees_all { None } else { Some(causal_mask(t, self.device())?) };
+        let (y, blocks) = self.transformer.forward_with_state(&x, mask.as_ref())?;
         let rows: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * t + end) as u32).collect();
         let ends = Tensor::new(rows, self.device())?; // (C)
         let end_state = y.reshape((c * t, w))?.index_select(&ends, 0)?; // (C, W)

@@ -11,6 +11,10 @@ use crate::clip::{
     weights::Weights,
 };
 
+/// √(8/π), and the factor of x³, in gelu's approximation x·σ(√(8/π) (x + 0.044715 x³)).
+const TWICE_ROOT: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
+const CUBIC: f64 = 0.044715;
+
 /// A frozen affine map.
 pub struct Linear {
     weight: Tensor, // (O, I)
@@ -56,6 +60,11 @@ impl Linear {
         Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(weights.get("bias", &[out])?) })
     }
 
+    /// Of a weight (O, I) and a bias (O).
+    pub fn of(weight: Tensor, bias: Tensor) -> Self {
+        Linear { weight, bias: Some(bias) }
+    }
+
     pub fn without_bias(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
         Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: None })
     }
@@ -98,10 +107,12 @@ impl LayerNorm {
 }
 
 impl Activation {
-    fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
+    /// The activation, elementwise.
+    pub fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::QuickGelu => (x * ops::sigmoid(&(x * 1.702)?)?)?,
             Activation::Gelu => x.gelu_erf()?,
+            Activation::GeluPytorchTanh => x.gelu()?,
         })
     }
 
@@ -118,6 +129,13 @@ impl Activation {
                 let pdf =
                     ((x.sqr()? * -0.5)?.exp()? * (0.5 * std::f64::consts::FRAC_2_SQRT_PI / std::f64::consts::SQRT_2))?;
                 (cdf + (x * pdf)?)?
+            }
+            Activation::GeluPytorchTanh => {
+                // σ(u) is (1 + tanh(u / 2)) / 2
+                let u = ((x * TWICE_ROOT)? * ((x.sqr()? * CUBIC)? + 1.0)?)?;
+                let s = ops::sigmoid(&u)?;
+                let du = (((x.sqr()? * (3.0 * CUBIC))? + 1.0)? * TWICE_ROOT)?;
+                (&s + ((x * du)? * (&s * (1.0 - &s)?)?)?)?
             }
         })
     }

@@ -1,10 +1,18 @@
-//! The image encoder: a vision transformer whose class token is projected.
+//! The image encoder: a vision transformer whose class token is projected, or, of SigLIP, whose
+//! positions are pooled by attention.
 
 use anyhow::Result;
 use candle_core::{DType, IndexOp, Tensor};
 
-use super::transformer::{LayerNorm, Linear, Transformer};
-use crate::clip::{config::Config, weights::Weights};
+use super::{
+    pooling::PoolingHead,
+    transformer::{LayerNorm, Linear, Transformer},
+};
+use crate::clip::{
+    config::{Config, Family},
+    layout::Tower,
+    weights::Weights,
+};
 
 /// Images to encode at a time.
 pub(crate) const BATCH: usize = 256;
@@ -12,39 +20,58 @@ pub(crate) const BATCH: usize = 256;
 /// A frozen image encoder. W is its width, P the projection's dimension.
 pub struct ImageEncoder {
     patch: Tensor,              // (3·p·p, W)
-    class_embedding: Tensor,    // (1, 1, W)
-    position_embedding: Tensor, // (1 + patches, W)
-    pre_norm: LayerNorm,
+    position_embedding: Tensor, // (T, W), with the patches' bias where they have one
     transformer: Transformer,
     post_norm: LayerNorm,
-    projection: Linear,
+    head: Head,
     image_size: usize,
     patch_size: usize,
     /// Dimension P of the embeddings.
     pub dim: usize,
 }
 
+/// What an image's embedding is made of.
+enum Head {
+    /// A class token (1, 1, W), which stands first, and a projection; all positions have a norm
+    /// before the transformer.
+    ClassToken { embedding: Tensor, pre_norm: LayerNorm, projection: Linear },
+    /// All positions.
+    Attention(Box<PoolingHead>),
+}
+
 impl ImageEncoder {
     pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let c = &config.vision_config;
         let (w, p, dim) = (c.hidden_size, c.patch_size, config.projection_dim);
-        let positions = 1 + (c.image_size / p).pow(2);
+        let patches = (c.image_size / p).pow(2);
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
         let patch = embeddings.at("patch_embedding").get("weight", &[w, c.num_channels, p, p])?;
+        let positions = |count: usize| embeddings.at("position_embedding").get("weight", &[count, w]);
+        let (position_embedding, head) = match config.family {
+            Family::Clip => {
+                let embedding = embeddings.get("class_embedding", &[w])?.reshape((1, 1, w))?;
+                let pre_norm = LayerNorm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?; // so spelled in every checkpoint
+                let projection = Linear::without_bias(&weights.at("visual_projection"), dim, w)?;
+                (positions(1 + patches)?, Head::ClassToken { embedding, pre_norm, projection })
+            }
+            Family::Siglip => {
+                let bias = embeddings.at("patch_embedding").get("bias", &[w])?;
+                let head = PoolingHead::new(&model.at("head"), &c.size())?;
+                (positions(patches)?.broadcast_add(&bias)?, Head::Attention(head.into()))
+            }
+        };
         let encoder = ImageEncoder {
             patch: patch.reshape((w, c.num_channels * p * p))?.t()?,
-            class_embedding: embeddings.get("class_embedding", &[w])?.reshape((1, 1, w))?,
-            position_embedding: embeddings.at("position_embedding").get("weight", &[positions, w])?,
-            pre_norm: LayerNorm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?, // so spelled in every checkpoint
+            position_embedding,
             transformer: Transformer::new(&model, &c.size())?,
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
-            projection: Linear::without_bias(&weights.at("visual_projection"), dim, w)?,
+            head,
             image_size: c.image_size,
             patch_size: p,
             dim,
         };
-        weights.require_all_read(&["vision_model.", "visual_projection."])?;
+        weights.require_all_read(Tower::Image)?;
         Ok(encoder)
     }
 
@@ -57,10 +84,18 @@ impl ImageEncoder {
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
         let w = self.position_embedding.dim(1)?;
         let patches = patches.matmul(&self.patch)?.reshape((b, side * side, w))?; // (B, patches, W)
-        let x = Tensor::cat(&[&self.class_embedding.expand((b, 1, w))?, &patches], 1)?; // (B, 1 + patches, W)
-        let x = self.pre_norm.forward(&x.broadcast_add(&self.position_embedding)?)?;
-        let y = self.transformer.forward(&x, None)?;
-        let embeddings = self.projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?)?; // (B, P)
+        let embeddings = match &self.head {
+            Head::ClassToken { embedding, pre_norm, projection } => {
+                let x = Tensor::cat(&[&embedding.expand((b, 1, w))?, &patches], 1)?; // (B, T, W)
+                let x = pre_norm.forward(&x.broadcast_add(&self.position_embedding)?)?;
+                let y = self.transformer.forward(&x, None)?;
+                projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?)? // (B, P)
+            }
+            Head::Attention(head) => {
+                let x = patches.broadcast_add(&self.position_embedding)?; // (B, T, W)
+                head.forward(&self.post_norm.forward(&self.transformer.forward(&x, None)?)?)? // (B, W)
+            }
+        };
         Ok(embeddings.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

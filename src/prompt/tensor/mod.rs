@@ -29,10 +29,10 @@ const IMAGE_PROMPTS: usize = 1024;
 /// features' dimension.
 pub struct Prompts {
     encoder: TextEncoder,
-    start: Tensor,     // (1, 1, W), start of text
-    tails: Tensor,     // (C, longest, W), tokens of "NAME." and end of text, then zeros
-    ends: Vec<usize>,  // position of each class's end of text in its prompt
-    zero_shot: Tensor, // (C, P), not normalised
+    start: Option<Tensor>, // (1, 1, W), start of text, where there is one
+    tails: Tensor,         // (C, longest, W), tokens of "NAME." and what ends them, then zeros
+    ends: Vec<usize>,      // position of each class's end of text in its prompt
+    zero_shot: Tensor,     // (C, P), not normalised
     zero_shot_values: Vec<f32>,
     config: PromptConfig,
     parameters: Parameters, // their names and shapes; the values are those of the start
@@ -62,10 +62,15 @@ impl Prompts {
         let vars = parameters
             .fields()
             .map(|(_, shape, range)| Ok(Var::from_slice(&parameters.values[range], shape, encoder.device())?));
+        let start = match tokenizer.start() {
+            Some(start) => Some(encoder.embed(&[start])?.unsqueeze(0)?),
+            None => None,
+        };
+        let before = usize::from(start.is_some()) + config.vectors();
         Ok(Prompts {
-            start: encoder.embed(&[tokenizer.start()])?.unsqueeze(0)?,
+            start,
             tails: Tensor::stack(&embedded, 0)?,
-            ends: tails.iter().map(|ids| ids.len() + config.vectors()).collect(),
+            ends: tails.iter().map(|ids| before + ids.len() - 1).collect(),
             zero_shot_values: zero_shot.flatten_all()?.to_vec1()?,
             zero_shot,
             config: config.clone(),
@@ -202,8 +207,10 @@ impl Prompts {
         let images = n / classes.len();
         let ends = self.ends[classes.clone()].repeat(images);
         let longest = ends.iter().max().context("no classes")? + 1;
-        let tails = self.tails.narrow(0, classes.start, classes.len())?.narrow(1, 0, longest - v - 1)?;
-        let x = Tensor::cat(&[&self.start.expand((n, 1, w))?, vectors, &tails.repeat((images, 1, 1))?], 1)?;
+        let start: Vec<Tensor> = self.start.iter().map(|start| Ok(start.expand((n, 1, w))?)).collect::<Result<_>>()?;
+        let tails = self.tails.narrow(0, classes.start, classes.len())?.narrow(1, 0, longest - v - start.len())?;
+        let parts: Vec<Tensor> = start.into_iter().chain([vectors.clone(), tails.repeat((images, 1, 1))?]).collect();
+        let x = Tensor::cat(&parts, 1)?;
         Ok((x, ends))
     }
 
