@@ -15,6 +15,8 @@ pub mod error;
 pub mod evaluate;
 pub mod generator;
 pub mod hash;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod method;
 pub mod metrics;
 pub mod picture;

@@ -18,6 +18,7 @@ use cgil::{
 use clap::Args;
 
 use crate::{
+    hub,
     options::{at_least, choice},
     terminal,
 };
@@ -25,12 +26,14 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
-    /// processor_config.json); tokenizer.json is needed for prompts, not here
+    /// processor_config.json); tokenizer.json is needed for prompts, not here. Or its name on the
+    /// Hugging Face hub: OWNER/NAME[@REVISION]
     #[arg(long)]
     model: PathBuf,
     /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) or
     /// directory of Hugging Face Parquet shards (train.parquet, train-00000-of-00002.parquet,
-    /// train/0000.parquet, and so for test)
+    /// train/0000.parquet, and so for test). Or its name on the hub:
+    /// hf://datasets/OWNER/NAME[@REVISION][/CONFIG]
     #[arg(long)]
     data: PathBuf,
     /// Directory of the run
@@ -67,7 +70,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
-    let checkpoint = Checkpoint::open(&options.model)?;
+    let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
     let source = open_source(options)?;
@@ -101,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn open_source(options: &Options) -> Result<Source> {
     let source = Source::open(
-        &options.data,
+        &hub::data(&options.data)?,
         &SourceOptions {
             leave_out: Some(options.run.clone()),
             class_names: options.class_names.clone(),

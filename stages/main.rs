@@ -5,6 +5,7 @@ mod baseline;
 mod checkpoint;
 mod extract;
 mod fit_vae;
+mod hub;
 mod import;
 mod options;
 mod order;

@@ -23,7 +23,7 @@ use cgil::{
 use clap::{Args, Parser};
 
 use crate::{
-    Cli, Stage,
+    Cli, Stage, hub,
     options::{MetricOption, TaskOptions, choice, options_of},
     terminal,
 };
@@ -46,7 +46,7 @@ const METHODS: [&str; 14] = [
     "joint",
 ];
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Options {
     /// Directory of the run, with its embeddings
     #[arg(long)]
@@ -65,8 +65,8 @@ pub struct Options {
     /// Options of fit-vae, such as epochs=100,latent=64
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     fit_vae: String,
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
-    /// knows it
+    /// The CLIP checkpoint, as extract takes it; needed where the embeddings were imported, else the
+    /// run knows it
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -91,6 +91,9 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let classes = Embeddings::open_complete(&run, FIRST_SOURCE)?.plan.classes.len();
     let cut = options.tasks.required()?;
+    // fetched once, for all commands
+    let model = options.model.as_deref().map(hub::model).transpose()?;
+    let options = &Options { model, ..options.clone() };
     let default: Vec<String> = METHODS.map(str::to_owned).into();
     let asked = if options.methods.is_empty() { &default } else { &options.methods };
     let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();

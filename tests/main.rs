@@ -13,6 +13,8 @@ mod checkpoints;
 mod contract;
 mod example;
 mod generators;
+mod hub;
+mod hub_server;
 mod learners;
 mod memory;
 mod methods;

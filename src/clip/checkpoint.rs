@@ -12,6 +12,7 @@ use super::{
     config::{self, Config},
     cpu,
     files::{read_json, require},
+    model_id::name_of,
     tensor,
     weights::{WeightFiles, Weights},
 };
@@ -67,8 +68,7 @@ impl Checkpoint {
     /// Name, hash and place of the checkpoint. Reads all weights once.
     pub fn id(&self) -> Result<ModelId> {
         let path = self.dir.canonicalize().with_context(|| format!("cannot resolve {}", self.dir.display()))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ModelId { name, sha256: self.weights.sha256()?, config: self.config.identity()?, path })
+        Ok(ModelId { name: name_of(&path), sha256: self.weights.sha256()?, config: self.config.identity()?, path })
     }
 
     /// How images are prepared for this checkpoint.
