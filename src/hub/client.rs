@@ -137,11 +137,11 @@ impl Client {
             thread::sleep(Duration::from_secs(attempts.into()));
         }
         handle.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
-        if let Some(lfs) = file.lfs.as_ref().filter(|_| file.size > 0) {
-            if hash_file(part)? != lfs.sha256 {
-                fs::remove_file(part).ok();
-                bail!("{} of {name} arrived damaged: its SHA-256 is not {}; fetch it again", file.path, lfs.sha256);
-            }
+        if let Some(lfs) = &file.lfs
+            && hash_file(part)? != lfs.sha256
+        {
+            fs::remove_file(part).ok();
+            bail!("{} of {name} arrived damaged: its SHA-256 is not {}; fetch it again", file.path, lfs.sha256);
         }
         Ok(())
     }
@@ -158,7 +158,8 @@ impl Client {
         let local = |error: std::io::Error| Failure::Refused(anyhow!("cannot write {} of {name}: {error}", file.path));
         let mut there = handle.metadata().map_err(local)?.len();
         if there > file.size {
-            (handle.set_len(0).map_err(local)?, there = 0).1;
+            handle.set_len(0).map_err(local)?;
+            there = 0;
         }
         watch.fetched(file, there);
         if there == file.size {
@@ -168,7 +169,10 @@ impl Client {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
             // without Range, from the beginning
-            StatusCode::OK => (handle.set_len(0).map_err(local)?, there = 0).1,
+            StatusCode::OK => {
+                handle.set_len(0).map_err(local)?;
+                there = 0;
+            }
             _ => return Err(self.failure(name, &response, url)),
         }
         let mut body = response.body_mut().as_reader();
