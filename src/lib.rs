@@ -5,6 +5,8 @@ pub mod artefact;
 pub mod atomic;
 pub mod ausuc;
 pub mod baseline;
+#[cfg(feature = "program")]
+pub mod benchmark;
 pub mod choice;
 pub mod clip;
 pub mod dense;

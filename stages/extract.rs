@@ -68,12 +68,18 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    run_checked(options, |_, _| Ok(()))
+}
+
+/// As [`run`], unless `check` has something against what is to be encoded.
+pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
     let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
     let source = open_source(options)?;
+    check(&source, &checkpoint)?;
     let devices = options.device.open(2)?;
     let encoders = time(Phase::Load, || open_encoders(options, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
     let plan = plan(options, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;

@@ -28,6 +28,7 @@ mod parity_learning;
 mod pipeline;
 mod quality;
 mod queries;
+mod recipes;
 mod report;
 mod shots;
 mod sources;

@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Watch,
     files::{File, Listing},
     name::{Kind, Name},
+    watch::Watch,
 };
 use crate::atomic;
 

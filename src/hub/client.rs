@@ -17,9 +17,9 @@ use ureq::{
 };
 
 use super::{
-    Watch,
     files::{File, Listing},
     name::{Kind, Name},
+    watch::Watch,
 };
 use crate::hash::hash_file;
 

@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod files;
 mod name;
+mod watch;
 
 use std::{env, path::PathBuf};
 
@@ -18,20 +19,12 @@ use client::{Client, Failure, Token};
 pub use files::File;
 use files::Listing;
 pub use name::{Kind, Name};
+pub use watch::Watch;
 
 use crate::words::counted;
 
 /// The branch to which the hub converts data sets that are not Parquet.
 const CONVERTED: &str = "refs/convert/parquet";
-
-/// Who is told what happens.
-pub trait Watch {
-    /// Something that a person should know.
-    fn note(&self, line: &str);
-
-    /// `there` bytes of a file of those that are fetched are there.
-    fn fetched(&self, file: &File, there: u64);
-}
 
 /// The hub, and the cache of what was fetched of it.
 pub struct Hub {
