@@ -5,6 +5,8 @@ pub mod artefact;
 pub mod atomic;
 pub mod ausuc;
 pub mod baseline;
+#[cfg(feature = "program")]
+pub mod benchmark;
 pub mod choice;
 pub mod clip;
 pub mod dense;
@@ -15,6 +17,8 @@ pub mod error;
 pub mod evaluate;
 pub mod generator;
 pub mod hash;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod method;
 pub mod metrics;
 pub mod picture;

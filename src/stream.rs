@@ -234,7 +234,7 @@ impl Stream {
         }
         match fitting[..] {
             [stream] => {
-                if let Some((file, _)) = &order.file {
+                if let Some(file) = &order.file {
                     let source = Embeddings::open(run, stream.source(0))?;
                     let asked: Vec<i64> = order.apply(&source.plan.classes)?.iter().map(|class| class.label).collect();
                     let there: Vec<i64> = stream.classes.iter().map(|class| class.label).collect();

@@ -38,8 +38,10 @@ pub struct Order {
     /// Seed of the order, unless that is a file's, and of every draw; without, the dataset's order,
     /// and seed 0.
     pub seed: Option<u32>,
-    /// A JSON list of numbers from 0, and what they mean.
-    pub file: Option<(PathBuf, Convention)>,
+    /// A JSON list of numbers from 0.
+    pub file: Option<PathBuf>,
+    /// What the numbers of the list, or of the seed's permutation, mean.
+    pub convention: Convention,
 }
 
 /// How classes are cut into tasks.
@@ -64,17 +66,30 @@ choices! {
     }
 }
 
+impl Default for Convention {
+    /// As the authors of CGIL permute.
+    fn default() -> Self {
+        Convention::Positions
+    }
+}
+
 impl Order {
     /// Of a seed, or the dataset's.
     pub fn of_seed(seed: Option<u32>) -> Self {
-        Order { seed, file: None }
+        Order { seed, ..Order::default() }
     }
 
     /// The name of the order, in tables and directories: `dataset-order`, `seed-1992`,
-    /// `order-NAME`, `order-NAME-seed-1992`.
+    /// `seed-1993-classes`, `order-NAME`, `order-NAME-seed-1992`.
     pub fn name(&self) -> Result<String> {
         let seed = self.seed.map(|seed| format!("seed-{seed}"));
-        let Some((path, _)) = &self.file else { return Ok(seed.unwrap_or("dataset-order".into())) };
+        let Some(path) = &self.file else {
+            return Ok(match (seed, self.convention) {
+                (None, _) => "dataset-order".into(),
+                (Some(seed), Convention::Positions) => seed,
+                (Some(seed), Convention::Classes) => format!("{seed}-{}", self.convention),
+            });
+        };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         if stem.is_empty() || !stem.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
             bail!(
@@ -88,12 +103,15 @@ impl Order {
 
     /// The new position of each of `n` classes.
     pub fn positions(&self, n: usize) -> Result<Vec<usize>> {
-        let Some((path, convention)) = &self.file else { return Ok(class_order(n, self.seed)) };
+        let Some(path) = &self.file else {
+            let list = class_order(n, self.seed);
+            return if self.convention == Convention::Positions { Ok(list) } else { inverse(&list, n) };
+        };
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let list: Vec<usize> = serde_json::from_str(&text)
             .with_context(|| format!("{} should be a JSON list of whole numbers from 0", path.display()))?;
         let inverse = inverse(&list, n).with_context(|| format!("{} is no order of {n} classes", path.display()))?;
-        Ok(if *convention == Convention::Positions { list } else { inverse })
+        Ok(if self.convention == Convention::Positions { list } else { inverse })
     }
 
     /// The order of `n` classes as a list of numbers from 0.
@@ -230,7 +248,9 @@ mod tests {
 
     #[test]
     fn a_file_names_an_order_as_a_directory_may_be_called() {
-        let name = |file: &str| Order { seed: Some(7), file: Some((file.into(), Convention::Classes)) }.name();
+        let name = |file: &str| {
+            Order { file: Some(file.into()), convention: Convention::Classes, ..Order::of_seed(Some(7)) }.name()
+        };
         assert_eq!(name("orders/by-hand_2.txt").unwrap(), "order-by-hand_2-seed-7");
         for file in ["by hand.txt", "a=b.txt", "", "é.txt"] {
             assert!(name(file).unwrap_err().to_string().contains("letters, digits"), "{file}");
@@ -245,6 +265,11 @@ mod tests {
         assert_eq!(labels, [4, 5, 1, 2, 0, 3]);
         assert_eq!(order.list(6, Convention::Classes).unwrap(), [4, 5, 1, 2, 0, 3]);
         assert_eq!(order.list(6, Convention::Positions).unwrap(), class_order(6, Some(1992)));
+        // as those do who take the permutation for a list of classes
+        let other = Order { convention: Convention::Classes, ..order };
+        assert_eq!(other.list(6, Convention::Classes).unwrap(), class_order(6, Some(1992)));
+        assert_eq!(other.name().unwrap(), "seed-1992-classes");
+        assert_eq!(Order { seed: None, ..other }.name().unwrap(), "dataset-order");
     }
 
     #[test]

@@ -12,11 +12,13 @@ use cgil::{
 };
 use clap::Args;
 
+use crate::hub;
+
 /// Where the checkpoint is.
 #[derive(Args, Clone)]
 pub struct ClipOptions {
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
-    /// knows it
+    /// The CLIP checkpoint, as extract takes it; needed where the embeddings were imported, else the
+    /// run knows it
     #[arg(long)]
     pub model: Option<PathBuf>,
 }
@@ -37,16 +39,18 @@ pub fn open(run: &Run, stream: &Stream, options: &ClipOptions) -> Result<(Checkp
 fn of_embeddings(run: &Run, embeddings: &Embeddings, model: Option<&Path>) -> Result<(Checkpoint, ModelId)> {
     let (run_shown, recorded) = (run.dir().display(), &embeddings.plan.model);
     let dir = match (model, recorded) {
-        (Some(dir), _) => dir,
-        (None, Some(model)) if model.path.is_dir() => &model.path,
-        (None, Some(model)) => {
-            bail!("the checkpoint of {run_shown}, {}, is not there any more: give --model DIR", model.path.display())
-        }
+        (Some(model), _) => hub::model(model)?,
+        (None, Some(model)) if model.path.is_dir() => model.path.clone(),
+        (None, Some(model)) => bail!(
+            "the checkpoint of {run_shown}, {}, is not there any more: give --model, the directory or name of {}",
+            model.path.display(),
+            model.name
+        ),
         (None, None) => {
-            bail!("the embeddings in {run_shown} were imported, so it does not know their CLIP: give --model DIR")
+            bail!("the embeddings in {run_shown} were imported, so it does not know their CLIP: give --model")
         }
     };
-    let checkpoint = Checkpoint::open(dir)?;
+    let checkpoint = Checkpoint::open(&dir)?;
     let id = checkpoint.id()?;
     require(run, embeddings, &checkpoint, &id)?;
     Ok((checkpoint, id))

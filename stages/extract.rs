@@ -22,6 +22,7 @@ use cgil::{
 use clap::Args;
 
 use crate::{
+    hub,
     options::{at_least, choice, fraction},
     terminal,
 };
@@ -30,12 +31,13 @@ use crate::{
 pub struct Options {
     /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
     /// processor_config.json), or of OpenCLIP open_clip_config.json and open_clip_model.safetensors;
-    /// tokenizer.json is needed for prompts, not here
+    /// tokenizer.json is needed for prompts, not here. Or its name on the Hugging Face hub:
+    /// OWNER/NAME[@REVISION]
     #[arg(long)]
     model: PathBuf,
     /// The images: a folder (SPLIT/CLASS/… or CLASS/…, or with a metadata.csv), Hugging Face Parquet
     /// or Arrow files, WebDataset tars ("{000..099}.tar"), or a manifest (CSV, JSONL or Parquet of
-    /// paths and labels)
+    /// paths and labels). Or its name on the hub: hf://datasets/OWNER/NAME[@REVISION][/CONFIG]
     #[arg(long)]
     data: PathBuf,
     /// What --data is, where it is not what it looks like
@@ -80,12 +82,18 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    run_checked(options, |_, _| Ok(()))
+}
+
+/// As [`run`], unless `check` has something against what is to be encoded.
+pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
-    let checkpoint = Checkpoint::open(&options.model)?;
+    let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
     let source = open_source(options)?;
+    check(&source, &checkpoint)?;
     let devices = options.device.open(2)?;
     let encoders = time(Phase::Load, || open_encoders(options, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
     let plan = plan(options, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;
@@ -117,7 +125,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn open_source(options: &Options) -> Result<Source> {
     let source = Source::open(
-        &options.data,
+        &hub::data(&options.data)?,
         &SourceOptions {
             format: options.format,
             holdout: options.holdout,

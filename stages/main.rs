@@ -5,6 +5,7 @@ mod baseline;
 mod checkpoint;
 mod extract;
 mod fit_vae;
+mod hub;
 mod import;
 mod options;
 mod order;
@@ -12,6 +13,7 @@ mod prompt_tune;
 mod quality;
 mod query;
 mod report;
+mod run;
 mod sweep;
 mod terminal;
 
@@ -44,6 +46,8 @@ enum Stage {
     Baseline(baseline::Options),
     /// Methods and seeds side by side: runs what is missing, and tables it
     Sweep(sweep::Options),
+    /// A benchmark from its recipe: embeddings, methods and seeds, their table and report
+    Run(run::Options),
     /// Print a class order as JSON
     Order(order::Options),
     /// Compare what the generators give with held-out embeddings, class by class, into the table
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Stage::PromptTune(options) => prompt_tune::run(&options),
         Stage::Baseline(options) => baseline::run(&options),
         Stage::Sweep(options) => sweep::run(&options),
+        Stage::Run(options) => run::run(&options),
         Stage::Order(options) => order::run(&options),
         Stage::Quality(options) => quality::run(&options),
         Stage::Report(options) => report::run(&options),

@@ -12,7 +12,7 @@ use cgil::{
     texts,
 };
 use clap::{
-    Args,
+    ArgGroup, Args,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 
@@ -48,6 +48,7 @@ impl TaskOptions {
 
 /// How classes are ordered.
 #[derive(Args, Clone, Debug, Default)]
+#[command(group(ArgGroup::new("numbers").args(["seed", "order"]).multiple(true)))]
 pub struct OrderOptions {
     /// Permute the classes, and draw everything from this seed; without it the dataset's order, and
     /// seed 0
@@ -57,14 +58,15 @@ pub struct OrderOptions {
     /// the draws alone
     #[arg(long, value_name = "FILE", requires = "convention")]
     pub order: Option<PathBuf>,
-    /// What the numbers of --order are
-    #[arg(long, value_parser = choice::<Convention>(), requires = "order")]
+    /// What the numbers of --order are, or those of the seed's permutation: positions unless it is
+    /// given
+    #[arg(long, value_parser = choice::<Convention>(), requires = "numbers")]
     pub convention: Option<Convention>,
 }
 
 impl OrderOptions {
     pub fn order(&self) -> Order {
-        Order { seed: self.seed, file: self.order.clone().zip(self.convention) }
+        Order { seed: self.seed, file: self.order.clone(), convention: self.convention.unwrap_or_default() }
     }
 }
 

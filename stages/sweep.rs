@@ -18,12 +18,12 @@ use cgil::{
     sheet::Format,
     stream::{Stream, stream_name},
     summary::Summary,
-    task::Order,
+    task::{Convention, Order},
 };
 use clap::{Args, Parser};
 
 use crate::{
-    Cli, Stage,
+    Cli, Stage, hub,
     options::{MetricOption, TaskOptions, choice, options_of},
     terminal,
 };
@@ -46,7 +46,7 @@ const METHODS: [&str; 14] = [
     "joint",
 ];
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Options {
     /// Directory of the run, with its embeddings
     #[arg(long)]
@@ -56,6 +56,9 @@ pub struct Options {
     /// Seeds, each a class order and its draws
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u32>,
+    /// What the numbers of a seed's permutation are: positions unless it is given
+    #[arg(long, value_parser = choice::<Convention>())]
+    convention: Option<Convention>,
     /// A method: cgil or a baseline, and options of it as in the tables' column `method`; | between
     /// values stands for one method each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. May
     /// be given again; the first is what the others are compared with; without, cgil and every
@@ -65,8 +68,8 @@ pub struct Options {
     /// Options of fit-vae, such as epochs=100,latent=64
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     fit_vae: String,
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
-    /// knows it
+    /// The CLIP checkpoint, as extract takes it; needed where the embeddings were imported, else the
+    /// run knows it
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -91,12 +94,15 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let classes = Embeddings::open_complete(&run, FIRST_SOURCE)?.plan.classes.len();
     let cut = options.tasks.required()?;
-    let default: Vec<String> = METHODS.map(str::to_owned).into();
-    let asked = if options.methods.is_empty() { &default } else { &options.methods };
-    let methods: Vec<String> = asked.iter().flat_map(|method| expand(method)).collect();
+    // fetched once, for all commands
+    let model = options.model.as_deref().map(hub::model).transpose()?;
+    let options = &Options { model, ..options.clone() };
+    let methods = options.methods();
     let mut members: Vec<Member> = Vec::new();
     for &seed in &options.seeds {
-        let stream = stream_name(&Order::of_seed(Some(seed)), cut, options.tasks.shots, classes)?;
+        let convention = options.convention.unwrap_or_default();
+        let order = Order { convention, ..Order::of_seed(Some(seed)) };
+        let stream = stream_name(&order, cut, options.tasks.shots, classes)?;
         for method in &methods {
             members.push(Member::new(options, method, seed, stream.clone())?);
         }
@@ -123,6 +129,20 @@ pub fn run(options: &Options) -> Result<()> {
             };
             bail!("{n} {} failed, {table}:\n{}", if n == 1 { "command" } else { "commands" }, failed.join("\n"))
         }
+    }
+}
+
+/// An error for a method that the program would not understand, before anything is done.
+pub fn check(options: &Options) -> Result<()> {
+    options.methods().iter().try_for_each(|method| Member::new(options, method, 0, String::new()).map(|_| ()))
+}
+
+impl Options {
+    /// The methods that are compared.
+    fn methods(&self) -> Vec<String> {
+        let default: Vec<String> = METHODS.map(str::to_owned).into();
+        let asked = if self.methods.is_empty() { &default } else { &self.methods };
+        asked.iter().flat_map(|method| expand(method)).collect()
     }
 }
 
@@ -163,7 +183,8 @@ impl Member {
 fn commands(options: &Options, method: &str, seed: u32) -> Result<Vec<Vec<String>>> {
     let (name, own) = method.split_once(',').unwrap_or((method, ""));
     let own = pairs(own).with_context(|| format!("method {method:?}"))?;
-    let common = ["--run".into(), path(&options.run)?, "--seed".into(), seed.to_string()];
+    let mut common = vec!["--run".into(), path(&options.run)?, "--seed".into(), seed.to_string()];
+    common.extend(options.convention.iter().flat_map(|convention| ["--convention".into(), convention.to_string()]));
     let model = match &options.model {
         Some(model) => vec!["--model".into(), path(model)?],
         None => Vec::new(),

@@ -13,6 +13,7 @@ use super::{
     config::{self, Config, Family},
     cpu,
     format::{Format, read_json},
+    model_id::name_of,
     open_clip, tensor,
     tokenizer_files::TokenizerFiles,
     weights::{WeightFiles, Weights},
@@ -79,8 +80,7 @@ impl Checkpoint {
     /// Name, hash and place of the checkpoint. Reads all weights once.
     pub fn id(&self) -> Result<ModelId> {
         let path = self.dir.canonicalize().with_context(|| format!("cannot resolve {}", self.dir.display()))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ModelId { name, sha256: self.weights.sha256()?, config: self.config.identity()?, path })
+        Ok(ModelId { name: name_of(&path), sha256: self.weights.sha256()?, config: self.config.identity()?, path })
     }
 
     /// How images are prepared for this checkpoint.
