@@ -3,6 +3,7 @@
 
 mod baseline;
 mod checkpoint;
+mod demo;
 mod extract;
 mod fit_vae;
 mod import;
@@ -12,11 +13,13 @@ mod prompt_tune;
 mod quality;
 mod query;
 mod report;
+mod shell;
 mod sweep;
 mod terminal;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Teach CLIP new classes, task after task, without keeping the images and without forgetting.
@@ -53,24 +56,39 @@ enum Stage {
     Report(report::Options),
     /// SQL over the tables of a run
     Query(query::Options),
+    /// The three stages on pictures and a CLIP that are part of the program
+    Demo(demo::Options),
+    /// Print what a shell needs to complete commands and options
+    Completions(shell::Completions),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(shell::Man),
+}
+
+impl Stage {
+    fn run(&self) -> Result<()> {
+        match self {
+            Stage::Extract(options) => extract::run(options),
+            Stage::Import(options) => import::run(options),
+            Stage::FitVae(options) => fit_vae::run(options),
+            Stage::PromptTune(options) => prompt_tune::run(options),
+            Stage::Baseline(options) => baseline::run(options),
+            Stage::Sweep(options) => sweep::run(options),
+            Stage::Order(options) => order::run(options),
+            Stage::Quality(options) => quality::run(options),
+            Stage::Report(options) => report::run(options),
+            Stage::Query(options) => query::run(options),
+            Stage::Demo(options) => demo::run(options),
+            Stage::Completions(options) => shell::completions(options),
+            Stage::Man(options) => shell::man(options),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
     unsafe { cgil::prepare() };
-    let done = match Cli::parse().stage {
-        Stage::Extract(options) => extract::run(&options),
-        Stage::Import(options) => import::run(&options),
-        Stage::FitVae(options) => fit_vae::run(&options),
-        Stage::PromptTune(options) => prompt_tune::run(&options),
-        Stage::Baseline(options) => baseline::run(&options),
-        Stage::Sweep(options) => sweep::run(&options),
-        Stage::Order(options) => order::run(&options),
-        Stage::Quality(options) => quality::run(&options),
-        Stage::Report(options) => report::run(&options),
-        Stage::Query(options) => query::run(&options),
-    };
-    match done {
+    match Cli::parse().stage.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::note(&format!("error: {error:#}"));

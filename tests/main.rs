@@ -27,6 +27,7 @@ mod pipeline;
 mod quality;
 mod queries;
 mod report;
+mod shell;
 mod shots;
 mod sources;
 mod sources_classes;
