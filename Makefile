@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-wheel check bench bench-torch growth mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check bench bench-torch growth mutants \
         schemas clean
 
 build:
@@ -57,6 +57,11 @@ dist: build
 
 test:
 	$(CARGO) test --release
+
+# The snippets of docs/python.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that has them, else they
+# are installed below target/.
+test-python:
+	$(CARGO) test --release --test cgil python -- --include-ignored
 
 # The wheel in an empty virtual environment: the demo runs from it.
 test-wheel: wheel

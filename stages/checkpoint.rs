@@ -15,9 +15,10 @@ use clap::Args;
 /// Where the checkpoint is.
 #[derive(Args, Clone)]
 pub struct ClipOptions {
-    /// Directory of the CLIP checkpoint; needed where the embeddings were imported, else the run
-    /// knows it
-    #[arg(long)]
+    /// Directory of the CLIP checkpoint, if the run does not know it
+    ///
+    /// It does, unless the embeddings were imported.
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 }
 

@@ -19,48 +19,60 @@ use clap::Args;
 
 use crate::{
     options::{at_least, choice},
-    terminal,
+    terminal::{self, Progress},
 };
 
 #[derive(Args)]
 pub struct Options {
-    /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
-    /// processor_config.json); tokenizer.json is needed for prompts, not here
-    #[arg(long)]
+    /// Directory of a CLIP checkpoint in the Hugging Face layout
+    ///
+    /// It has config.json, model.safetensors and preprocessor_config.json (or
+    /// processor_config.json); tokenizer.json is needed for prompts, not here.
+    #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Image folder (train/CLASS/*.jpg, test/CLASS/*.png; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM) or
-    /// directory of Hugging Face Parquet shards (train.parquet, train-00000-of-00002.parquet,
-    /// train/0000.parquet, and so for test)
-    #[arg(long)]
+    /// Image folder, or directory of Hugging Face Parquet shards
+    ///
+    /// A folder is train/CLASS/*.jpg, test/CLASS/*.png (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM);
+    /// shards are train.parquet, train-00000-of-00002.parquet or train/0000.parquet, and so for
+    /// test.
+    #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// What classes are called in prompts: a CSV file of lines KEY,NAME, or a JSON file {"KEY":
-    /// "NAME"}. The keys are the class directories (of Parquet shards the names there), or all of
-    /// them labels, counted from 0; each class needs one
+    /// What classes are called in prompts: CSV lines KEY,NAME, or JSON
+    ///
+    /// A CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the class
+    /// directories (of Parquet shards the names there), or all of them labels, counted from 0;
+    /// each class needs one.
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Column of the images in Parquet shards, where several fit
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
-    /// Column of the labels in Parquet shards, a ClassLabel, where several could be meant
+    /// Column of the labels in Parquet shards, where several could be
+    ///
+    /// It has to be a ClassLabel.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// Source rows per shard; an interrupted run loses one shard at most
-    #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
+    /// Rows per file of embeddings
+    ///
+    /// An interrupted run loses one file's rows at most; of 768 values, 4096 rows are 12 MB.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long)]
     exif: bool,
-    /// What computes: auto, cpu, cuda, or cuda:0,1 for several devices
+    /// auto (CUDA if there), cpu, cuda, or cuda:0,1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Number type of the encoder's products, on CUDA devices; the table records it
-    #[arg(long, value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
+    /// Number type of the encoder's products; the CPU has float32 alone
+    ///
+    /// The table records it.
+    #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
     dtype: Precision,
     /// Print where the time went
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     profile: bool,
 }
 
@@ -79,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
     embeddings.remove_changed(&source)?;
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
-    let progress = terminal::bar("extract", images);
+    let progress = Progress::new("extract", images);
     let mut encoded = 0;
     embed(
         &source,
@@ -92,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
             embeddings.write_shard(&missing[shard], rows)
         },
     )?;
-    progress.finish_and_clear();
+    progress.finish();
     embeddings.seal()?;
     note_lost_classes(&source, &embeddings)?;
     summarise(options, &embeddings, encoded)?;

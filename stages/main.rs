@@ -4,6 +4,7 @@
 mod baseline;
 mod checkpoint;
 mod demo;
+mod doctor;
 mod extract;
 mod fit_vae;
 mod import;
@@ -17,21 +18,30 @@ mod shell;
 mod sweep;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::LazyLock};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use terminal::LogOptions;
 
 /// Teach CLIP new classes, task after task, without keeping the images and without forgetting.
 ///
 /// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`),
 /// `fit-vae`, `prompt-tune`. Each goes on where it stopped.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = VERSION.as_str())]
 struct Cli {
     #[command(subcommand)]
     stage: Stage,
+    #[command(flatten)]
+    log: LogOptions,
 }
+
+/// The version, and what the program was built with beside what every one has.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let features = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    format!("{} (features: {features})", env!("CARGO_PKG_VERSION"))
+});
 
 #[derive(Subcommand)]
 enum Stage {
@@ -49,13 +59,14 @@ enum Stage {
     Sweep(sweep::Options),
     /// Print a class order as JSON
     Order(order::Options),
-    /// Compare what the generators give with held-out embeddings, class by class, into the table
-    /// `quality`
+    /// How good each class's generator is, into the table `quality`
     Quality(quality::Options),
     /// One self-contained HTML page about the methods of a run
     Report(report::Options),
     /// SQL over the tables of a run
     Query(query::Options),
+    /// Say what this machine has, and whether a checkpoint and images can be used
+    Doctor(doctor::Options),
     /// The three stages on pictures and a CLIP that are part of the program
     Demo(demo::Options),
     /// Print what a shell needs to complete commands and options
@@ -78,6 +89,7 @@ impl Stage {
             Stage::Quality(options) => quality::run(options),
             Stage::Report(options) => report::run(options),
             Stage::Query(options) => query::run(options),
+            Stage::Doctor(options) => doctor::run(options),
             Stage::Demo(options) => demo::run(options),
             Stage::Completions(options) => shell::completions(options),
             Stage::Man(options) => shell::man(options),
@@ -88,10 +100,19 @@ impl Stage {
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
     unsafe { cgil::prepare() };
-    match Cli::parse().stage.run() {
-        Ok(()) => ExitCode::SUCCESS,
+    let Cli { stage, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return terminal::refuse(&usage),
+    };
+    terminal::set_up(log);
+    terminal::detail(&format!("cgil {}", *VERSION));
+    match stage.run() {
+        Ok(()) => {
+            terminal::done();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            terminal::note(&format!("error: {error:#}"));
+            terminal::error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
