@@ -162,7 +162,7 @@ fn data(dir: &Path, dim: Option<usize>) -> Finding {
     for note in &source.notes {
         finding.line("note", note);
     }
-    for split in source.rows.keys() {
+    for split in source.rows.keys().rev() {
         finding.result("first image", first_image(&source, split).map(|found| format!("{split}: {found}")));
     }
     if let Some(dim) = dim {
