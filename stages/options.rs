@@ -92,6 +92,8 @@ pub struct PromptOptions {
     #[arg(hide_short_help = true)]
     weight_decay: f64,
     /// Vectors before a class's name; the paper's
+    ///
+    /// Context vectors stand before the name in the class's prompt.
     #[arg(long, value_name = "KIND", value_parser = choice::<ContextKind>())]
     #[arg(default_value_t = PromptConfig::default().context)]
     context: ContextKind,
