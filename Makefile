@@ -11,7 +11,8 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo test check bench bench-torch growth mutants schemas clean
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check bench bench-torch growth mutants \
+        schemas clean
 
 build:
 	$(CARGO) build --release
@@ -31,8 +32,40 @@ query: build
 # The three stages on the embedded pictures and CLIP, offline.
 demo: extract fit-vae prompt-tune
 
+# The program as a Python wheel, from what `make build` builds, into target/wheels: pip install, pipx run --spec and
+# uvx --from take the file.
+MATURIN = runs/tools/maturin/bin/maturin
+
+wheel: $(MATURIN)
+	$(MATURIN) build --release --out target/wheels
+
+$(MATURIN):
+	python3 -m venv runs/tools/maturin
+	runs/tools/maturin/bin/pip install --quiet maturin==1.16.0
+
+# The stripped program with shell completions, man pages and licences, into target/dist.
+DIST = target/dist/cgil-$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)-$(shell rustc -vV | sed -n 's/^host: //p')
+
+dist: build
+	rm -rf $(DIST) $(DIST).tar.gz
+	mkdir -p $(DIST)/completions
+	strip -o $(DIST)/cgil $(CGIL)
+	for shell in bash elvish fish powershell zsh; do $(CGIL) completions $$shell > $(DIST)/completions/cgil.$$shell || exit 1; done
+	$(CGIL) man $(DIST)/man
+	cp README.md CHANGELOG.md LICENSE-* $(DIST)
+	tar -C target/dist -czf $(DIST).tar.gz $(notdir $(DIST))
+
 test:
 	$(CARGO) test --release
+
+# The snippets of docs/python.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that has them, else they
+# are installed below target/.
+test-python:
+	$(CARGO) test --release --test cgil python -- --include-ignored
+
+# The wheel in an empty virtual environment: the demo runs from it.
+test-wheel: wheel
+	tests/wheel.sh
 
 check:
 	$(CARGO) fmt --check

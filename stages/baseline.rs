@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 use crate::{
     checkpoint::{self, ClipOptions},
     options::{OrderOptions, PromptOptions, TaskOptions, choice, share, template},
-    terminal,
+    terminal::{self, Progress},
 };
 
 const TEXT_WEIGHT: f64 = 0.5;
@@ -82,7 +82,7 @@ pub enum Baseline {
 #[derive(Args, Clone)]
 pub struct RunOptions {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     tasks: TaskOptions,
@@ -116,7 +116,7 @@ pub struct RanpacOptions {
     run: RunOptions,
     /// Random features per embedding [default: 500, 1000 or 2000, as rows held out of the first
     /// task say]
-    #[arg(long, value_parser = features)]
+    #[arg(long, value_name = "N", value_parser = features)]
     features: Option<usize>,
 }
 
@@ -127,7 +127,7 @@ pub struct HybridOptions {
     #[command(flatten)]
     clip: ClipOptions,
     /// What the text counts, 0 to 1; the mean counts the rest
-    #[arg(long, default_value_t = TEXT_WEIGHT, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = TEXT_WEIGHT, value_parser = share)]
     weight: f64,
 }
 
@@ -147,7 +147,7 @@ pub struct RailOptions {
     #[command(flatten)]
     clip: ClipOptions,
     /// Random features per embedding, as of ranpac
-    #[arg(long, value_parser = features)]
+    #[arg(long, value_name = "N", value_parser = features)]
     features: Option<usize>,
 }
 
@@ -170,7 +170,7 @@ pub struct EnsembleOptions {
     #[arg(long, default_value = "cgil")]
     method: String,
     /// What the statistics count, 0 to 1; the prompts count the rest
-    #[arg(long, default_value_t = ensemble::WEIGHT, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = ensemble::WEIGHT, value_parser = share)]
     weight: f64,
 }
 
@@ -182,7 +182,7 @@ pub struct TuneOptions {
     clip: ClipOptions,
     #[command(flatten)]
     config: PromptOptions,
-    /// What computes: auto, cpu, cuda, or cuda:1
+    /// auto (CUDA if there), cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }
@@ -469,13 +469,13 @@ impl Setting {
         config.check()?;
         config.check_size(stream.classes.len(), self.test.dim())?;
         let training = Training::new(run, stream, &baseline.method()?, &config, clip, replay, class_of(&device));
-        let progress = terminal::bar("baseline", stream.tasks() * config.epochs);
+        let progress = Progress::new("baseline", stream.tasks() * config.epochs);
         let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
-        let tick = |task, loss| terminal::tick(&progress, task, stream.tasks(), config.epochs, loss);
+        let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
         let mut recipe = Prompted::new(stream, training, None, load, tick);
         let results = Results::new(run, stream, &baseline.method()?);
         let history = score(&mut recipe, &results, &self.test, stream)?;
-        progress.finish_and_clear();
+        progress.finish();
         self.print(&history, &results)
     }
 }

@@ -17,9 +17,10 @@ use crate::hub;
 /// Where the checkpoint is.
 #[derive(Args, Clone)]
 pub struct ClipOptions {
-    /// The CLIP checkpoint, as extract takes it; needed where the embeddings were imported, else the
-    /// run knows it
-    #[arg(long)]
+    /// Directory or hub name of the CLIP checkpoint, if the run does not know it
+    ///
+    /// As `extract` takes it. The run knows it, unless the embeddings were imported.
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
 }
 

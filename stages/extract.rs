@@ -24,60 +24,75 @@ use clap::Args;
 use crate::{
     hub,
     options::{at_least, choice, fraction},
-    terminal,
+    terminal::{self, Progress},
 };
 
 #[derive(Args)]
 pub struct Options {
-    /// Directory of a CLIP checkpoint: config.json, model.safetensors, preprocessor_config.json (or
-    /// processor_config.json), or of OpenCLIP open_clip_config.json and open_clip_model.safetensors;
-    /// tokenizer.json is needed for prompts, not here. Or its name on the Hugging Face hub:
-    /// OWNER/NAME[@REVISION]
-    #[arg(long)]
+    /// The CLIP or SigLIP checkpoint: its directory, or its name on the Hugging Face hub
+    ///
+    /// A directory in the Hugging Face layout (config.json, model.safetensors and
+    /// preprocessor_config.json or processor_config.json) or in OpenCLIP's (open_clip_config.json
+    /// and open_clip_model.safetensors); the tokenizer's files are needed for prompts, not here. On
+    /// the hub it is OWNER/NAME[@REVISION].
+    #[arg(long, value_name = "MODEL")]
     model: PathBuf,
-    /// The images: a folder (SPLIT/CLASS/… or CLASS/…, or with a metadata.csv), Hugging Face Parquet
-    /// or Arrow files, WebDataset tars ("{000..099}.tar"), or a manifest (CSV, JSONL or Parquet of
-    /// paths and labels). Or its name on the hub: hf://datasets/OWNER/NAME[@REVISION][/CONFIG]
-    #[arg(long)]
+    /// The images: a folder, Parquet, Arrow, WebDataset tars or a manifest
+    ///
+    /// A folder is SPLIT/CLASS/… or CLASS/…, or has a metadata.csv; Parquet and Arrow files are
+    /// Hugging Face's; tars are a directory of them or "{000..099}.tar"; a manifest is a CSV, JSONL
+    /// or Parquet file of paths and labels. On the hub it is
+    /// hf://datasets/OWNER/NAME[@REVISION][/CONFIG].
+    #[arg(long, value_name = "DATA")]
     data: PathBuf,
     /// What --data is, where it is not what it looks like
-    #[arg(long, value_parser = choice::<Format>())]
+    #[arg(long, hide_short_help = true, value_parser = choice::<Format>())]
     format: Option<Format>,
-    /// Share of the images, above 0 and below 1, that are kept from training to score on, where the data has no
-    /// test split; an image's id decides, so that none moves when others are added
+    /// Share of the images to test on, where the data has no test split
+    ///
+    /// Above 0 and below 1. A hash of an image's id decides, so that none moves when others are
+    /// added; without, nothing is scored.
     #[arg(long, value_name = "SHARE", value_parser = fraction)]
     holdout: Option<f64>,
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// What classes are called in prompts: a CSV file of lines KEY,NAME, or a JSON file {"KEY":
-    /// "NAME"}. The keys are the class directories (of Parquet shards the names there), or all of
-    /// them labels, counted from 0; each class needs one
+    /// What classes are called in prompts: CSV lines KEY,NAME, or JSON
+    ///
+    /// A CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the class
+    /// directories (of Parquet shards the names there), or all of them labels, counted from 0;
+    /// each class needs one.
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Column of the images, or of their paths, where several fit
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
-    /// Column of the labels, or their key in the .json of a WebDataset, where several could be meant
+    /// Column of the labels, or their key in the .json of a WebDataset
+    ///
+    /// Needed where several could be meant.
     #[arg(long, value_name = "NAME", visible_alias = "label-key")]
     label_column: Option<String>,
-    /// A column of the data that the table of embeddings keeps, or all; may be repeated
+    /// A column of the data that the table keeps, or all; may be given again
     #[arg(long, value_name = "COLUMN")]
     keep: Vec<String>,
-    /// Source rows per shard; an interrupted run loses one shard at most
-    #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
+    /// Rows per file of embeddings
+    ///
+    /// An interrupted run loses one file's rows at most; of 768 values, 4096 rows are 12 MB.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long)]
     exif: bool,
-    /// What computes: auto, cpu, cuda, or cuda:0,1 for several devices
+    /// auto (CUDA if there), cpu, cuda, or cuda:0,1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Number type of the encoder's products, on CUDA devices; the table records it
-    #[arg(long, value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
+    /// Number type of the encoder's products; the CPU has float32 alone
+    ///
+    /// The table records it.
+    #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
     dtype: Precision,
     /// Print where the time went
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     profile: bool,
 }
 
@@ -102,7 +117,7 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
     embeddings.remove_changed(&source)?;
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
-    let progress = terminal::bar("extract", images);
+    let progress = Progress::new("extract", images);
     let mut encoded = 0;
     embed(
         &source,
@@ -116,7 +131,7 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
             embeddings.write_shard(&missing[shard], rows)
         },
     )?;
-    progress.finish_and_clear();
+    progress.finish();
     embeddings.seal()?;
     note_lost_classes(&source, &embeddings)?;
     summarise(options, &embeddings, encoded)?;

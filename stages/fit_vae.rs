@@ -13,11 +13,10 @@ use cgil::{
     stream::Stream,
 };
 use clap::Args;
-use indicatif::ProgressBar;
 
 use crate::{
     options::{GeneratorOptions, OrderOptions, TaskOptions},
-    terminal,
+    terminal::{self, Progress},
 };
 
 /// Classes that are fitted together, at least, per thread.
@@ -26,7 +25,7 @@ const CLASSES_PER_THREAD: usize = 8;
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     tasks: TaskOptions,
@@ -34,11 +33,11 @@ pub struct Options {
     order: OrderOptions,
     #[command(flatten)]
     generator: GeneratorOptions,
-    /// What computes VAEs: auto, cpu, cuda, or cuda:1; the other kinds are for the CPU
+    /// auto (CUDA if there), cpu, cuda, or cuda:1; for VAEs alone
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Print where the time went
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     profile: bool,
 }
 
@@ -61,12 +60,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let missing = missing_tasks(&run, &store)?; // another process may have been faster
     let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
-    let progress = terminal::bar("fit-vae", classes * store.config.ticks());
+    let progress = Progress::new("fit-vae", classes * store.config.ticks());
     let mut fitted = 0;
     for tasks in groups(&missing, &stream) {
         fitted += fit_tasks(&run, &tasks, &store, &device, &progress)?;
     }
-    progress.finish_and_clear();
+    progress.finish();
     terminal::print(format!(
         "{} generators in {} tasks in {}, {fitted} fitted now\n",
         stream.classes.len(),
@@ -106,13 +105,7 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
 }
 
 /// Fits the classes of some tasks that are missing. Returns how many those were.
-fn fit_tasks(
-    run: &Run,
-    tasks: &[usize],
-    store: &LatentStore,
-    device: &Device,
-    progress: &ProgressBar,
-) -> Result<usize> {
+fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
     let (mut missing, mut data, mut dim) = (Vec::new(), Vec::new(), 1);
     for &task in tasks {

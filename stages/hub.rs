@@ -7,9 +7,11 @@ use std::{
 
 use anyhow::{Result, bail};
 use cgil::hub::{File, Hub, Name, Watch};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::terminal;
+use crate::terminal::{self, Progress};
+
+/// Bytes of a unit of progress.
+const MB: u64 = 1_000_000;
 
 /// The directory of a checkpoint: `model` itself where it is there, else its name on the hub.
 pub fn model(model: &Path) -> Result<PathBuf> {
@@ -38,10 +40,10 @@ pub fn data(data: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A bar per file, one after another.
+/// How far each file is, one after another.
 #[derive(Default)]
 struct Bars {
-    last: RefCell<Option<(String, ProgressBar)>>,
+    last: RefCell<Option<(String, u64, Progress)>>,
 }
 
 impl Watch for Bars {
@@ -51,18 +53,16 @@ impl Watch for Bars {
 
     fn fetched(&self, file: &File, there: u64) {
         let mut last = self.last.borrow_mut();
-        let bar = match &*last {
-            Some((path, bar)) if *path == file.path => bar,
-            _ => {
-                let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {eta} left");
-                let bar = ProgressBar::new(file.size).with_prefix(terminal::shorten(&file.path, 40));
-                bar.set_style(style.expect("the template is part of the program"));
-                &last.insert((file.path.clone(), bar)).1
-            }
-        };
-        bar.set_position(there);
+        if last.as_ref().is_none_or(|(path, ..)| *path != file.path) {
+            let progress = Progress::new("fetch, MB", (file.size / MB) as usize);
+            progress.set_message(terminal::shorten(&file.path, 40));
+            *last = Some((file.path.clone(), 0, progress));
+        }
+        let Some((_, known, progress)) = last.as_mut() else { return };
+        progress.inc((there / MB).saturating_sub(*known));
+        *known = there / MB;
         if there == file.size {
-            bar.finish_and_clear();
+            progress.finish();
         }
     }
 }

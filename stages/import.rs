@@ -27,15 +27,16 @@ const CLASS_NAMES: &str = "the table's class_name gives others";
 
 #[derive(Args)]
 pub struct Options {
-    /// Parquet file, or directory of them, with the columns split (train or test), label,
-    /// class_name and embedding (a list of float16, float32 or float64); sample_id is kept where
-    /// there is one
+    /// Parquet file of embeddings, or directory of such files
+    ///
+    /// Its columns are split (train or test), label, class_name and embedding (a list of float16,
+    /// float32 or float64); sample_id is kept where there is one.
     table: PathBuf,
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// Rows per shard
-    #[arg(long, default_value_t = 4096, value_parser = at_least::<1>)]
+    /// Rows per file of embeddings, as of extract
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
 }
 

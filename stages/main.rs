@@ -3,6 +3,8 @@
 
 mod baseline;
 mod checkpoint;
+mod demo;
+mod doctor;
 mod extract;
 mod fit_vae;
 mod hub;
@@ -14,23 +16,34 @@ mod quality;
 mod query;
 mod report;
 mod run;
+mod shell;
 mod sweep;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::LazyLock};
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use terminal::LogOptions;
 
 /// Teach CLIP new classes, task after task, without keeping the images and without forgetting.
 ///
 /// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`),
 /// `fit-vae`, `prompt-tune`. Each goes on where it stopped.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = VERSION.as_str())]
 struct Cli {
     #[command(subcommand)]
     stage: Stage,
+    #[command(flatten)]
+    log: LogOptions,
 }
+
+/// The version, and what the program was built with beside what every one has.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let features = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    format!("{} (features: {features})", env!("CARGO_PKG_VERSION"))
+});
 
 #[derive(Subcommand)]
 enum Stage {
@@ -50,35 +63,61 @@ enum Stage {
     Run(run::Options),
     /// Print a class order as JSON
     Order(order::Options),
-    /// Compare what the generators give with held-out embeddings, class by class, into the table
-    /// `quality`
+    /// How good each class's generator is, into the table `quality`
     Quality(quality::Options),
     /// One self-contained HTML page about the methods of a run
     Report(report::Options),
     /// SQL over the tables of a run
     Query(query::Options),
+    /// Say what this machine has, and whether a checkpoint and images can be used
+    Doctor(doctor::Options),
+    /// The three stages on pictures and a CLIP that are part of the program
+    Demo(demo::Options),
+    /// Print what a shell needs to complete commands and options
+    Completions(shell::Completions),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(shell::Man),
+}
+
+impl Stage {
+    fn run(&self) -> Result<()> {
+        match self {
+            Stage::Extract(options) => extract::run(options),
+            Stage::Import(options) => import::run(options),
+            Stage::FitVae(options) => fit_vae::run(options),
+            Stage::PromptTune(options) => prompt_tune::run(options),
+            Stage::Baseline(options) => baseline::run(options),
+            Stage::Sweep(options) => sweep::run(options),
+            Stage::Run(options) => run::run(options),
+            Stage::Order(options) => order::run(options),
+            Stage::Quality(options) => quality::run(options),
+            Stage::Report(options) => report::run(options),
+            Stage::Query(options) => query::run(options),
+            Stage::Doctor(options) => doctor::run(options),
+            Stage::Demo(options) => demo::run(options),
+            Stage::Completions(options) => shell::completions(options),
+            Stage::Man(options) => shell::man(options),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
     unsafe { cgil::prepare() };
-    let done = match Cli::parse().stage {
-        Stage::Extract(options) => extract::run(&options),
-        Stage::Import(options) => import::run(&options),
-        Stage::FitVae(options) => fit_vae::run(&options),
-        Stage::PromptTune(options) => prompt_tune::run(&options),
-        Stage::Baseline(options) => baseline::run(&options),
-        Stage::Sweep(options) => sweep::run(&options),
-        Stage::Run(options) => run::run(&options),
-        Stage::Order(options) => order::run(&options),
-        Stage::Quality(options) => quality::run(&options),
-        Stage::Report(options) => report::run(&options),
-        Stage::Query(options) => query::run(&options),
+    let Cli { stage, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return terminal::refuse(&usage),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    terminal::set_up(log);
+    terminal::detail(&format!("cgil {}", *VERSION));
+    match stage.run() {
+        Ok(()) => {
+            terminal::done();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            terminal::note(&format!("error: {error:#}"));
+            terminal::error(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -19,17 +19,21 @@ use clap::{
 /// How classes are cut into tasks.
 #[derive(Args, Clone, Debug)]
 pub struct TaskOptions {
-    /// Tasks that the classes are cut into: ceil(classes / tasks) each, the last takes what is left
-    #[arg(long, conflicts_with = "per_task", value_parser = at_least::<1>)]
+    /// Tasks that the classes are cut into
+    ///
+    /// ceil(classes / tasks) classes each; the last takes what is left.
+    #[arg(long, value_name = "N", conflicts_with = "per_task", value_parser = at_least::<1>)]
     pub tasks: Option<usize>,
     /// Classes of every task; the last takes what is left
-    #[arg(long, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
     pub per_task: Option<usize>,
     /// Classes of the first task, if others than of the next
-    #[arg(long, requires = "per_task", value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", hide_short_help = true, requires = "per_task", value_parser = at_least::<1>)]
     pub first_task: Option<usize>,
-    /// Learn from so many training embeddings of each class, drawn from the seed, instead of all
-    #[arg(long, value_parser = at_least::<1>)]
+    /// Learn from N training embeddings of each class, not from all
+    ///
+    /// The seed draws them.
+    #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub shots: Option<usize>,
 }
 
@@ -50,17 +54,19 @@ impl TaskOptions {
 #[derive(Args, Clone, Debug, Default)]
 #[command(group(ArgGroup::new("numbers").args(["seed", "order"]).multiple(true)))]
 pub struct OrderOptions {
-    /// Permute the classes, and draw everything from this seed; without it the dataset's order, and
-    /// seed 0
-    #[arg(long)]
+    /// Permute the classes, as numpy would, and draw everything from it
+    ///
+    /// Without it the classes are in the dataset's order, and draws are those of seed 0.
+    #[arg(long, value_name = "N")]
     pub seed: Option<u32>,
     /// A class order as a JSON list of numbers from 0, instead of the seed's; the seed is then for
     /// the draws alone
-    #[arg(long, value_name = "FILE", requires = "convention")]
+    #[arg(long, value_name = "FILE", hide_short_help = true, requires = "convention")]
     pub order: Option<PathBuf>,
-    /// What the numbers of --order are, or those of the seed's permutation: positions unless it is
-    /// given
-    #[arg(long, value_parser = choice::<Convention>(), requires = "numbers")]
+    /// What the numbers of --order, or of the seed's permutation, are
+    ///
+    /// Positions, unless it is given.
+    #[arg(long, hide_short_help = true, value_parser = choice::<Convention>(), requires = "numbers")]
     pub convention: Option<Convention>,
 }
 
@@ -73,40 +79,49 @@ impl OrderOptions {
 /// How prompts are made and trained.
 #[derive(Args, Clone, Debug)]
 pub struct PromptOptions {
-    /// Epochs per task
-    #[arg(long, default_value_t = PromptConfig::default().epochs, value_parser = at_least::<1>)]
+    /// Epochs per task; the paper's
+    #[arg(long, value_name = "N", default_value_t = PromptConfig::default().epochs, value_parser = at_least::<1>)]
     epochs: usize,
-    /// Learning rate
-    #[arg(long, default_value_t = PromptConfig::default().lr, value_parser = positive)]
+    /// Learning rate; the paper has 0.01 to 0.05
+    #[arg(long, value_name = "X", default_value_t = PromptConfig::default().lr, value_parser = positive)]
     lr: f64,
-    /// Optimiser
+    /// Optimiser; the paper's
     #[arg(long, value_parser = choice::<Optimizer>(), default_value_t = PromptConfig::default().optimizer)]
+    #[arg(hide_short_help = true)]
     optimizer: Optimizer,
-    /// Weight decay, in sgd and adam added to the gradients (L2), in adamw apart from them
-    #[arg(long, default_value_t = PromptConfig::default().weight_decay, value_parser = not_negative)]
+    /// Weight decay, in sgd and adam added to the gradients (L2), in adamw apart from them; the paper
+    /// has none
+    #[arg(long, value_name = "X", default_value_t = PromptConfig::default().weight_decay, value_parser = not_negative)]
+    #[arg(hide_short_help = true)]
     weight_decay: f64,
-    /// Context vectors, which stand before the class's name in its prompt
-    #[arg(long, value_parser = choice::<ContextKind>(), default_value_t = PromptConfig::default().context)]
+    /// Vectors before a class's name; the paper's
+    ///
+    /// Context vectors stand before the name in the class's prompt.
+    #[arg(long, value_name = "KIND", value_parser = choice::<ContextKind>())]
+    #[arg(default_value_t = PromptConfig::default().context)]
     context: ContextKind,
-    /// Context vectors per prompt, without the generated one of --context combined
-    #[arg(long, default_value_t = PromptConfig::default().n_ctx, value_parser = at_least::<1>)]
+    /// Learned context vectors per prompt; the paper's
+    #[arg(long, value_name = "N", default_value_t = PromptConfig::default().n_ctx, value_parser = at_least::<1>)]
     n_ctx: usize,
     /// Weight of a penalty that draws the context vectors of a prompt to be orthonormal; where
-    /// there is one per class, those of the seen classes
-    #[arg(long, default_value_t = PromptConfig::default().ortho, value_parser = not_negative)]
+    /// there is one per class, those of the seen classes. The paper has none
+    #[arg(long, value_name = "X", default_value_t = PromptConfig::default().ortho, value_parser = not_negative)]
+    #[arg(hide_short_help = true)]
     ortho: f64,
-    /// Whose own context vectors are trained; what classes share always is
+    /// Whose own context vectors are trained; what classes share always is. The paper's
     #[arg(long, value_parser = choice::<TrainPrompts>(), default_value_t = PromptConfig::default().train_prompts)]
+    #[arg(value_name = "WHICH", hide_short_help = true)]
     train_prompts: TrainPrompts,
     /// Text of a class, {} its name; the text's feature is the zero-shot one, and what context
-    /// vectors are generated from
-    #[arg(long, default_value = texts::TEMPLATE, value_parser = template)]
+    /// vectors are generated from. The paper's
+    #[arg(long, value_name = "TEXT", default_value = texts::TEMPLATE, value_parser = template)]
+    #[arg(hide_short_help = true)]
     template: String,
-    /// Embeddings drawn per seen class and epoch
-    #[arg(long, default_value_t = PromptConfig::default().samples, value_parser = at_least::<1>)]
+    /// Embeddings drawn per class and epoch; the paper's
+    #[arg(long, value_name = "N", default_value_t = PromptConfig::default().samples, value_parser = at_least::<1>)]
     samples: usize,
-    /// Embeddings per step
-    #[arg(long, default_value_t = PromptConfig::default().batch_size, value_parser = at_least::<1>)]
+    /// Embeddings per step; the paper's
+    #[arg(long, value_name = "N", default_value_t = PromptConfig::default().batch_size, value_parser = at_least::<1>)]
     batch_size: usize,
 }
 
@@ -131,27 +146,27 @@ impl PromptOptions {
 /// The kind of generator and what is set of it.
 #[derive(Args, Debug)]
 pub struct GeneratorOptions {
-    /// Kind of generator
-    #[arg(long = "generator", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
+    /// Kind of generator; the paper's is vae
+    #[arg(long = "generator", value_name = "KIND", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     kind: Kind,
     #[arg(long, help = help("Passes over the rows of a class", VAE.epochs, DIFFUSION.epochs))]
-    #[arg(value_parser = at_least::<1>)]
+    #[arg(value_name = "N", value_parser = at_least::<1>)]
     epochs: Option<usize>,
     #[arg(long, help = help("Learning rate; the VAE anneals it", VAE.lr, DIFFUSION.lr))]
-    #[arg(value_parser = positive)]
+    #[arg(value_name = "X", value_parser = positive)]
     lr: Option<f64>,
     #[arg(long, help = help("Width of the hidden layers", VAE.hidden, DIFFUSION.hidden))]
-    #[arg(value_parser = at_least::<1>)]
+    #[arg(value_name = "N", value_parser = at_least::<1>)]
     hidden: Option<usize>,
-    #[arg(long, help = format!("Dimension of the VAE's latent space [default: {}]", VAE.latent))]
-    #[arg(value_parser = at_least::<1>)]
+    #[arg(long, help = format!("Dimension of the VAE's latent space [default: {}, the paper's]", VAE.latent))]
+    #[arg(value_name = "N", value_parser = at_least::<1>)]
     latent: Option<usize>,
     #[arg(long, help = help("Rows per step; the VAE skips a batch of one row", VAE.batch_size, DIFFUSION.batch_size))]
-    #[arg(value_parser = at_least::<2>)]
+    #[arg(value_name = "N", value_parser = at_least::<2>)]
     batch_size: Option<usize>,
     /// Sample the VAE's posterior as mu + eps·exp(logvar), as the authors' code does, instead of
     /// exp(logvar / 2)
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     legacy_reparam: bool,
 }
 
@@ -159,7 +174,7 @@ const VAE: VaeConfig = VaeConfig::DEFAULT;
 const DIFFUSION: DiffusionConfig = DiffusionConfig::DEFAULT;
 
 fn help(what: &str, vae: impl std::fmt::Display, diffusion: impl std::fmt::Display) -> String {
-    format!("{what} [default: {vae} of vae, {diffusion} of diffusion]")
+    format!("{what} [default: {vae} of vae, the paper's; {diffusion} of diffusion]")
 }
 
 /// The options that a kind has, of those that not every kind has.
@@ -218,7 +233,7 @@ impl GeneratorOptions {
 #[derive(Args, Clone, Debug)]
 pub struct MetricOption {
     /// Score whose differences between methods are taken, paired by class order
-    #[arg(long, default_value_t = MetricName::Faa, value_parser = metric())]
+    #[arg(long, hide_short_help = true, default_value_t = MetricName::Faa, value_parser = metric())]
     pub metric: MetricName,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     order: OrderOptions,

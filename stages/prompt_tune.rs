@@ -27,13 +27,13 @@ use crate::{
     baseline::{Text, class_statistics, discriminant},
     checkpoint::{self, ClipOptions},
     options::{OrderOptions, PromptOptions, TaskOptions, choice},
-    terminal,
+    terminal::{self, Progress},
 };
 
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     clip: ClipOptions,
@@ -41,28 +41,32 @@ pub struct Options {
     order: OrderOptions,
     #[command(flatten)]
     tasks: TaskOptions,
-    /// Kind of generator that past classes are drawn from, as fitted with the same --generator
-    #[arg(long, value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
+    /// Kind of generator, as of fit-vae
+    #[arg(long, value_name = "KIND", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     generator: Kind,
-    /// What the classes of the current task are trained on; past classes are always generated
-    #[arg(long, value_parser = choice::<Current>(), default_value_t = Current::Generated)]
+    /// What the classes of the current task are trained on; the paper's
+    ///
+    /// Past classes are always generated.
+    #[arg(long, value_name = "ROWS", hide_short_help = true, value_parser = choice::<Current>(), default_value_t = Current::Generated)]
     current: Current,
     #[command(flatten)]
     config: PromptOptions,
-    /// What is added to generated embeddings
-    #[arg(long, value_parser = choice::<ReplayNoise>(), default_value_t = ReplayNoise::On)]
+    /// The variance that generated embeddings lack; not the paper's
+    #[arg(long, value_name = "KIND", value_parser = choice::<ReplayNoise>(), default_value_t = ReplayNoise::On)]
     replay_noise: ReplayNoise,
-    /// What stands beside the prompts when images are scored; prompts are the same with any
-    #[arg(long, value_parser = choice::<Beside>(), default_value_t = Beside::Evidence)]
+    /// What scores beside the prompts; not the paper's
+    ///
+    /// Prompts are the same with any.
+    #[arg(long, value_name = "KIND", value_parser = choice::<Beside>(), default_value_t = Beside::Evidence)]
     statistics: Beside,
     /// The paper's form: --replay-noise off --statistics off
     #[arg(long, conflicts_with_all = ["replay_noise", "statistics"])]
     paper: bool,
-    /// What computes: auto, cpu, cuda, or cuda:1
+    /// auto (CUDA if there), cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Print where the time went
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     profile: bool,
 }
 
@@ -89,12 +93,12 @@ pub fn run(options: &Options) -> Result<()> {
         Beside::Off => None,
     };
     let training = Training::new(&run, &stream, &options.prompts()?, &config, clip, replay, class_of(&device));
-    let progress = terminal::bar("prompt-tune", stream.tasks() * config.epochs);
+    let progress = Progress::new("prompt-tune", stream.tasks() * config.epochs);
     let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
-    let tick = |task, loss| terminal::tick(&progress, task, stream.tasks(), config.epochs, loss);
+    let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
     let mut recipe = Prompted::new(&stream, training, statistics, load, tick);
     let history = score(&mut recipe, &Results::new(&run, &stream, &options.method()?), &test, &stream)?;
-    progress.finish_and_clear();
+    progress.finish();
     terminal::warn_near_chance(&history, &stream);
     terminal::print(terminal::scores(&history, &stream))?;
     terminal::profile(options.profile, start)

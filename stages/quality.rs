@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use crate::{
     baseline::class_statistics,
     options::{OrderOptions, TaskOptions, at_least, choice},
-    terminal,
+    terminal::{self, Progress},
 };
 
 /// Classes that are printed.
@@ -79,18 +79,20 @@ const COLUMNS: [Column; 7] = [
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     order: OrderOptions,
     #[command(flatten)]
     tasks: TaskOptions,
     /// Kind of generator, as fitted with the same --generator
-    #[arg(long, value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
+    #[arg(long, value_name = "KIND", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
     generator: Kind,
-    /// Rows generated per class, at most as many as it has training rows, which are measured beside
-    /// them
-    #[arg(long, default_value_t = 256, value_parser = at_least::<1>)]
+    /// Rows generated per class
+    ///
+    /// At most as many as it has training rows, which are measured beside them. As many as
+    /// prompt-tune draws per epoch.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least::<1>)]
     samples: usize,
 }
 
@@ -104,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
     let _lock = run.lock(latents.dir())?;
     let noise = noise(&latents, statistics.after(stream.tasks())?)?;
 
-    let progress = terminal::bar("quality", 2 * stream.classes.len());
+    let progress = Progress::new("quality", 2 * stream.classes.len());
     let (mut sets, mut qualities) = (Vec::new(), Vec::new());
     for task in 0..stream.tasks() {
         let generators = latents.read_task(task)?;
@@ -115,7 +117,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     let accuracies = accuracies(&sets, dim, || progress.inc(1));
-    progress.finish_and_clear();
+    progress.finish();
     quality::write(&plan, &latents, &qualities, &accuracies)?;
     terminal::print(report(&stream, &qualities, &accuracies))
 }

@@ -14,7 +14,7 @@ use crate::terminal;
 #[derive(Args)]
 pub struct Options {
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     /// What to ask of the tables and views of schemas/README.md, such as embeddings, metrics,
     /// class_accuracy, confusion

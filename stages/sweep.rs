@@ -25,7 +25,7 @@ use clap::{Args, Parser};
 use crate::{
     Cli, Stage, hub,
     options::{MetricOption, TaskOptions, choice, options_of},
-    terminal,
+    terminal::{self, Progress},
 };
 
 /// What is compared unless methods are given.
@@ -49,28 +49,32 @@ const METHODS: [&str; 14] = [
 #[derive(Args, Clone)]
 pub struct Options {
     /// Directory of the run, with its embeddings
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
     tasks: TaskOptions,
     /// Seeds, each a class order and its draws
     #[arg(long, value_delimiter = ',', required = true)]
     seeds: Vec<u32>,
-    /// What the numbers of a seed's permutation are: positions unless it is given
-    #[arg(long, value_parser = choice::<Convention>())]
+    /// What the numbers of a seed's permutation are
+    ///
+    /// Positions, unless it is given.
+    #[arg(long, hide_short_help = true, value_parser = choice::<Convention>())]
     convention: Option<Convention>,
-    /// A method: cgil or a baseline, and options of it as in the tables' column `method`; | between
-    /// values stands for one method each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. May
-    /// be given again; the first is what the others are compared with; without, cgil and every
-    /// baseline
+    /// A method, such as lda or cgil,lr=0.01; may be given again
+    ///
+    /// cgil or a baseline, and options of it as in the tables' column `method`; | between values
+    /// stands for one method each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. The first
+    /// is what the others are compared with; without, cgil and every baseline.
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
     /// Options of fit-vae, such as epochs=100,latent=64
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     fit_vae: String,
-    /// The CLIP checkpoint, as extract takes it; needed where the embeddings were imported, else the
-    /// run knows it
-    #[arg(long)]
+    /// Directory or hub name of the CLIP checkpoint, if the run does not know it
+    ///
+    /// As `extract` takes it. The run knows it, unless the embeddings were imported.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     #[command(flatten)]
     metric: MetricOption,
@@ -275,7 +279,7 @@ fn path(path: &Path) -> Result<String> {
 /// are there now, and what failed, in words.
 fn run_all(run: &Run, members: &[Member]) -> Result<(Done, Vec<String>)> {
     let program = env::current_exe().context("cannot find this program")?;
-    let progress = terminal::bar("sweep", members.len());
+    let progress = Progress::new("sweep", members.len());
     let mut outcomes: BTreeMap<&[String], bool> = BTreeMap::new();
     let (mut done, mut failed) = (Done::new(), Vec::new());
     for Member { method, stream, commands } in members {
@@ -286,8 +290,11 @@ fn run_all(run: &Run, members: &[Member]) -> Result<(Done, Vec<String>)> {
                 None => {
                     let line = command.join(" ");
                     progress.set_message(line.clone());
-                    let output =
-                        Command::new(&program).args(command).output().context("cannot start this program again")?;
+                    let output = Command::new(&program)
+                        .args(command)
+                        .arg("--quiet")
+                        .output()
+                        .context("cannot start this program again")?;
                     if !output.status.success() {
                         let message = String::from_utf8_lossy(&output.stderr);
                         failed.push(format!("cgil {line}\n    {}", message.trim().trim_start_matches("error: ")));
@@ -306,6 +313,6 @@ fn run_all(run: &Run, members: &[Member]) -> Result<(Done, Vec<String>)> {
         }
         progress.inc(1);
     }
-    progress.finish_and_clear();
+    progress.finish();
     Ok((done, failed))
 }

@@ -1,7 +1,12 @@
 //! What a person sees: the progress of long work, and what a command answers.
 
+mod progress;
+
 use std::{
+    env,
     io::{self, Write},
+    process::ExitCode,
+    sync::{LazyLock, OnceLock},
     time::Instant,
 };
 
@@ -12,40 +17,120 @@ use cgil::{
     device::DeviceChoice,
     metrics::{History, Metric, MetricName},
     stream::Stream,
+    words::counted,
 };
+use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
+pub use progress::Progress;
+use serde_json::{Value, json};
 
 /// Zero-shot accuracy below so many times that of a guess is told.
 const NEAR_CHANCE: f64 = 1.5;
 
-/// A bar over `length` units, called `what`. Draws nothing where standard error is not a terminal.
-pub fn bar(what: &'static str, length: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta} left")
-        .expect("the template is part of the program");
-    ProgressBar::new(length as u64).with_style(style).with_prefix(what)
+/// What is said beside the answer, on standard error.
+#[derive(Args, Clone, Copy)]
+pub struct LogOptions {
+    /// Say nothing beside the answer but errors
+    #[arg(short, long, global = true, display_order = 900, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what computes, on what, and for how long
+    #[arg(short, long, global = true, display_order = 900)]
+    verbose: bool,
+    /// Standard error as text, or as json, an object per line
+    #[arg(long, global = true, display_order = 901, value_name = "FORMAT", value_enum, default_value_t = Log::Text)]
+    #[arg(hide_possible_values = true)]
+    log: Log,
 }
 
-/// An epoch of a task (from 0) of `epochs` is done. Tasks before it that were there already count
-/// as done.
-pub fn tick(bar: &ProgressBar, task: usize, tasks: usize, epochs: usize, loss: f64) {
-    bar.set_message(format!("task {} of {tasks}, loss {loss:.3}", task + 1));
-    let start = (task * epochs) as u64;
-    if bar.position() < start {
-        bar.set_position(start);
-    }
-    bar.inc(1);
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Log {
+    /// Lines, and a bar on a terminal
+    Text,
+    /// A JSON object per line
+    Json,
 }
 
-/// Writes a line to standard error; a closed one is no reason to panic.
-pub fn note(line: &str) {
+static OPTIONS: OnceLock<LogOptions> = OnceLock::new();
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Keeps what is to be said, and how; the first thing that the program does.
+pub fn set_up(options: LogOptions) {
+    LazyLock::force(&START);
+    OPTIONS.set(options).ok();
+}
+
+fn options() -> LogOptions {
+    *OPTIONS.get().unwrap_or(&LogOptions { quiet: false, verbose: false, log: Log::Text })
+}
+
+/// Writes a line to standard error, in JSON an object with these fields; a closed one is no reason
+/// to panic.
+fn say(event: &str, line: &str, fields: Value) {
+    let line = match options().log {
+        Log::Text => line.to_owned(),
+        Log::Json => {
+            let mut object = json!({"event": event, "seconds": START.elapsed().as_millis() as f64 / 1e3});
+            if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+                object.extend(fields);
+            }
+            object.to_string()
+        }
+    };
     writeln!(io::stderr(), "{line}").ok();
 }
 
-/// Says so where a program built for CUDA found none, unless it was told what to compute on.
+/// Tells what a person should know.
+pub fn note(line: &str) {
+    if !options().quiet {
+        say("note", line, json!({"message": line.trim_start_matches("note: ")}));
+    }
+}
+
+/// Tells what is only of interest to who asked for more.
+pub fn detail(line: &str) {
+    if options().verbose {
+        say("detail", line, json!({"message": line}));
+    }
+}
+
+/// Tells why a command failed.
+pub fn error(message: &str) {
+    say("error", &format!("error: {message}"), json!({"message": message}));
+}
+
+/// Tells that a command is done.
+pub fn done() {
+    let LogOptions { quiet, verbose, log } = options();
+    if verbose || (log == Log::Json && !quiet) {
+        say("done", &format!("done in {:.1} s", START.elapsed().as_secs_f64()), json!({}));
+    }
+}
+
+/// Tells what is wrong with the words that the program was called with, or prints the help that
+/// they ask for.
+pub fn refuse(usage: &clap::Error) -> ExitCode {
+    let words: Vec<String> = env::args().collect();
+    let is_json = words.windows(2).any(|pair| pair == ["--log", "json"]) || words.iter().any(|w| w == "--log=json");
+    if is_json && usage.use_stderr() {
+        set_up(LogOptions { quiet: false, verbose: false, log: Log::Json });
+        error(usage.to_string().trim_start_matches("error: ").trim());
+    } else {
+        usage.print().ok();
+    }
+    ExitCode::from(usage.exit_code() as u8)
+}
+
+/// Says what computes, and where a program built for CUDA found none, unless it was told what to
+/// compute on.
 pub fn note_device(choice: &DeviceChoice, device: &Device) {
-    if cfg!(feature = "cuda") && *choice == DeviceChoice::Auto && device.is_cpu() {
-        note("note: no CUDA device, computing on the CPU");
+    match device {
+        Device::Cpu if cfg!(feature = "cuda") && *choice == DeviceChoice::Auto => {
+            note("note: no CUDA device, computing on the CPU");
+        }
+        Device::Cpu => {
+            detail(&format!("computing on the CPU, with {}", counted(rayon::current_num_threads(), "thread")))
+        }
+        other => detail(&format!("computing on {:?}", other.location())),
     }
 }
 

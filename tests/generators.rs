@@ -301,7 +301,7 @@ fn options_that_a_kind_does_not_have_are_refused() {
     // the defaults are told
     let help = run(&["fit-vae", "--help"]);
     let (vae, diffusion) = (VaeConfig::DEFAULT.epochs, DiffusionConfig::DEFAULT.epochs);
-    assert!(help.contains(&format!("[default: {vae} of vae, {diffusion} of diffusion]")), "{help}");
+    assert!(help.contains(&format!("[default: {vae} of vae, the paper's; {diffusion} of diffusion]")), "{help}");
 }
 
 #[test]

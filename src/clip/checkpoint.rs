@@ -83,6 +83,11 @@ impl Checkpoint {
         Ok(ModelId { name: name_of(&path), sha256: self.weights.sha256()?, config: self.config.identity()?, path })
     }
 
+    /// Parameters of the image encoder, and of the text encoder. Reads no weight.
+    pub fn parameters(&self) -> [usize; 2] {
+        self.weights.parameters()
+    }
+
     /// How images are prepared for this checkpoint.
     pub fn preprocess(&self) -> Result<Preprocess> {
         self.read_preprocess().map_err(|error| Error::Checkpoint(error).into())

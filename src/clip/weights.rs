@@ -62,6 +62,15 @@ impl WeightFiles {
         crate::hash::hash_files(&self.paths)
     }
 
+    /// Numbers in the tensors of the image encoder, and in all others. Looks at the headers alone.
+    pub fn parameters(&self) -> [usize; 2] {
+        self.mapped.tensors().iter().fold([0; 2], |mut sums, (name, tensor)| {
+            // vision_model and visual_projection, visual in the checkpoints of OpenCLIP
+            sums[usize::from(!name.starts_with("vis"))] += tensor.shape().iter().product::<usize>();
+            sums
+        })
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.mapped.get(name).is_ok()
