@@ -154,15 +154,13 @@ fn data(dir: &Path, dim: Option<usize>) -> Finding {
     };
     let mut finding = Finding::of(about);
     let rows: usize = source.rows.values().sum();
-    let splits: Vec<String> = source.rows.iter().rev().map(|(split, n)| format!("{n} {split}")).collect();
-    let classes = counted(source.classes.len(), "class");
-    finding.line("found", format!("{} of {classes}: {}", counted(rows, "image"), splits.join(", ")));
+    finding.line("found", &source.summary);
     let names: Vec<&str> = source.classes.iter().take(4).map(|class| class.name.as_str()).collect();
     finding.line("classes", terminal::shorten(&format!("{}, …", names.join(", ")), 80));
     for note in &source.notes {
         finding.line("note", note);
     }
-    for split in source.rows.keys().rev() {
+    for (split, _) in source.rows.iter().rev().filter(|(_, rows)| **rows > 0) {
         finding.result("first image", first_image(&source, split).map(|found| format!("{split}: {found}")));
     }
     if let Some(dim) = dim {

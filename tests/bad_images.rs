@@ -89,7 +89,7 @@ fn a_source_of_which_nothing_can_be_used() {
             "--run",
             path(&run_dir),
         ],
-        &["nowhere", "not a directory"],
+        &["nowhere", "is not there"],
     );
     fails(
         &[

@@ -57,7 +57,7 @@ fn a_checkpoint_and_images_that_can_be_used() {
         "to 48 values",
         "million for images",
         "bicubic",
-        "20 images of 4 classes: 12 train, 8 test",
+        "image folder, 4 classes, 12 train and 8 test images",
         "forest, red",
         "no pictures",
         "train: ",
@@ -89,5 +89,5 @@ fn what_cannot_be_used_is_told_with_what_to_do_and_fails() {
     assert!(said.contains("checkpoint") && said.contains("images"), "{said}");
 
     let (printed, _, code) = doctor(&["--data", path(&dir.path().join("nowhere"))]);
-    assert!(code == Some(1) && printed.contains("nowhere is not a directory"), "{printed}");
+    assert!(code == Some(1) && printed.contains("nowhere is not there"), "{printed}");
 }

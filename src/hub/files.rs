@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::name::Name;
-use crate::picture;
+use crate::{picture, source::is_split};
 
 /// What a checkpoint is read from, but for its weights.
 const OF_MODELS: [&str; 12] = [
@@ -34,9 +34,6 @@ const CARD: &str = "README.md";
 
 /// Ends of the names of what a data set without Parquet is read from, beside pictures.
 const OF_DATASETS: [&str; 8] = [".tar", ".tar.gz", ".tgz", ".csv", ".jsonl", ".json", ".txt", ".arrow"];
-
-/// Names that splits have, as directories.
-const SPLITS: [&str; 9] = ["train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"];
 
 /// How the hub calls a split of which it converted a part only.
 const PARTIAL: &str = "partial-";
@@ -213,7 +210,7 @@ pub fn of_dataset<'a>(name: &Name, listing: &'a Listing) -> Result<Chosen<'a>> {
 fn config_of(file: &File) -> PathBuf {
     let path = Path::new(&file.path);
     let dir = path.parent().unwrap_or(Path::new(""));
-    let is_split = dir.file_name().is_some_and(|name| SPLITS.iter().any(|split| name == *split));
+    let is_split = dir.file_name().is_some_and(is_split);
     let is_numbered = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.parse::<u64>().is_ok());
     let dir = if is_split || is_numbered { dir.parent().unwrap_or(Path::new("")) } else { dir };
     dir.to_owned()

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     names::{id_of, some_of},
-    split::Part,
+    split::is_split,
 };
 
 /// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links
@@ -61,9 +61,7 @@ impl Listing {
                     }
                     listing.directories.push(relative);
                 }
-                Err(error)
-                    if relative.as_os_str().is_empty() || relative.iter().any(|name| Part::of_os(name).is_some()) =>
-                {
+                Err(error) if relative.as_os_str().is_empty() || relative.iter().any(is_split) => {
                     return Err(error).with_context(|| {
                         format!(
                             "cannot list {}, which may hold rows of a split: make it readable, or move it away",

@@ -31,6 +31,7 @@ pub use data_set::{Record, Source};
 pub use id::SourceId;
 pub use kept::{Keep, KeptColumn};
 pub use options::{Format, SourceOptions};
+pub use split::is_split;
 
 /// What gives the classes of images other names.
 const CLASS_NAMES: &str = "--class-names FILE gives others";

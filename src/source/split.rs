@@ -41,6 +41,11 @@ impl Part {
     }
 }
 
+/// Whether a file's or directory's name is that of a split.
+pub fn is_split(name: &std::ffi::OsStr) -> bool {
+    Part::of_os(name).is_some()
+}
+
 /// The rows of a source's two splits, and what is to be said about them.
 #[derive(Debug, Default, PartialEq)]
 pub struct Assigned {
