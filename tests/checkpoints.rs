@@ -182,6 +182,15 @@ fn weights_that_are_pickled_are_refused_with_what_converts_them() {
         fs::remove_file(place.model.join(name)).unwrap();
     }
 
+    // what is another program's does not hide the weights, and all parts of them are said
+    for name in ["open_clip_pytorch_model.bin", "optimizer.pt", "pytorch_model-1.bin", "pytorch_model-2.bin"] {
+        fs::write(place.model.join(name), "pickled").unwrap();
+    }
+    place.refused(&["pytorch_model-1.bin is a pickle", "pytorch_model-1.bin', '", "pytorch_model-2.bin']"]);
+    for name in ["open_clip_pytorch_model.bin", "optimizer.pt", "pytorch_model-1.bin", "pytorch_model-2.bin"] {
+        fs::remove_file(place.model.join(name)).unwrap();
+    }
+
     // the line does what it says
     let Some(python) = python() else { return };
     let pickle = place.model.join("pytorch_model.bin");

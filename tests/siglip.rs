@@ -184,6 +184,20 @@ fn a_setting_of_siglips_that_cannot_be_followed_is_named() {
 }
 
 #[test]
+fn siglips_tokenizer_is_the_same_as_tokenizer_json() {
+    let (dir, texts) = (directory("siglip"), strings(&facts()["texts"]));
+    let ids = || {
+        let tokenizer = Checkpoint::open(dir.path()).unwrap().tokenizer().unwrap();
+        texts.iter().map(|text| tokenizer.encode(text, 5).unwrap()).collect::<Vec<_>>()
+    };
+    let expected = ids();
+    assert!(expected.iter().all(|ids| ids.len() == 64 - 5));
+    fs::remove_file(dir.path().join("spiece.model")).unwrap();
+    fs::write(dir.path().join("tokenizer.json"), facts()["whole"].to_string()).unwrap();
+    assert_eq!(ids(), expected);
+}
+
+#[test]
 fn a_tokenizer_of_siglips_that_is_not_whole_is_named() {
     let dir = directory("siglip");
     let opened = || Checkpoint::open(dir.path()).unwrap().tokenizer().err().map(|error| format!("{error:#}"));

@@ -131,7 +131,7 @@ impl Checkpoint {
             let image_size = self.config.vision_config.image_size;
             if preprocess.crop != image_size {
                 bail!(
-                    "{} crops to {}, but config.json has an image size of {image_size}",
+                    "{} makes images of side {}, but config.json has an image size of {image_size}",
                     path.display(),
                     preprocess.crop
                 );

@@ -99,7 +99,7 @@ pub struct VisionConfig {
     /// Side of an image in pixels, S.
     #[serde(default = "default_224")]
     pub image_size: usize,
-    /// Side of a patch in pixels; it divides the image's.
+    /// Side of a patch in pixels. What is left of a side after whole patches is not seen.
     #[serde(default = "default_32")]
     pub patch_size: usize,
     /// Activation of the feed-forward layers.
@@ -229,10 +229,10 @@ impl Config {
             ensure!(eps >= 0.0, "{part}: layer_norm_eps is {eps}, below 0");
         }
         ensure!(t.vocab_size > 0 && t.max_position_embeddings > 1, "text_config: no vocabulary, or no positions");
-        if v.patch_size == 0 || v.image_size == 0 || !v.image_size.is_multiple_of(v.patch_size) || v.num_channels != 3 {
+        if v.patch_size == 0 || v.image_size < v.patch_size || v.num_channels != 3 {
             bail!(
                 "vision_config: images of {}x{}, {} channels, cannot be cut into patches of {}; \
-                 expected 3 channels and a patch size that divides the image size",
+                 expected 3 channels and patches no larger than the images",
                 v.image_size,
                 v.image_size,
                 v.num_channels,

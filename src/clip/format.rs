@@ -49,6 +49,14 @@ impl Format {
             Format::OpenClip => &["open_clip_model.safetensors", "model.safetensors"],
         }
     }
+
+    /// What the names of its weights begin with where they are pickled.
+    pub fn pickled(self) -> &'static str {
+        match self {
+            Format::Transformers => "pytorch_model",
+            Format::OpenClip => "open_clip_pytorch_model",
+        }
+    }
 }
 
 /// The index of weights that are in several files.

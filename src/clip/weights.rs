@@ -223,34 +223,44 @@ fn paths(dir: &Path, format: Format) -> Result<Vec<PathBuf>> {
         }
     }
     let name = format.weights()[0];
-    if let Some(pickle) = pickle(dir)? {
+    let pickles = pickles(dir, format.pickled())?;
+    if let Some(first) = pickles.first() {
         bail!(
             "the checkpoint {} has no {name}, and {} is a pickle, which can run any program when it is read; this \
              writes what is read here: {}",
             dir.display(),
-            pickle.display(),
-            conversion(&pickle, &dir.join(name))
+            first.display(),
+            conversion(&pickles, &dir.join(name))
         );
     }
     Ok(vec![require(dir, name)?])
 }
 
-/// A file of pickled weights; where there are several, the first by name.
-fn pickle(dir: &Path) -> Result<Option<PathBuf>> {
+/// The files of pickled weights: those whose names begin with `stem`, or one that may be.
+fn pickles(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let is_pickle = |path: &PathBuf| path.extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle));
-    Ok(paths.filter(is_pickle).min())
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_pickle).collect();
+    paths.sort();
+    let begins = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem));
+    let own: Vec<PathBuf> = paths.iter().filter(begins).cloned().collect();
+    if own.is_empty() {
+        paths.truncate(1)
+    } else {
+        paths = own
+    }
+    Ok(paths)
 }
 
 /// A command that writes pickled weights as safetensors.
-fn conversion(pickle: &Path, out: &Path) -> String {
+fn conversion(pickles: &[PathBuf], out: &Path) -> String {
+    let files: Vec<String> = pickles.iter().map(|path| format!("'{}'", path.display())).collect();
     format!(
-        "python -c \"import torch, safetensors.torch as s; \
-         d = torch.load('{}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); \
+        "python -c \"import torch, safetensors.torch as s; d = {{}}; \
+         [d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in [{}]]; d = d.get('state_dict', d); \
          s.save_file({{k.removeprefix('module.'): v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}, \
          '{}')\"",
-        pickle.display(),
+        files.join(", "),
         out.display()
     )
 }

@@ -79,8 +79,9 @@ impl ImageEncoder {
     pub fn encode(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let (s, p) = (self.image_size, self.patch_size);
         let (b, side) = (pixels.len() / (3 * s * s), s / p);
-        let pixels =
-            Tensor::from_slice(pixels, (b, 3, side, p, side, p), self.patch.device())?.to_dtype(self.patch.dtype())?;
+        let pixels = Tensor::from_slice(pixels, (b, 3, s, s), self.patch.device())?.to_dtype(self.patch.dtype())?;
+        let pixels = pixels.narrow(2, 0, side * p)?.narrow(3, 0, side * p)?; // what is left is not seen
+        let pixels = pixels.reshape((b, 3, side, p, side, p))?;
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
         let w = self.position_embedding.dim(1)?;
         let patches = patches.matmul(&self.patch)?.reshape((b, side * side, w))?; // (B, patches, W)

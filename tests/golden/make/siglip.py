@@ -46,6 +46,17 @@ def unigram(directory):
     return SiglipTokenizer(str(file))
 
 
+def whole(tokenizer):
+    """A unigram tokenizer as tokenizer.json, which the hub has beside spiece.model."""
+    model = tokenizer.sp_model
+    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.get_piece_size())]
+    whole = Tokenizer(models.Unigram(pieces, unk_id=model.unk_id()))
+    whole.normalizer = normalizers.Sequence([normalizers.Replace("ﬁ", "fi"), normalizers.Lowercase(), normalizers.Strip()])
+    whole.pre_tokenizer = pre_tokenizers.Metaspace()
+    whole.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", model.eos_id())])
+    return json.loads(whole.to_str())
+
+
 def pairs():
     """Gemma's kind of tokenizer, as SigLIP 2 uses it."""
     trained = Tokenizer(models.BPE())
@@ -104,18 +115,19 @@ def prompts(model, tokenizer, seed):
 
 def main():
     facts, tensors = {"pictures": PICTURES, "texts": TEXTS, "names": NAMES, "models": {}}, {}
-    for seed, (name, resample, make) in enumerate([("siglip", 3, unigram), ("siglip2", 2, lambda _: pairs())]):
+    kinds = [("siglip", 3, 32, unigram), ("siglip2", 2, 35, lambda _: pairs())]  # 35 is no multiple of the patches' side
+    for seed, (name, resample, side, make) in enumerate(kinds):
         with tempfile.TemporaryDirectory() as directory:
             tokenizer = make(directory)
             size = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
             model = SiglipModel(
                 SiglipConfig(
                     text_config=size | {"vocab_size": len(tokenizer), "projection_size": 24, "bos_token_id": None, "eos_token_id": 1},
-                    vision_config=size | {"hidden_size": 24, "num_attention_heads": 3, "image_size": 32, "patch_size": 8},
+                    vision_config=size | {"hidden_size": 24, "num_attention_heads": 3, "image_size": side, "patch_size": 8},
                 )
             ).eval()
             randomise(model, seed)
-            pictures = SiglipImageProcessor(size={"height": 32, "width": 32}, resample=resample)
+            pictures = SiglipImageProcessor(size={"height": side, "width": side}, resample=resample)
             for part in [model.config, pictures, tokenizer]:
                 part.save_pretrained(directory)
             files = {}
@@ -125,6 +137,8 @@ def main():
                 elif file.suffix == ".model":
                     tensors[f"{name}.{file.name}"] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
             facts["models"][name] = files
+            if make is unigram:
+                facts["whole"] = whole(tokenizer)
         pixels = pictures([Image.open(OUT / picture).convert("RGB") for picture in PICTURES], return_tensors="pt").pixel_values
         positions = model.config.text_config.max_position_embeddings
         ids = tokenizer(TEXTS, padding="max_length", max_length=positions, return_tensors="pt").input_ids
