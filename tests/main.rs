@@ -13,6 +13,7 @@ mod checkpoints;
 mod contract;
 mod example;
 mod generators;
+mod imports;
 mod learners;
 mod memory;
 mod methods;
