@@ -24,6 +24,7 @@ mod middle_tables;
 mod open_set;
 mod parity;
 mod parity_learning;
+mod pictures;
 mod pipeline;
 mod quality;
 mod queries;
