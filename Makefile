@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check bench bench-torch growth mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check check-decoders bench bench-torch growth mutants \
         schemas clean
 
 build:
@@ -82,6 +82,10 @@ bench-torch: build
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build
 	runs/bench-torch/venv/bin/python benches/growth.py
+
+# Pictures of every mode, size and format beside Pillow and transformers. After bench-torch, whose environment it uses.
+check-decoders: build
+	runs/bench-torch/venv/bin/python benches/decoders/compare.py
 
 # Which changes no test sees of the files that decide which rows, candidates and results belong together, into
 # runs/mutants.out. All of them take hours: FILES names some. The sources change as it goes, and are put back: commit first.

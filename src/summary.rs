@@ -45,10 +45,11 @@ impl Summary {
                 scores.entry((method[row].clone(), metric)).or_default().insert(stream[row].clone(), value);
             }
         }
-        let there = |method: &&String| scores.contains_key(&((*method).clone(), MetricName::Faa));
+        // without test images there is no other score
+        let there = |method: &&String| scores.contains_key(&((*method).clone(), MetricName::StoredBytes));
         let methods: Vec<String> = methods.iter().filter(there).cloned().collect();
         if methods.is_empty() {
-            bail!("there are no finished results of these methods, or no test images that they could be scored on");
+            bail!("there are no finished results of these methods");
         }
         Ok(Summary { methods, scores })
     }

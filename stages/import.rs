@@ -12,108 +12,120 @@ use cgil::{
     rows::SPLITS,
     run::Run,
     source::{
-        foreign::{ForeignTable, Row},
+        foreign::{Foreign, ForeignOptions, Row},
         notes_on_names, require_names,
     },
-    task::Class,
     words::counted,
 };
 use clap::Args;
 
 use crate::{options::at_least, terminal};
 
-/// What gives the classes of a table other names.
-const CLASS_NAMES: &str = "the table's class_name gives others";
+/// What gives the classes other names.
+const CLASS_NAMES: &str = "--class-names FILE, or a column class_name, gives others";
 
 #[derive(Args)]
 pub struct Options {
-    /// Parquet file of embeddings, or directory of such files
+    /// Embeddings: Parquet, .npy, .npz, safetensors, or a directory of them
     ///
-    /// Its columns are split (train or test), label, class_name and embedding (a list of float16,
-    /// float32 or float64); sample_id is kept where there is one.
-    table: PathBuf,
+    /// Parquet has a column of lists, the others an array (N, D) of floats. A directory is
+    /// clip-retrieval's (img_emb, metadata), or has train_features.npy and train_labels.npy, or a
+    /// .npy and a .csv. Labels, and where there are some names, splits and ids, are columns or
+    /// arrays in it or beside it. It is said what was found.
+    embeddings: PathBuf,
     /// Directory of the run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
+    /// Column of the labels, where it has another name than usual
+    ///
+    /// Usual names are label, class, target and y.
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// What classes are called in prompts: CSV lines KEY,NAME, or JSON
+    ///
+    /// A CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the names there,
+    /// or all of them labels; each class needs one.
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
     /// Rows per file of embeddings, as of extract
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let table = ForeignTable::open(&options.table, Some(&options.run))?;
-    let plan = examine(&table, options.shard_rows)?;
     let run = Run::open(&options.run, terminal::note)?;
+    let foreign = open(options)?;
+    let plan = examine(&foreign, options.shard_rows)?;
     let mut embeddings = Embeddings::create(&run, FIRST_SOURCE, plan)?;
-    write_missing(&table, &mut embeddings)?;
+    write_missing(&foreign, &mut embeddings)?;
     embeddings.seal()?;
     let SourcePlan { dim, classes, rows, .. } = &embeddings.plan;
+    let of_splits: Vec<String> = SPLITS.iter().map(|split| format!("{} {split}", rows[*split])).collect();
     terminal::print(format!(
-        "{} of {}, {}, imported into {}\n",
+        "{} of {}, {} ({}), imported into {}\n",
         counted(rows.values().sum(), "embedding"),
         counted(*dim, "value"),
         counted(classes.len(), "class"),
+        of_splits.join(", "),
         options.run.display()
     ))
 }
 
-/// Reads the whole table once, so that nothing is written of one that has an error.
-fn examine(table: &ForeignTable, shard_rows: usize) -> Result<SourcePlan> {
-    let mut names: BTreeMap<i64, String> = BTreeMap::new();
-    // rows of each label in each split
-    let mut counts: BTreeMap<String, BTreeMap<i64, usize>> = BTreeMap::new();
+/// Finds the embeddings, and says what was found.
+fn open(options: &Options) -> Result<Foreign> {
+    let foreign = Foreign::open(
+        &options.embeddings,
+        &ForeignOptions {
+            leave_out: Some(options.run.clone()),
+            label_column: options.label_column.clone(),
+            class_names: options.class_names.clone(),
+        },
+    )?;
+    foreign.notes.iter().for_each(|note| terminal::note(note));
+    require_names(foreign.path(), &foreign.classes, CLASS_NAMES)?;
+    for note in notes_on_names(&foreign.classes, &foreign.counts, Some(CLASS_NAMES)) {
+        terminal::note(&format!("note: {note}"));
+    }
+    Ok(foreign)
+}
+
+/// Reads all vectors once, so that nothing is written of some that have an error.
+fn examine(foreign: &Foreign, shard_rows: usize) -> Result<SourcePlan> {
     let mut dim = None;
     let mut ids = HashSet::new();
-    table.read(|row: Row| {
-        let Row { place, sample_id, split, label, class_name, embedding } = row;
+    foreign.read(|row: Row| {
+        let Row { place, sample_id, embedding, .. } = row;
         let expected = *dim.get_or_insert(embedding.len());
         if embedding.len() != expected {
-            bail!("{place}: the embedding has {}, those before it have {expected}", counted(embedding.len(), "value"));
+            let found = counted(embedding.len(), "value");
+            bail!("{}: the embedding has {found}, those before it have {expected}", place());
         }
         // squares have to stay inside float32
         let norm = embedding.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         if !(1e-15..=1e15).contains(&norm) {
-            bail!("{place}: the embedding is empty, all zeros or not finite: its length is {norm:e}");
+            bail!("{}: the embedding is empty, all zeros or not finite: its length is {norm:e}", place());
         }
-        if !ids.insert(sample_id.clone()) {
-            bail!("{place}: the sample_id {sample_id:?} stands on a row before it, too");
+        if let Some(id) = ids.replace(sample_id) {
+            bail!("{}: the sample_id {id:?} stands on a row before it, too", place());
         }
-        let name = names.entry(label).or_insert_with(|| class_name.to_owned());
-        if name != class_name {
-            bail!("{place}: label {label} is {class_name:?} here, but {name:?} before");
-        }
-        *counts.entry(split.to_owned()).or_default().entry(label).or_default() += 1;
         Ok(())
     })?;
-    for split in SPLITS {
-        if !counts.contains_key(split) {
-            bail!("{} has no row whose split is {split:?}", table.path().display());
-        }
-    }
-    let rows = counts.iter().map(|(split, of)| (split.clone(), of.values().sum())).collect();
-    let of_classes = |of: BTreeMap<i64, usize>| names.keys().map(|label| of.get(label).copied().unwrap_or(0)).collect();
-    let counts = counts.into_iter().map(|(split, of)| (split, of_classes(of))).collect();
-    let classes: Vec<Class> = names.into_iter().map(|(label, name)| Class { label, name }).collect();
-    require_names(table.path(), &classes, CLASS_NAMES)?;
-    for note in notes_on_names(&classes, &counts, Some(CLASS_NAMES)) {
-        terminal::note(&format!("note: {note}"));
-    }
     let plan = SourcePlan {
-        source: table.id()?,
+        source: foreign.id()?,
         model: None,
         preprocessing: None,
         compute_dtype: "float32".into(),
         device: None,
         dim: dim.unwrap_or(0),
-        classes,
-        rows,
+        classes: foreign.classes.clone(),
+        rows: foreign.counts.iter().map(|(split, of)| (split.clone(), of.iter().sum())).collect(),
         shard_rows,
         kept: Vec::new(),
     };
-    plan.checked().with_context(|| table.path().display().to_string())
+    plan.checked().with_context(|| foreign.path().display().to_string())
 }
 
-fn write_missing(table: &ForeignTable, embeddings: &mut Embeddings) -> Result<()> {
+fn write_missing(foreign: &Foreign, embeddings: &mut Embeddings) -> Result<()> {
     let missing = embeddings.missing();
     if missing.is_empty() {
         return Ok(());
@@ -126,7 +138,7 @@ fn write_missing(table: &ForeignTable, embeddings: &mut Embeddings) -> Result<()
     };
     let mut open: BTreeMap<String, (usize, ShardRows)> = BTreeMap::new();
     let mut bytes = Vec::new();
-    table.read(|row: Row| {
+    foreign.read(|row: Row| {
         let (k, shard) = open.entry(row.split.to_owned()).or_default();
         bytes.clear();
         row.embedding.iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));

@@ -142,7 +142,10 @@ fn names_are_looked_at_whichever_way_classes_come() {
     let other = dir.path().join("other");
     let output = command(&["import", path(&table), "--run", path(&other)]).output().unwrap();
     assert!(output.status.success());
-    assert_holds(&text(&output.stderr), &["3 of 3 class names look like ids", "the table's class_name gives others"]);
+    assert_holds(
+        &text(&output.stderr),
+        &["3 of 3 class names look like ids", "--class-names FILE, or a column class_name, gives others"],
+    );
 
     folder(&dir.path().join("folder"), &["cat", " "]);
     refused(&dir.path().join("folder"), &[], &["labels are empty: 0 \" \"", "--class-names"]);

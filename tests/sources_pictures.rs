@@ -61,7 +61,7 @@ fn the_content_decides_what_a_picture_is() {
         [
             "train/cat/unnamed,decode,JPEG 2000 is not read: convert it to PNG or JPEG",
             "train/cat/x.avif,decode,AVIF is not read: convert it to PNG or JPEG",
-            "train/cat/x.jpg,decode,\"by its first bytes it is no picture: expected JPEG, PNG, WebP, GIF, BMP, TIFF or PNM\"",
+            "train/cat/x.jpg,decode,\"by its first bytes it is no picture: expected JPEG, PNG, WebP, GIF, BMP, TIFF, PNM or ICO\"",
         ]
     );
 }

@@ -19,6 +19,7 @@ use arrow::{
 use candle_core::{Device, Tensor};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use parquet::{arrow::ArrowWriter, file::metadata::KeyValue, file::properties::WriterProperties};
+use tiff::encoder::{TiffEncoder, colortype::RGB8};
 
 /// The directory of the golden vectors.
 pub fn golden(name: &str) -> PathBuf {
@@ -225,7 +226,12 @@ pub fn picture(class: usize, i: usize, side: u32) -> RgbImage {
 /// A picture as the bytes of a file.
 pub fn encoded(picture: RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    DynamicImage::from(picture).write_to(&mut bytes, format).unwrap();
+    if format == ImageFormat::Tiff {
+        let (width, height) = picture.dimensions();
+        TiffEncoder::new(&mut bytes).unwrap().write_image::<RGB8>(width, height, &picture).unwrap();
+    } else {
+        DynamicImage::from(picture).write_to(&mut bytes, format).unwrap();
+    }
     bytes.into_inner()
 }
 

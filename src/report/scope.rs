@@ -198,17 +198,19 @@ impl Finished {
         let rows = tables.sql("SELECT stream, MAX(task) AS tasks FROM classes GROUP BY stream")?;
         let tasks: BTreeMap<String, f64> = texts(&rows, "stream")?.into_iter().zip(numbers(&rows, "tasks")?).collect();
         let rows = tables.sql(
-            "SELECT stream, class_order, method, after_task, MAX(CASE WHEN metric = 'faa' THEN value ELSE NULL END) AS faa \
-             FROM metrics GROUP BY stream, class_order, method, after_task ORDER BY stream, method, after_task",
+            "SELECT stream, class_order, method, after_task, MAX(CASE WHEN metric = 'faa' THEN value ELSE NULL END) AS faa, \
+             MAX(CASE WHEN metric = 'stored_bytes' THEN value ELSE NULL END) AS stored FROM metrics GROUP BY stream, class_order, method, after_task ORDER BY stream, method, after_task",
         )?;
         let (streams, orders, methods) =
             (texts(&rows, "stream")?, texts(&rows, "class_order")?, texts(&rows, "method")?);
         let steps = streams.into_iter().zip(orders).zip(methods).zip(numbers(&rows, "after_task")?);
         let (mut finished, mut furthest) = (Vec::new(), BTreeMap::new());
-        for ((((stream, order), method), after), faa) in steps.zip(numbers(&rows, "faa")?) {
+        let values = numbers(&rows, "faa")?.into_iter().zip(numbers(&rows, "stored")?);
+        for ((((stream, order), method), after), (faa, stored)) in steps.zip(values) {
             let Some(&tasks) = tasks.get(&stream) else { continue };
             furthest.insert((method.clone(), stream.clone()), (after, tasks));
-            if after == tasks && faa.is_finite() {
+            // without test images there is no accuracy
+            if after == tasks && stored.is_finite() {
                 finished.push(Finished { stream, order, method, faa });
             }
         }

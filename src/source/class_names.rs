@@ -102,7 +102,7 @@ impl<'de> Visitor<'de> for Object {
 
 /// The records of a CSV text, without empty lines, and without the blanks around values that stand
 /// in no quotes.
-fn records(text: &str) -> Vec<Vec<String>> {
+pub(super) fn records(text: &str) -> Vec<Vec<String>> {
     let (mut records, mut record, mut value) = (Vec::new(), Vec::new(), String::new());
     // inside quotes; and whether the value has some
     let (mut inside, mut quoted) = (false, false);
