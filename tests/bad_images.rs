@@ -97,11 +97,11 @@ fn a_source_of_which_nothing_can_be_used() {
             "--model",
             path(&golden("checkpoint")),
             "--data",
-            path(&data.join("train")),
+            path(&data.join("train/fox")),
             "--run",
             path(&run_dir),
         ],
-        &["no train images", "train/CLASS"],
+        &["holds no images", "train/CLASS"],
     );
 }
 
