@@ -101,7 +101,7 @@ fn a_source_of_which_nothing_can_be_used() {
             "--run",
             path(&run_dir),
         ],
-        &["holds no images", "train/CLASS"],
+        &["holds no images", "SPLIT/CLASS"],
     );
 }
 
