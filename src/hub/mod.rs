@@ -114,8 +114,9 @@ impl Hub {
         }
         match client.listing(&repo.name) {
             Ok(listing) => {
-                if let Some(listing) = &listing {
-                    repo.put_listing(listing)?;
+                // a cache that may only be read will do where everything is there
+                if let Some(Err(error)) = listing.as_ref().map(|listing| repo.put_listing(listing)) {
+                    watch.note(&format!("note: {error:#}"));
                 }
                 Ok(listing)
             }
