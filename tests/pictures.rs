@@ -37,6 +37,17 @@ fn sixteen_bits_of_grey_are_cut_off_and_of_colours_halved() {
 }
 
 #[test]
+fn few_bits_are_cut_off_as_they_become_eight() {
+    // two pixels of 5, 6 and 5 bits: 3, 5, 7 and 12, 25, 31
+    let levels = [3u16 << 11 | 5 << 5 | 7, 12 << 11 | 25 << 5 | 31];
+    let numbers = |of: &[u32]| of.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let header = [numbers(&[40, 2, 1]), vec![1, 0, 16, 0], numbers(&[3, 4, 0, 0, 0, 0, 0xf800, 0x7e0, 0x1f])].concat();
+    let pixels_of = levels.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let bmp = [b"BM".to_vec(), numbers(&[70, 0, 66]), header, pixels_of].concat();
+    assert_eq!(pixels(&bmp), [24, 20, 57, 98, 101, 255]);
+}
+
+#[test]
 fn a_png_may_lack_its_end_but_no_part_of_a_chunk() {
     let png = encoded(picture(1, 2, 40), ImageFormat::Png);
     let end = png.len() - 12;

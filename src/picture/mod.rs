@@ -1,6 +1,7 @@
 //! Encoded pictures: what a file is by its first bytes or its name, and its pixels as Pillow would
 //! give them.
 
+mod bmp;
 mod gif;
 mod ico;
 mod jpeg;
@@ -98,6 +99,7 @@ pub fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage> {
     // a fault of a decoder costs one picture
     let decoded = catch_unwind(|| match format {
         ImageFormat::Tiff => tiff::decode(encoded),
+        ImageFormat::Bmp => bmp::decode(encoded),
         ImageFormat::Gif => gif::decode(encoded),
         ImageFormat::Ico => ico::decode(encoded),
         ImageFormat::Jpeg => jpeg::decode(encoded, exif),
