@@ -62,13 +62,18 @@ pub(super) struct Found {
     /// What the fingerprint is of.
     pub lines: Vec<String>,
     pub notes: Vec<String>,
-    /// Says more about a class without rows in a split, by its place in `classes`.
-    pub why_empty: Box<dyn Fn(&str, usize) -> String>,
+    pub why_empty: WhyEmpty,
     pub images: Box<dyn Images + Send + Sync>,
 }
 
+/// Says more about a class without rows, by the split and its place among the classes.
+pub(super) type WhyEmpty = Box<dyn Fn(&str, usize) -> String>;
+
 /// Encoded images, or why they could not be read, one after another. An error ends them.
-pub(super) type Encoded<'a> = Box<dyn Iterator<Item = Result<Result<Vec<u8>, String>>> + 'a>;
+pub(super) type Encoded<'a> = Box<dyn Iterator<Item = Result<Image>> + 'a>;
+
+/// An encoded image, or why it could not be read.
+pub(super) type Image = Result<Vec<u8>, String>;
 
 /// The images of a source's rows, by their places in its order, which ascend.
 pub(super) trait Images {
@@ -137,7 +142,7 @@ impl Source {
     /// Reads the rows `range` of a split, in the source's order.
     pub fn read(&self, split: &str, range: Range<usize>) -> Result<Box<dyn Iterator<Item = Result<Record>> + '_>> {
         let rows = &self.places[split][range];
-        let record = |(&row, image): (&u32, Result<Result<Vec<u8>, String>>)| {
+        let record = |(&row, image): (&u32, Result<Image>)| {
             let label = self.classes[self.labels[row as usize] as usize].label;
             Ok(Record { sample_id: self.images.id(row), label, image: image? })
         };

@@ -32,6 +32,9 @@ struct Place {
     number: Option<(usize, usize)>,
 }
 
+/// Files by the group that they belong to.
+type Groups<'a> = BTreeMap<PathBuf, Vec<(&'a PathBuf, Place)>>;
+
 /// Whether a path is a Parquet file of a split.
 pub fn is_shard(path: &Path) -> bool {
     has_extension(path, "parquet") && place_of(path).is_some()
@@ -55,7 +58,7 @@ impl Shards {
     /// Those of `files`, paths below `root`, that make one data set. An error where they are not
     /// those of one, or not all.
     pub fn of(root: &Path, files: &[&PathBuf]) -> Result<Shards> {
-        let mut groups: BTreeMap<Part, BTreeMap<PathBuf, Vec<(&PathBuf, Place)>>> = BTreeMap::new();
+        let mut groups: BTreeMap<Part, Groups> = BTreeMap::new();
         let mut left_out = Vec::new();
         for &file in files {
             match place_of(file) {
