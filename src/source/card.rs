@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use yaml_rust2::{Yaml, YamlLoader};
 
-/// The class names of each ClassLabel column that the card nearest above the file `path` has; `root`
-/// and the directory that it lies in are looked at last. Of several configurations, that which a
+/// The class names of each ClassLabel column that the card nearest above the file `path` has, at most
+/// two directories above `root`, as a configuration lies below its repository. Of several configurations, that which a
 /// directory of the file's is called by, else the first that has a column.
 pub fn class_names(path: &Path, root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-    let top = root.parent().unwrap_or(root);
+    let top = root.ancestors().nth(2).or(root.parent()).unwrap_or(root);
     let dirs = path.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
     let Some(card) = dirs.map(|dir| dir.join("README.md")).find(|card| card.is_file()) else {
         return Ok(BTreeMap::new());
