@@ -19,7 +19,10 @@ use cgil::{
 };
 use clap::Args;
 
-use crate::{options::at_least, terminal};
+use crate::{
+    options::{at_least, fraction},
+    terminal,
+};
 
 /// What gives the classes other names.
 const CLASS_NAMES: &str = "--class-names FILE, or a column class_name, gives others";
@@ -47,6 +50,9 @@ pub struct Options {
     /// or all of them labels; each class needs one.
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
+    /// Share of the rows to test on, where there are no test rows; as of extract
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    holdout: Option<f64>,
     /// Rows per file of embeddings, as of extract
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
@@ -79,6 +85,7 @@ fn open(options: &Options) -> Result<Foreign> {
             leave_out: Some(options.run.clone()),
             label_column: options.label_column.clone(),
             class_names: options.class_names.clone(),
+            holdout: options.holdout,
         },
     )?;
     foreign.notes.iter().for_each(|note| terminal::note(note));

@@ -227,7 +227,7 @@ fn splits_and_classes_are_found_by_looking() {
         write(&at(&format!("sets/{name}/y.npy")), classes);
     }
     let notes = import(&at("sets"), &at("val"), &[]);
-    assert!(notes.contains("there are no test rows: the 7 rows to validate on are taken for them"), "{notes}");
+    assert!(notes.contains("no test split: the 7 images of the validation split are the test images"), "{notes}");
     assert_eq!(count("val"), "test,7 train,14");
     // labels are the places of the sorted names
     assert_eq!(
@@ -237,7 +237,7 @@ fn splits_and_classes_are_found_by_looking() {
     write(&at("sets/test/x.npy"), of(0, 3));
     write(&at("sets/test/y.csv"), "river 1\nriver 1\nforest 0\n");
     let notes = import(&at("sets"), &at("test"), &[]);
-    assert!(notes.contains("left out: 7 rows to validate on"), "{notes}");
+    assert!(notes.contains("left out: the 7 images of the validation split"), "{notes}");
     assert_eq!(count("test"), "test,3 train,14");
 
     // a class and a split in the paths, and no test rows at all
@@ -249,9 +249,12 @@ fn splits_and_classes_are_found_by_looking() {
     import(&at("paths"), &at("from-paths"), &[]);
     assert_eq!(count("from-paths"), "test,6 train,15");
     let notes = import(&at("untested"), &at("no-test"), &[]);
-    assert!(notes.contains("there are no test rows"), "{notes}");
+    assert!(notes.contains("no test images"), "{notes}");
     assert_eq!(count("no-test"), "train,21");
     assert_eq!(number(&at("no-test"), "SELECT COUNT(*) FROM embeddings WHERE class_name = 'red_fox 2'"), 7.0);
+    import(&at("untested"), &at("held"), &["--holdout", "0.4"]);
+    let held = |split: &str| number(&at("held"), &format!("SELECT COUNT(*) FROM embeddings WHERE split = '{split}'"));
+    assert!(held("test") > 2.0 && held("train") > 6.0 && held("test") + held("train") == 21.0, "{}", held("test"));
 
     // names from a file, and labels under another name
     write(&at("own/f.npy"), of(0, 21));

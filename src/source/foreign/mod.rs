@@ -23,13 +23,16 @@ use self::{
     classes::{Classes, as_texts},
     columns::{column, require_values},
     find::{Found, Part, Vectors, find},
-    words::Split,
 };
-use super::{class_names, id::SourceId};
+use super::{
+    class_names,
+    id::SourceId,
+    split::{self, Assigned, Part as Split},
+};
 use crate::{
-    rows::{Split as _, Test, Train},
+    hash::{hash_files, hash_lines},
+    rows::{SPLITS, Split as _, Test, Train},
     task::Class,
-    words::counted,
 };
 
 /// Embeddings made elsewhere.
@@ -37,6 +40,7 @@ pub struct Foreign {
     path: PathBuf,
     parts: Vec<Rows>,
     files: Vec<PathBuf>,
+    holdout: Option<f64>,
     /// The classes, by ascending label.
     pub classes: Vec<Class>,
     /// Rows of each of `classes` in each split, (C) by split.
@@ -54,6 +58,8 @@ pub struct ForeignOptions {
     pub label_column: Option<String>,
     /// A file that says what classes are called: CSV or JSON.
     pub class_names: Option<PathBuf>,
+    /// As that of images.
+    pub holdout: Option<f64>,
 }
 
 /// Rows of one array, or one file.
@@ -64,6 +70,14 @@ struct Rows {
     splits: Vec<Option<&'static str>>,
     /// Null where a row's place is its id.
     ids: Option<StringArray>,
+}
+
+impl Rows {
+    /// The id of a row.
+    fn id(&self, i: usize) -> String {
+        let id = self.ids.as_ref().filter(|ids| ids.is_valid(i));
+        id.map_or_else(|| format!("{}#{i}", self.vectors.place()), |ids| ids.value(i).to_owned())
+    }
 }
 
 /// A row.
@@ -93,16 +107,22 @@ impl Foreign {
         if let Some(file) = &options.class_names {
             class_names::rename(&mut classes, file)?;
         }
-        let splits = splits_of(&parts, &mut notes)?;
+        let splits = splits_of(&parts)?;
         let ids = ids_of(&parts, &mut notes)?;
-        let rows = parts.into_iter().zip(labels).zip(splits).zip(ids);
-        let parts = rows.map(|(((part, labels), splits), ids)| Rows { vectors: part.vectors, labels, splits, ids });
-        let mut foreign =
-            Foreign { path: path.to_owned(), parts: parts.collect(), files, classes, counts: BTreeMap::new(), notes };
+        let rows = parts.into_iter().zip(labels).zip(ids);
+        let mut parts: Vec<Rows> =
+            rows.map(|((part, labels), ids)| Rows { vectors: part.vectors, labels, splits: Vec::new(), ids }).collect();
+        assigned(path, &mut parts, splits, options.holdout, &mut notes)?;
+        let mut foreign = Foreign {
+            path: path.to_owned(),
+            parts,
+            files,
+            holdout: options.holdout,
+            classes,
+            counts: BTreeMap::new(),
+            notes,
+        };
         foreign.count();
-        if foreign.counts[Train::NAME].iter().all(|&n| n == 0) {
-            bail!("{} has no training rows", path.display());
-        }
         Ok(foreign)
     }
 
@@ -130,22 +150,25 @@ impl Foreign {
     pub fn id(&self) -> Result<SourceId> {
         Ok(SourceId {
             origin: format!("embeddings {}", self.path.display()),
-            fingerprint: crate::hash::hash_files(&self.files)?,
+            fingerprint: match self.holdout {
+                None => hash_files(&self.files)?,
+                Some(share) => hash_lines([hash_files(&self.files)?, format!("holdout {share}")]),
+            },
         })
     }
 
     /// Calls `each` with every row in order; stops at the first error.
     pub fn read(&self, mut each: impl FnMut(Row) -> Result<()>) -> Result<()> {
-        for Rows { vectors, labels, splits, ids } in &self.parts {
+        for rows in &self.parts {
+            let Rows { vectors, labels, splits, .. } = rows;
             let mut next = 0;
             vectors.read(|embedding| {
                 let i = next;
                 next += 1;
                 let Some(split) = splits[i] else { return Ok(()) };
-                let id = ids.as_ref().filter(|ids| ids.is_valid(i));
                 each(Row {
                     place: &|| format!("{} row {i}", vectors.place()),
-                    sample_id: id.map_or_else(|| format!("{}#{i}", vectors.place()), |ids| ids.value(i).to_owned()),
+                    sample_id: rows.id(i),
                     split,
                     label: labels.value(i),
                     embedding,
@@ -156,9 +179,9 @@ impl Foreign {
     }
 }
 
-/// The split of every row of every part: its column's, or what its file or array is called, or a
-/// directory that its image lay in, or else `train`. Where there are no test rows, those to validate on are.
-fn splits_of(parts: &[Part], notes: &mut Vec<String>) -> Result<Vec<Vec<Option<&'static str>>>> {
+/// The source's own split of every row of every part: its column's, or what its file or array is
+/// called, or a directory that its image lay in; of other rows `train` where some have one.
+fn splits_of(parts: &[Part]) -> Result<Vec<Vec<Split>>> {
     let mut splits = Vec::new();
     for part in parts {
         let place = part.vectors.place();
@@ -173,7 +196,7 @@ fn splits_of(parts: &[Part], notes: &mut Vec<String>) -> Result<Vec<Vec<Option<&
         require_values(column)?;
         let mut named = Vec::new();
         for (i, text) in as_texts(column)?.iter().flatten().enumerate() {
-            let Some(split) = Split::named(text) else {
+            let Some(split) = Split::of(text) else {
                 bail!(
                     "{} row {i}: split should be \"train\", \"validation\" or \"test\", but is {text:?}",
                     column.place
@@ -183,27 +206,45 @@ fn splits_of(parts: &[Part], notes: &mut Vec<String>) -> Result<Vec<Vec<Option<&
         }
         splits.push(named);
     }
-    let count = |wanted| splits.iter().flatten().filter(|&&split| split == wanted).count();
-    let (test, validation) = (count(Split::Test), count(Split::Validation));
-    notes.extend(match (test, validation) {
-        (0, 0) => Some("there are no test rows: there will be nothing to score".to_owned()),
-        (0, n) => Some(format!("there are no test rows: the {} to validate on are taken for them", counted(n, "row"))),
-        (_, 0) => None,
-        (_, n) => Some(format!("left out: {} to validate on", counted(n, "row"))),
-    });
-    let name = |split| match split {
-        Split::Train => Some(Train::NAME),
-        Split::Test => Some(Test::NAME),
-        Split::Validation => (test == 0).then_some(Test::NAME),
-    };
-    Ok(splits.into_iter().map(|part| part.into_iter().map(name).collect()).collect())
+    Ok(splits)
 }
 
 /// The splits that a part's paths go through; none where one goes through none.
 fn in_paths(part: &Part) -> Result<Option<Vec<Split>>> {
     let Some(paths) = column(&part.columns, &words::ID) else { return Ok(None) };
-    let through = |path: Option<&str>| path?.rsplit_once('/')?.0.rsplit('/').find_map(Split::named);
+    let through = |path: Option<&str>| path?.rsplit_once('/')?.0.rsplit('/').find_map(Split::of);
     Ok(as_texts(paths)?.iter().map(through).collect())
+}
+
+/// The split that each row of each part is in; none of a row that is left out.
+fn assigned(
+    path: &Path,
+    rows: &mut [Rows],
+    splits: Vec<Vec<Split>>,
+    holdout: Option<f64>,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let starts: Vec<usize> =
+        splits.iter().scan(0, |next, of| Some(std::mem::replace(next, *next + of.len()))).collect();
+    let all: Vec<Split> = splits.into_iter().flatten().collect();
+    let place = |row: usize| {
+        let part = starts.partition_point(|&start| start <= row) - 1;
+        (part, row - starts[part])
+    };
+    let id = |row: u32| {
+        let (part, i) = place(row as usize);
+        rows[part].id(i)
+    };
+    let Assigned { places, notes: of_splits } = split::assign(path, &all, holdout, id)?;
+    notes.extend(of_splits);
+    rows.iter_mut().for_each(|of| of.splits = vec![None; of.vectors.rows()]);
+    for split in SPLITS {
+        for &row in &places[split] {
+            let (part, i) = place(row as usize);
+            rows[part].splits[i] = Some(split);
+        }
+    }
+    Ok(())
 }
 
 /// The ids of each part's rows, where a column has some that are unique. Those of a column that is

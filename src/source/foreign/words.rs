@@ -1,24 +1,6 @@
 //! What files, arrays and columns are called, and what that says of them.
 
-/// A split, as people call it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Split {
-    Train,
-    Validation,
-    Test,
-}
-
-impl Split {
-    /// The split of a name, in any case.
-    pub fn named(name: &str) -> Option<Self> {
-        Some(match name.to_lowercase().as_str() {
-            "train" | "training" => Split::Train,
-            "val" | "valid" | "validation" | "dev" => Split::Validation,
-            "test" | "testing" | "eval" => Split::Test,
-            _ => return None,
-        })
-    }
-}
+use crate::source::split::Part;
 
 /// What an array of one value a row is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,8 +89,8 @@ pub fn key(place: &str) -> Vec<String> {
 }
 
 /// The split that a place names; none where it names none, or two.
-pub fn split_of(place: &str) -> Option<Split> {
-    let mut splits: Vec<Split> = words(place).iter().filter_map(|word| Split::named(word)).collect();
+pub fn split_of(place: &str) -> Option<Part> {
+    let mut splits: Vec<Part> = words(place).iter().filter_map(|word| Part::of(word)).collect();
     splits.dedup();
     match splits[..] {
         [split] => Some(split),
@@ -174,8 +156,8 @@ mod tests {
 
     #[test]
     fn a_name_says_the_split_and_what_an_array_is() {
-        assert_eq!(split_of("a/train_features.npy"), Some(Split::Train));
-        assert_eq!(split_of("a.npz:X_val"), Some(Split::Validation));
+        assert_eq!(split_of("a/train_features.npy"), Some(Part::Train));
+        assert_eq!(split_of("a.npz:X_val"), Some(Part::Validation));
         assert_eq!(split_of("train_or_test.npy"), None);
         assert_eq!(split_of("latest_features.npy"), None);
         let of = |place| (role(place, false), role(place, true));
