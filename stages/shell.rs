@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::{Cli, terminal};
@@ -28,6 +28,12 @@ pub fn completions(options: &Completions) -> Result<()> {
 
 pub fn man(options: &Man) -> Result<()> {
     fs::create_dir_all(&options.dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), &options.dir))
+        .and_then(|()| clap_mangen::generate_to(whole(Cli::command()), &options.dir))
         .with_context(|| format!("cannot write man pages into {}", options.dir.display()))
+}
+
+/// A command whose pages have all options: clap_mangen leaves the help out of those that `-h` leaves
+/// out.
+fn whole(command: Command) -> Command {
+    command.mut_args(|arg| arg.hide_short_help(false)).mut_subcommands(whole)
 }

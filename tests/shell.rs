@@ -44,6 +44,7 @@ fn every_command_has_a_man_page() {
         }
     }
     assert!(page("cgil-baseline-lda.1").contains("shrinkage"));
+    assert!(page("cgil-order.1").contains("A class order as a JSON list")); // which `-h` leaves out
 }
 
 #[test]
