@@ -10,7 +10,10 @@ mod files;
 mod name;
 mod watch;
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -53,6 +56,11 @@ impl Hub {
             }
         };
         Ok(Hub { cache: Cache::new(cache), client })
+    }
+
+    /// Where files are kept.
+    pub fn cache_dir(&self) -> &Path {
+        &self.cache.root
     }
 
     /// The directory of a model's files: those that a checkpoint is read from.

@@ -3,7 +3,7 @@
 use std::{env, fmt, path::Path};
 
 use anyhow::{Context, Result, bail};
-use cgil::{device::DeviceChoice, words::counted};
+use cgil::{device::DeviceChoice, hub::Hub, words::counted};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::VERSION;
@@ -124,14 +124,10 @@ fn free(_: &Path) -> Result<String> {
 
 /// Where what was fetched from the Hugging Face hub lies, as `huggingface_hub` has it.
 pub fn hub_cache() -> String {
-    let var = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
-    let home = var("HF_HOME").or_else(|| {
-        let caches = var("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")));
-        Some(caches?.join("huggingface"))
-    });
-    let Some(cache) = var("HF_HUB_CACHE").or_else(|| Some(home?.join("hub"))) else {
-        return "nowhere: set HF_HOME".into();
+    let hub = match Hub::from_env() {
+        Ok(hub) => hub,
+        Err(error) => return error.to_string(),
     };
-    let is_there = if cache.is_dir() { "" } else { ", which is not there yet" };
-    format!("{}{is_there}; HF_HOME or HF_HUB_CACHE set another", cache.display())
+    let is_there = if hub.cache_dir().is_dir() { "" } else { ", which is not there yet" };
+    format!("{}{is_there}; HF_HOME or HF_HUB_CACHE set another", hub.cache_dir().display())
 }
