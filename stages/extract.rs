@@ -3,16 +3,13 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, bail};
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::{array::BooleanArray, compute::filter_record_batch};
 use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ImageEncoder, Preprocess},
     device::{DeviceChoice, Precision, class_of},
     embed::embed,
-    embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan},
+    embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan, kept_line},
     profile::{Phase, time},
     rows::{Split, Test, Train},
     run::Run,
@@ -127,7 +124,7 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
         |images| progress.inc(images as u64),
         |shard, mut rows| {
             encoded += rows.labels.len();
-            rows.kept = kept(&source, &missing[shard], &rows)?;
+            add_kept(&source, &missing[shard], &mut rows)?;
             embeddings.write_shard(&missing[shard], rows)
         },
     )?;
@@ -150,7 +147,7 @@ fn open_source(options: &Options) -> Result<Source> {
             label_column: options.label_column.clone(),
             keep: match &options.keep[..] {
                 [] => Keep::None,
-                [all] if all == "all" => Keep::All,
+                names if names.iter().any(|name| name == "all") => Keep::All,
                 names => Keep::Columns(names.to_vec()),
             },
         },
@@ -199,12 +196,14 @@ fn plan(
     plan.checked()
 }
 
-/// The kept columns of a shard's rows, without those in its quarantine.
-fn kept(source: &Source, shard: &Shard, rows: &ShardRows) -> Result<Option<RecordBatch>> {
-    let Some(kept) = source.kept(shard.split, shard.rows.clone())? else { return Ok(None) };
+/// Adds the kept columns of a shard's rows, without those in its quarantine.
+fn add_kept(source: &Source, shard: &Shard, rows: &mut ShardRows) -> Result<()> {
+    let Some(kept) = source.kept(shard.split, shard.rows.clone())? else { return Ok(()) };
     let mut is_there = vec![true; kept.num_rows()];
     rows.quarantine.iter().for_each(|q| is_there[q.row - shard.rows.start] = false);
-    Ok(Some(filter_record_batch(&kept, &BooleanArray::from(is_there))?))
+    rows.contents.extend(kept_line(Some(&kept))?);
+    rows.kept = Some(filter_record_batch(&kept, &BooleanArray::from(is_there))?);
+    Ok(())
 }
 
 /// Names the classes all of whose images of a split are in the quarantine.

@@ -569,10 +569,9 @@ fn columns_of_ones_own_go_through() {
     // of Parquet and of tars, which hold nothing for the pictures that are held out
     let items: Vec<&Item> = items().iter().collect();
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200));
-    let lists: ArrayRef = ids.clone();
     let whole = batch(&items, "image", "bytes", "label", true);
     let columns = whole.columns().iter().cloned().zip(["image", "label"]).map(|(column, name)| (name, column));
-    let whole = RecordBatch::try_from_iter(columns.chain([("id", ids), ("other", lists)])).unwrap();
+    let whole = RecordBatch::try_from_iter(columns.chain([("id", ids)])).unwrap();
     parquet(&dir.path().join("t/all.parquet"), &whole, Codec::SNAPPY, None);
     let run_dir = dir.path().join("parquet");
     extract(&dir.path().join("t"), &run_dir, &["--holdout", "0.3", "--keep", "id", "--shard-rows", "9"]);

@@ -14,6 +14,7 @@ mod contract;
 mod doctor;
 mod example;
 mod formats;
+mod formats_odd;
 mod generators;
 mod hub;
 mod hub_server;

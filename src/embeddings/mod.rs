@@ -22,7 +22,7 @@ pub use reader::LabelledRows;
 use reader::Reader;
 use sealed::Sealed;
 use shards::ShardFiles;
-pub use shards::{Quarantined, ShardRows, content_line};
+pub use shards::{Quarantined, ShardRows, content_line, kept_line};
 
 use crate::{
     Error,

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use arrow::{
     array::{Array, AsArray, Float32Array, Int64Array, RecordBatch, StringArray},
     datatypes::Schema,
+    ipc::writer::StreamWriter,
 };
 use serde_json::{Value, json};
 
@@ -83,6 +84,15 @@ pub struct Quarantined {
 /// imported.
 pub fn content_line(sample_id: &str, label: i64, sha256: Option<&str>) -> String {
     format!("{} {label} {}", Value::from(sample_id), sha256.unwrap_or("unread"))
+}
+
+/// What a shard's kept columns hold, as a line; nothing where none is kept. Of all of its rows,
+/// quarantined ones included.
+pub fn kept_line(kept: Option<&RecordBatch>) -> Result<Option<String>> {
+    let Some(kept) = kept else { return Ok(None) };
+    let mut writer = StreamWriter::try_new(Vec::new(), &kept.schema())?;
+    writer.write(kept)?;
+    Ok(Some(format!("kept {}", hash_bytes(&writer.into_inner()?))))
 }
 
 /// The shards of a source, as they lie.
@@ -178,6 +188,7 @@ impl ShardFiles<'_> {
             is_read &= sha256.is_some() || unread.contains(&row);
             lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
         }
+        lines.extend(kept_line(source.kept(shard.split, shard.rows.clone())?.as_ref())?);
         if file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)) {
             return Ok(is_read);
         }

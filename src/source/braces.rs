@@ -1,12 +1,26 @@
 //! Names of several files in one, as WebDataset and shells write them: `{000..099}` counts, `{a,b}`
 //! lists, and both may nest.
 
-/// The names that a pattern stands for, in its order; the pattern alone where it has no braces.
-pub fn expand(pattern: &str) -> Vec<String> {
-    let Some((before, inside, after)) = first(pattern) else { return vec![pattern.to_owned()] };
-    let after = expand(after);
-    let choices = count(inside).unwrap_or_else(|| commas(inside).into_iter().flat_map(expand).collect());
-    choices.iter().flat_map(|choice| after.iter().map(move |after| format!("{before}{choice}{after}"))).collect()
+use std::ops::RangeInclusive;
+
+/// Most names that a pattern may stand for.
+const MOST: usize = 1 << 20;
+
+/// The names that a pattern stands for, in its order; the pattern alone where it has no braces. None
+/// where they are too many.
+pub fn expand(pattern: &str) -> Option<Vec<String>> {
+    let Some((before, inside, after)) = first(pattern) else { return Some(vec![pattern.to_owned()]) };
+    let after = expand(after)?;
+    let choices = match count(inside) {
+        Some(numbers) => {
+            let width = inside.find("..").unwrap_or(0);
+            let many = numbers.end().saturating_sub(*numbers.start()) as usize;
+            (many < MOST).then(|| numbers.map(|n| format!("{n:0width$}")).collect())?
+        }
+        None => commas(inside).into_iter().map(expand).collect::<Option<Vec<_>>>()?.concat(),
+    };
+    let names = choices.iter().flat_map(|choice| after.iter().map(move |after| format!("{before}{choice}{after}")));
+    (choices.len().saturating_mul(after.len()) <= MOST).then(|| names.collect())
 }
 
 /// Whether a pattern stands for anything but itself.
@@ -37,12 +51,11 @@ fn commas(inside: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The numbers of `000..099`, as wide as the first.
-fn count(inside: &str) -> Option<Vec<String>> {
+/// The numbers of `000..099`.
+fn count(inside: &str) -> Option<RangeInclusive<u32>> {
     let (first, last) = inside.split_once("..")?;
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    let range = (digits(first) && digits(last)).then_some(first.parse::<u32>().ok()?..=last.parse().ok()?)?;
-    Some(range.map(|n| format!("{n:0width$}", width = first.len())).collect())
+    (digits(first) && digits(last)).then_some(first.parse().ok()?..=last.parse().ok()?)
 }
 
 #[cfg(test)]
@@ -50,7 +63,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn more_names_than_there_could_be_files_are_none() {
+        for pattern in ["{0..4000000000}", "{0..9999}{0..9999}"] {
+            assert_eq!(expand(pattern), None);
+        }
+    }
+
+    #[test]
     fn braces_count_list_and_nest() {
+        let expand = |pattern| expand(pattern).unwrap();
         assert_eq!(expand("a/{08..10}.tar"), ["a/08.tar", "a/09.tar", "a/10.tar"]);
         assert_eq!(expand("{b,a}-{0..1}"), ["b-0", "b-1", "a-0", "a-1"]);
         assert_eq!(expand("{x-{0..1},y}.tar"), ["x-0.tar", "x-1.tar", "y.tar"]);

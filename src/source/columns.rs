@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use arrow::datatypes::{DataType, Schema};
 use serde_json::Value;
 
-use super::{card, options::SourceOptions, shards::is_image, table_file};
+use super::{card, labels::is_text, options::SourceOptions, shards::is_image, table_file};
 
 /// What the columns are usually called.
 pub const IMAGE: &str = "image";
@@ -124,11 +124,7 @@ fn label_column(
 }
 
 fn is_label(data_type: &DataType) -> bool {
-    let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    match data_type {
-        DataType::Dictionary(_, values) => is_text(values),
-        other => other.is_integer() || is_text(other),
-    }
+    data_type.is_integer() || is_text(data_type)
 }
 
 fn column<'a>(path: &Path, schema: &'a Schema, name: &str) -> Result<&'a DataType> {

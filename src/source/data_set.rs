@@ -86,6 +86,11 @@ pub(super) trait Images {
     /// The sample id of a row. Reads no image.
     fn id(&self, row: u32) -> String;
 
+    /// What a row's picture is known by, which rows that share it have in common.
+    fn picture(&self, row: u32) -> String {
+        self.id(row)
+    }
+
     /// The user's own columns: those that are neither images nor labels nor splits.
     fn columns(&self) -> Vec<Field> {
         Vec::new()
@@ -110,8 +115,9 @@ impl Source {
             u32::MAX
         );
         let (labels, parts): (Vec<u32>, Vec<Part>) = rows.into_iter().unzip();
-        let Assigned { places, notes: of_splits } = split::assign(path, &parts, options.holdout, |row| images.id(row))
-            .with_context(|| format!("splits of the {what}"))?;
+        let Assigned { places, notes: of_splits } =
+            split::assign(path, &parts, options.holdout, |row| images.picture(row))
+                .with_context(|| format!("splits of the {what}"))?;
         if let Some(share) = options.holdout {
             lines.push(format!("holdout {share}"));
         }

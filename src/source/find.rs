@@ -49,7 +49,14 @@ pub fn find(path: &Path, options: &SourceOptions) -> Result<Data> {
     let tables: Vec<(Format, &PathBuf)> =
         tables.into_iter().filter_map(|(format, file)| Some((format, file?))).collect();
     let format = match (pictures.first(), metadata, &tables[..]) {
-        (_, Some(_), _) => Format::Metadata,
+        (_, Some(metadata), [(_, table), ..]) => bail!(
+            "{} holds the metadata of an image folder ({}) and files of another format ({}): move the one away, or say \
+             --format",
+            path.display(),
+            metadata.display(),
+            table.display()
+        ),
+        (_, Some(_), []) => Format::Metadata,
         (Some(picture), None, [(_, table), ..]) => bail!(
             "{} holds an image folder ({}) and {} ({}): give the directory of the one, move the other away, or say \
              --format",

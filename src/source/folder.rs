@@ -102,10 +102,12 @@ pub fn open(
 /// Why a class has no picture in a split.
 fn why_empty(split: &str, class: &str, files: &BTreeMap<String, BTreeMap<String, usize>>) -> String {
     let of_split = |(name, _): &(&String, &usize)| Part::of(name) == Part::of(split);
+    // the rows of a split may be those of another directory
+    let Some((directory, _)) = files.values().flatten().find(of_split) else { return String::new() };
     match files.get(class).and_then(|of| of.iter().find(of_split)) {
         Some((split, 1)) => format!(" (the one file in {split}/{class} is no picture)"),
         Some((split, n)) => format!(" (none of the {} in {split}/{class} is a picture)", counted(*n, "file")),
-        None => format!(" (no file in {split}/{class})"),
+        None => format!(" (no file in {directory}/{class})"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::{
-    array::{Array, AsArray, BinaryArray, RecordBatch},
+    array::{Array, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Schema},
 };
@@ -19,9 +19,10 @@ use super::{
     class_names,
     columns::{Columns, IMAGE, LABEL},
     data_set::{Encoded, Found, Images},
+    kept::Keep,
     labels::{self, Labels, Names},
     listing::Listing,
-    names::{has_extension, id_of},
+    names::{has_extension, id_of, read_regular},
     options::SourceOptions,
     shards::Shards,
     split::Part,
@@ -33,8 +34,8 @@ struct Tables {
     root: PathBuf,
     files: Vec<(PathBuf, Range<u32>)>,
     image: String,
-    /// The others, but for the labels.
-    others: Vec<Field>,
+    /// The others of all shards, but for the labels, where some are kept.
+    others: Schema,
 }
 
 pub fn open_parquet(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<Found> {
@@ -59,14 +60,24 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
 
     let mut first: Option<Columns> = None;
     let (mut lines, mut files, mut parts) = (Vec::new(), Vec::new(), Vec::new());
-    let mut found = Labels::default();
+    let (mut found, mut others) = (Labels::default(), Schema::empty());
     for (relative, part) in &shards.files {
         let file = root.join(relative);
         let columns = Columns::of(&file, root, options)?;
         require_same(&file, &columns, first.as_ref())?;
+        if options.keep != Keep::None {
+            let (schema, _) = table_file::schema(&file)?;
+            let is_other = |field: &&Arc<Field>| *field.name() != columns.image && *field.name() != columns.label;
+            let own = Schema::new(schema.fields().iter().filter(is_other).cloned().collect::<Vec<_>>());
+            others = Schema::try_merge([others, own]).with_context(|| {
+                format!("{} has a column that the shards before it have of another type", file.display())
+            })?;
+        }
         let start = found.len();
         for batch in table_file::all(&file, &[&columns.label])? {
-            labels::of_column(&batch?[columns.label.as_str()])?.into_iter().for_each(|label| found.push(label));
+            let labels = labels::of_column(&batch?[columns.label.as_str()]);
+            let labels = labels.with_context(|| format!("{}: column {:?}", file.display(), columns.label))?;
+            labels.into_iter().for_each(|label| found.push(label));
         }
         let rows = found.len() - start;
         parts.extend(vec![*part; rows]);
@@ -76,9 +87,6 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
         first.get_or_insert(columns);
     }
     let columns = first.with_context(|| format!("{} has no rows", path.display()))?;
-    let (schema, _) = table_file::schema(&root.join(&files[0].0))?;
-    let is_other = |field: &&Arc<Field>| *field.name() != columns.image && *field.name() != columns.label;
-    let others = schema.fields().iter().filter(is_other).map(|field| field.as_ref().clone()).collect();
     let tables = Tables { root: root.to_owned(), files, image: columns.image.clone(), others };
     let names = columns.names.clone().map_or(Names::Own, Names::Counted);
     let (mut classes, rows) = found.classes(path, &columns.label, names, |row| tables.id(row as u32))?;
@@ -138,20 +146,29 @@ impl Images for Tables {
     }
 
     fn columns(&self) -> Vec<Field> {
-        self.others.clone()
+        self.others.fields().iter().map(|field| field.as_ref().clone()).collect()
     }
 
     fn values(&self, columns: &[&str], rows: &[u32]) -> Result<RecordBatch> {
+        let fields = columns.iter().map(|name| Ok(self.others.field_with_name(name)?.clone()));
+        let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?));
         let mut all = Vec::new();
         for (file, rows) in self.parts(rows) {
-            for batch in table_file::rows(&self.root.join(file), columns, rows)? {
+            let path = self.root.join(file);
+            let (of_file, _) = table_file::schema(&path)?;
+            let there: Vec<&str> = columns.iter().copied().filter(|name| of_file.index_of(name).is_ok()).collect();
+            for batch in table_file::rows(&path, &there, rows)? {
                 let batch = batch?;
-                let places = columns.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>();
-                all.push(batch.project(&places.with_context(|| format!("{} lacks a column", id_of(file)))?)?);
+                let column = |field: &Arc<Field>| match batch.column_by_name(field.name()) {
+                    Some(column) => column.clone(),
+                    None => new_null_array(field.data_type(), batch.num_rows()),
+                };
+                let columns = schema.fields().iter().map(column).collect();
+                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                all.push(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?);
             }
         }
-        let schema = all.first().map_or_else(|| Arc::new(Schema::empty()), |batch| batch.schema());
-        concat_batches(&schema, &all).context("the shards have columns of other types")
+        Ok(concat_batches(&schema, &all)?)
     }
 }
 
@@ -194,7 +211,7 @@ impl Tables {
             }
             let path = path(i).filter(|_| column.is_valid(i)).ok_or("the row holds no image bytes")?;
             let path = dir.join(path);
-            fs::read(&path).map_err(|e| format!("the row holds no image bytes, and {}: {e}", path.display()))
+            read_regular(&path).map_err(|e| format!("the row holds no image bytes, and {}: {e}", path.display()))
         };
         Ok((0..batch.num_rows()).map(image).collect())
     }

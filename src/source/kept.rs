@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions},
+    array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
@@ -116,7 +116,18 @@ pub fn schema(kept: &[KeptColumn]) -> SchemaRef {
 pub fn normalised(kept: &[KeptColumn], values: &RecordBatch) -> Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let column = |column: &KeptColumn| -> Result<ArrayRef> {
-        let cast = cast_with_options(&values[column.name.as_str()], &column.dtype.arrow(), &strict);
+        let values = &values[column.name.as_str()];
+        let cast = match values.data_type() {
+            // of a zone, as of UTC
+            DataType::Timestamp(unit, Some(_)) => cast_with_options(values, &DataType::Timestamp(*unit, None), &strict)
+                .and_then(|values| cast_with_options(&values, &DataType::Utf8, &strict))
+                .map(|values| {
+                    Arc::new(
+                        values.as_string::<i32>().iter().map(|x| Some(format!("{}Z", x?))).collect::<StringArray>(),
+                    ) as ArrayRef
+                }),
+            _ => cast_with_options(values, &column.dtype.arrow(), &strict),
+        };
         cast.with_context(|| format!("column {:?} does not fit into {}", column.name, column.dtype))
     };
     let columns = kept.iter().map(column).collect::<Result<_>>()?;

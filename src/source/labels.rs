@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     compute::cast,
-    datatypes::{DataType, Int64Type, UInt64Type},
+    datatypes::{DataType, Float64Type, Int64Type, UInt64Type},
 };
 
 use crate::task::Class;
@@ -51,9 +51,30 @@ pub fn of_column(column: &ArrayRef) -> Result<Vec<Label>> {
         let values = column.as_primitive::<Int64Type>().iter();
         return Ok(values.map(|value| number(value.map(i128::from))).collect());
     }
+    if column.data_type().is_floating() {
+        let column = cast(column, &DataType::Float64)?;
+        let whole = |value: f64| -> Result<Label> {
+            ensure!(
+                value.fract() == 0.0 && value.abs() < 2f64.powi(53),
+                "{value} is no label: expected integers or text"
+            );
+            Ok(Label::Number(value as i128))
+        };
+        let values = column.as_primitive::<Float64Type>().iter();
+        return values.map(|value| value.map_or(Ok(Label::Missing), whole)).collect();
+    }
+    ensure!(is_text(column.data_type()), "{} are no labels: expected integers or text", column.data_type());
     let column = cast(column, &DataType::Utf8)?;
     let values = column.as_string::<i32>().iter();
     Ok(values.map(|value| value.map_or(Label::Missing, |name| Label::Name(name.to_owned()))).collect())
+}
+
+/// Whether a column holds text.
+pub fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => is_text(values),
+        other => matches!(other, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+    }
 }
 
 /// The labels of all rows, one after another, each kept once.
@@ -85,6 +106,7 @@ impl Labels {
         place: impl Fn(usize) -> String,
     ) -> Result<(Vec<Class>, Vec<u32>)> {
         let mut to_class: Vec<Option<u32>> = vec![None; self.known.len()]; // by the place in `known`
+        let counted = if let Names::Counted(names) = &names { Some(names.len()) } else { None };
         let classes: Vec<Class> = match names {
             Names::Counted(names) => {
                 for (label, &at) in &self.known {
@@ -99,8 +121,18 @@ impl Labels {
             }
             Names::Given(_) | Names::Own => {
                 let given = if let Names::Given(names) = names { names } else { BTreeMap::new() };
-                let mut classes: Vec<Class> = Vec::new();
+                // where some labels are names, all are
+                let has_names = self.known.keys().any(|label| matches!(label, Label::Name(_)));
+                let mut places: BTreeMap<Label, Vec<u32>> = BTreeMap::new();
                 for (label, &at) in &self.known {
+                    let label = match label {
+                        Label::Number(number) if has_names => Label::Name(number.to_string()),
+                        other => other.clone(),
+                    };
+                    places.entry(label).or_default().push(at);
+                }
+                let mut classes: Vec<Class> = Vec::new();
+                for (label, places) in &places {
                     let class = match label {
                         Label::Name(name) => Class { label: classes.len() as i64, name: name.clone() },
                         Label::Number(number) => match i64::try_from(*number) {
@@ -111,7 +143,7 @@ impl Labels {
                         },
                         Label::Missing => continue,
                     };
-                    to_class[at as usize] = Some(classes.len() as u32);
+                    places.iter().for_each(|&at| to_class[at as usize] = Some(classes.len() as u32));
                     classes.push(class);
                 }
                 classes
@@ -120,7 +152,7 @@ impl Labels {
         let rows: Vec<Option<u32>> = self.rows.iter().map(|&at| to_class[at as usize]).collect();
         if let Some(first) = rows.iter().position(Option::is_none) {
             let wrong = self.known.iter().find(|(_, at)| **at == self.rows[first]).map(|(label, _)| label);
-            refuse(path, column, &classes, &place(first), wrong, rows.iter().filter(|row| row.is_none()).count())?;
+            refuse(path, column, counted, &place(first), wrong, rows.iter().filter(|row| row.is_none()).count())?;
         }
         Ok((classes, rows.into_iter().flatten().collect()))
     }
@@ -129,16 +161,16 @@ impl Labels {
 fn refuse(
     path: &Path,
     column: &str,
-    classes: &[Class],
+    counted: Option<usize>,
     place: &str,
     wrong: Option<&Label>,
     count: usize,
 ) -> Result<()> {
     let value = wrong.map_or(String::new(), Label::to_string);
     bail!(
-        "{}: {place}: {column} should be 0 to {}, but is {value}; {count} of the data set's rows have such labels. {}",
+        "{}: {place}: {column} should be {}, but is {value}; {count} of the data set's rows have such labels. {}",
         path.display(),
-        classes.len().saturating_sub(1),
+        counted.map_or("a class's".into(), |classes| format!("0 to {}", classes.saturating_sub(1))),
         if value == "-1" {
             "−1 hides the labels of a test set: take another split for it, such as validation, called test here"
         } else {

@@ -2,7 +2,7 @@
 //! one; and the `metadata.csv` of the datasets library's ImageFolder, which is one with `file_name`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -18,9 +18,10 @@ use super::{
     class_names,
     columns::{LABEL, LABELS},
     data_set::{Encoded, Found, Images},
+    kept::Keep,
     labels::{self, Label, Labels, Names},
     listing::Listing,
-    names::{id_of, some_of},
+    names::{id_of, read_regular, some_of},
     options::SourceOptions,
     records,
     split::Part,
@@ -39,6 +40,8 @@ const METADATA: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet
 /// The pictures, as the manifest has them, and where they lie.
 struct Listed {
     ids: Vec<String>,
+    /// What rows whose picture was listed before would be called.
+    again: HashMap<u32, String>,
     files: Vec<PathBuf>,
     /// The columns that are neither paths nor labels nor splits.
     others: RecordBatch,
@@ -49,9 +52,10 @@ pub fn is_manifest(path: &Path) -> bool {
     records::is_known(path)
 }
 
-/// Whether a file holds the metadata of an image folder.
+/// Whether a file, by its path below an image folder, holds its metadata, or those of a split.
 pub fn is_metadata(path: &Path) -> bool {
-    METADATA.iter().any(|name| path.file_name().is_some_and(|found| found == *name))
+    let is_where = path.parent().is_none_or(|dir| dir.as_os_str().is_empty() || Part::of_os(dir.as_os_str()).is_some());
+    is_where && METADATA.iter().any(|name| path.file_name().is_some_and(|found| found == *name))
 }
 
 /// Opens a manifest; paths are relative to its directory.
@@ -104,6 +108,7 @@ struct Rows {
     notes: Vec<String>,
     columns: BTreeSet<String>,
     others: Vec<RecordBatch>,
+    again: HashMap<u32, String>,
 }
 
 impl Rows {
@@ -118,7 +123,10 @@ impl Rows {
         if label.is_none() && below.is_none() {
             required(path, &records, None, &[LABEL], "labels")?;
         }
-        let labels = label.map(|name| labels::of_column(&records[name])).transpose()?;
+        let of_column = |name: &str| {
+            labels::of_column(&records[name]).with_context(|| format!("{}: column {name:?}", path.display()))
+        };
+        let labels = label.map(of_column).transpose()?;
         let is_number = label.is_some_and(|name| records[name].data_type().is_integer());
         let name = match is_number {
             true => optional(path, &records, None, NAMES.iter().filter(|name| Some(**name) != label))?,
@@ -130,7 +138,9 @@ impl Rows {
         let taken = [Some(path_column), label, split, name];
         let is_other = |i: &usize| !taken.contains(&Some(records.schema().field(*i).name().as_str()));
         let others: Vec<usize> = (0..records.num_columns()).filter(is_other).collect();
-        self.others.push(records.project(&others)?);
+        if options.keep != Keep::None {
+            self.others.push(records.project(&others)?);
+        }
         for (row, picture) in paths.into_iter().enumerate() {
             let place = || format!("{} record {}", path.display(), row + 1);
             let Some(picture) = picture else { bail!("{}: the path is empty", place()) };
@@ -138,7 +148,7 @@ impl Rows {
             let inside = below.and_then(|(root, _)| file.strip_prefix(root).ok());
             let part = match &splits {
                 Some(splits) => part(splits[row].as_deref(), &place)?,
-                None => inside.and_then(|path| path.iter().find_map(Part::of_os)).unwrap_or(Part::Unsplit),
+                None => inside.and_then(first_directory).and_then(Part::of_os).unwrap_or(Part::Unsplit),
             };
             let label = match &labels {
                 Some(labels) => labels[row].clone(),
@@ -175,6 +185,11 @@ impl Rows {
 
     fn found(mut self, what: &str, options: &SourceOptions) -> Result<Found> {
         self.make_unique();
+        let different: BTreeSet<&String> = self.names.values().collect();
+        if different.len() < self.names.len() {
+            self.notes.push("several labels share a class name, so that classes are called by their labels".into());
+            self.names.clear();
+        }
         let names = match self.names.is_empty() {
             true => Names::Own,
             false => Names::Given(self.names),
@@ -190,7 +205,10 @@ impl Rows {
         }
         let others = records::together(self.others)?;
         let sizes = self.ids.iter().zip(&self.files);
-        self.lines.extend(sizes.map(|(id, file)| format!("{id} {}", fs::metadata(file).map_or(0, |m| m.len()))));
+        let line = |((id, file), class): ((&String, &PathBuf), &u32)| {
+            format!("{id} {class} {}", fs::metadata(file).map_or(0, |m| m.len()))
+        };
+        self.lines.extend(sizes.zip(&rows).map(line));
         Ok(Found {
             what: what.to_owned(),
             classes,
@@ -198,24 +216,23 @@ impl Rows {
             lines: self.lines,
             notes: self.notes,
             why_empty: Box::new(|_, _| String::new()),
-            images: Box::new(Listed { ids: self.ids, files: self.files, others }),
+            images: Box::new(Listed { ids: self.ids, again: self.again, files: self.files, others }),
         })
     }
 
     /// A picture that is listed again is a row of its own, whose id ends in `#2`.
     fn make_unique(&mut self) {
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        let mut again = 0;
-        for id in &mut self.ids {
-            let times = seen.entry(id.clone()).or_default();
-            *times += 1;
-            if *times > 1 {
-                again += 1;
-                *id = format!("{id}#{times}");
+        let mut seen: HashSet<String> = HashSet::new();
+        for (row, id) in (0..).zip(&mut self.ids) {
+            if seen.contains(id) {
+                let mut other = (2..).map(|times: usize| format!("{id}#{times}"));
+                let unique = other.find(|other| !seen.contains(other)).unwrap_or_default();
+                self.again.insert(row, std::mem::replace(id, unique));
             }
+            seen.insert(id.clone());
         }
-        if again > 0 {
-            self.notes.push(format!("listed more than once: {}", counted(again, "row")));
+        if !self.again.is_empty() {
+            self.notes.push(format!("listed more than once: {}", counted(self.again.len(), "row")));
         }
     }
 }
@@ -229,11 +246,17 @@ fn part(name: Option<&str>, place: &impl Fn() -> String) -> Result<Part> {
     })
 }
 
+/// The first directory of a path below a folder.
+fn first_directory(inside: &Path) -> Option<&std::ffi::OsStr> {
+    inside.parent()?.iter().next()
+}
+
 /// The class's directory of a path below a folder: the one below the split's, or the first.
 fn directory(inside: Option<&Path>) -> Option<Label> {
-    let dirs: Vec<&str> = inside?.parent()?.iter().filter_map(|part| part.to_str()).collect();
-    let below_split = dirs.iter().position(|dir| Part::of(dir).is_some()).map_or(0, |place| place + 1);
-    dirs.get(below_split).map(|dir| Label::Name((*dir).to_owned()))
+    let inside = inside?;
+    let is_split = first_directory(inside).and_then(Part::of_os).is_some();
+    let class = inside.parent()?.iter().nth(usize::from(is_split))?;
+    Some(Label::Name(class.to_str()?.to_owned()))
 }
 
 /// The column that is asked for, or the first that is called as such columns are.
@@ -277,14 +300,15 @@ fn columns(records: &RecordBatch) -> String {
 }
 
 fn text(records: &RecordBatch, column: &str) -> Result<Vec<Option<String>>> {
-    let values = cast(&records[column], &DataType::Utf8).with_context(|| format!("column {column:?} is no text"))?;
+    let values =
+        cast(&records[column], &DataType::Utf8).with_context(|| format!("column {column:?} should hold text"))?;
     let values = values.as_string::<i32>();
     Ok((0..values.len()).map(|i| values.is_valid(i).then(|| values.value(i).to_owned())).collect())
 }
 
 impl Images for Listed {
     fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>> {
-        Ok(Box::new(rows.iter().map(|&row| Ok(fs::read(&self.files[row as usize]).map_err(|e| e.to_string())))))
+        Ok(Box::new(rows.iter().map(|&row| Ok(read_regular(&self.files[row as usize])))))
     }
 
     fn paths(&self, rows: &[u32]) -> Vec<PathBuf> {
@@ -295,8 +319,12 @@ impl Images for Listed {
         self.ids[row as usize].clone()
     }
 
+    fn picture(&self, row: u32) -> String {
+        self.again.get(&row).cloned().unwrap_or_else(|| self.id(row))
+    }
+
     fn columns(&self) -> Vec<Field> {
-        records::fields(&self.others)
+        records::fields_of(&self.others)
     }
 
     fn values(&self, columns: &[&str], rows: &[u32]) -> Result<RecordBatch> {

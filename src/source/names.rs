@@ -1,6 +1,6 @@
 //! How paths and lists are written in tables, notes and messages.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 /// The first of many names, and how many more there are.
 pub fn some_of(names: impl IntoIterator<Item = String>) -> String {
@@ -23,6 +23,14 @@ pub fn id_of(path: &Path) -> String {
         return id;
     };
     text.to_owned()
+}
+
+/// The bytes of a regular file, or why there are none: opening another one could wait for ever.
+pub fn read_regular(path: &Path) -> Result<Vec<u8>, String> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(format!("{} is no regular file", path.display())),
+        _ => fs::read(path).map_err(|error| error.to_string()),
+    }
 }
 
 pub fn has_extension(path: &Path, extension: &str) -> bool {

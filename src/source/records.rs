@@ -11,11 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array,
-        new_null_array,
+        Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+        UInt32Array, new_null_array,
     },
-    compute::{concat_batches, take_record_batch},
-    datatypes::{Field, Schema},
+    compute::{cast, concat_batches, take_record_batch},
+    datatypes::{DataType, Field, Schema},
 };
 use serde_json::{Map, Value};
 
@@ -84,10 +84,10 @@ fn separated(path: &Path) -> Result<Vec<(String, Vec<Value>)>> {
 /// Texts that are all written as numbers become such.
 fn as_numbers(values: &mut [Value]) {
     let integer = |text: &str| text.parse::<i64>().ok().filter(|number| number.to_string() == text).map(Value::from);
-    let number = |text: &str| {
-        let looks = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E');
-        let is_plain = !(text.len() > 1 && text.starts_with('0') && !text.starts_with("0."));
-        text.parse::<f64>().ok().filter(|n| n.is_finite() && is_plain && text.bytes().all(looks)).map(Value::from)
+    // those that are written back alike
+    let number = |text: &str| match text.parse::<i64>() {
+        Ok(whole) if is_exact(whole) && whole.to_string() == text => Some(Value::from(whole as f64)),
+        _ => text.parse::<f64>().ok().filter(|number| format!("{number:?}") == text).map(Value::from),
     };
     for parse in [&integer as &dyn Fn(&str) -> Option<Value>, &number] {
         let parsed: Option<Vec<Value>> =
@@ -96,6 +96,11 @@ fn as_numbers(values: &mut [Value]) {
             return values.clone_from_slice(&parsed);
         }
     }
+}
+
+/// Whether a float64 has the value of an integer.
+fn is_exact(whole: i64) -> bool {
+    whole.unsigned_abs() <= 1 << 53
 }
 
 fn json_lines(path: &Path) -> Result<Vec<(String, Vec<Value>)>> {
@@ -111,26 +116,45 @@ fn json_lines(path: &Path) -> Result<Vec<(String, Vec<Value>)>> {
     Ok(columns_of(records))
 }
 
-/// Records of several files, which may have other columns; what a file lacks is null. An error where
-/// a column is of several types.
+/// Records of several files, which may have other columns; what a file lacks is null. A column of
+/// several types is of numbers where all are, else of text.
 pub fn together(files: Vec<RecordBatch>) -> Result<RecordBatch> {
-    let schema = Schema::try_merge(files.iter().map(|file| file.schema().as_ref().clone()))
-        .context("the files have columns of one name and several types")?;
-    let schema = Arc::new(schema);
+    let mut fields: Vec<(String, DataType)> = Vec::new();
+    for (field, column) in files.iter().flat_map(|file| fields_of(file).into_iter().zip(file.columns())) {
+        let found = (column.null_count() < column.len()).then(|| field.data_type().clone());
+        match fields.iter_mut().find(|(name, _)| name == field.name()) {
+            Some((_, known)) => *known = found.map_or(known.clone(), |found| common(known, &found)),
+            None => fields.push((field.name().clone(), found.unwrap_or(DataType::Null))),
+        }
+    }
+    let field = |(name, kind): (String, DataType)| {
+        Field::new(name, if kind == DataType::Null { DataType::Utf8 } else { kind }, true)
+    };
+    let schema = Arc::new(Schema::new(fields.into_iter().map(field).collect::<Vec<_>>()));
     let widened = files.iter().map(|file| {
         let column = |field: &Arc<Field>| match file.column_by_name(field.name()) {
-            Some(column) => column.clone(),
-            None => new_null_array(field.data_type(), file.num_rows()),
+            Some(column) => cast(column, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), file.num_rows())),
         };
-        let columns = schema.fields().iter().map(column).collect();
+        let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(file.num_rows()));
         RecordBatch::try_new_with_options(schema.clone(), columns, &options)
     });
     Ok(concat_batches(&schema, &widened.collect::<Result<Vec<_>, _>>()?)?)
 }
 
+/// The type that values of two types have together.
+fn common(a: &DataType, b: &DataType) -> DataType {
+    match (a, b) {
+        (a, b) if a == b => a.clone(),
+        (DataType::Null, other) | (other, DataType::Null) => other.clone(),
+        (a, b) if a.is_numeric() && b.is_numeric() => DataType::Float64,
+        _ => DataType::Utf8,
+    }
+}
+
 /// The columns of records.
-pub fn fields(records: &RecordBatch) -> Vec<Field> {
+pub fn fields_of(records: &RecordBatch) -> Vec<Field> {
     records.schema().fields().iter().map(|field| field.as_ref().clone()).collect()
 }
 
@@ -164,7 +188,7 @@ fn array(values: &[Value]) -> ArrayRef {
     let some = given().next().is_some();
     match () {
         _ if some && given().all(Value::is_i64) => Arc::new(values.iter().map(Value::as_i64).collect::<Int64Array>()),
-        _ if some && given().all(Value::is_number) => {
+        _ if some && given().all(|value| value.is_f64() || value.as_i64().is_some_and(is_exact)) => {
             Arc::new(values.iter().map(Value::as_f64).collect::<Float64Array>())
         }
         _ if some && given().all(Value::is_boolean) => {
@@ -185,7 +209,7 @@ fn array(values: &[Value]) -> ArrayRef {
 mod tests {
     use std::fs;
 
-    use arrow::{array::Array, datatypes::DataType};
+    use arrow::array::Array;
 
     use super::*;
 

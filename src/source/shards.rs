@@ -59,8 +59,11 @@ impl Shards {
     /// those of one, or not all.
     pub fn of(root: &Path, files: &[&PathBuf]) -> Result<Shards> {
         let mut groups: BTreeMap<Part, Groups> = BTreeMap::new();
-        let mut left_out = Vec::new();
-        for &file in files {
+        // what the datasets library keeps beside a data set
+        let is_cache = |file: &&&PathBuf| has_extension(file, "arrow") && parts_of(file)[0] == "cache";
+        let mut left_out: Vec<PathBuf> = files.iter().filter(is_cache).map(|file| (*file).clone()).collect();
+        let files: Vec<&PathBuf> = files.iter().filter(|file| !is_cache(file)).copied().collect();
+        for &file in &files {
             match place_of(file) {
                 Some(place) => {
                     groups.entry(place.part).or_default().entry(place.group.clone()).or_default().push((file, place));
@@ -69,7 +72,7 @@ impl Shards {
             }
         }
         if groups.is_empty() {
-            return Ok(Shards { files: unsplit(root, files)?, left_out: Vec::new() });
+            return Ok(Shards { files: unsplit(root, &files)?, left_out });
         }
         let mut dirs: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
         let mut shards = Vec::new();
@@ -124,17 +127,36 @@ fn unsplit(root: &Path, files: &[&PathBuf]) -> Result<Vec<(PathBuf, Part)>> {
             some_of(dirs.iter().map(|dir| id_of(dir)))
         );
     }
+    if let Some(file) = files.iter().find(|file| words_of(file).any(|word| Part::of(word).is_some())) {
+        bail!(
+            "{}: {} has the name of a split in it, but is not called as one: expected SPLIT-N or \
+             SPLIT-NNNNN-of-NNNNN, or a directory SPLIT",
+            root.display(),
+            file.display()
+        );
+    }
     let numbers: Vec<_> = files.iter().map(|file| number_of(&parts_of(file))).collect();
-    if numbers.iter().all(Option::is_some) {
-        require_whole(root, dirs.first().copied().unwrap_or(root), &numbers)?;
+    if numbers.iter().any(Option::is_some) {
+        require_whole(root, root, &numbers)?;
     }
     Ok(files.iter().map(|file| ((*file).clone(), Part::Unsplit)).collect())
 }
 
 /// The stem of a file's name at its hyphens.
 fn parts_of(path: &Path) -> Vec<&str> {
+    stem_of(path).split('-').collect()
+}
+
+/// A file's name without what says its format.
+fn stem_of(path: &Path) -> &str {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.split('.').next().unwrap_or_default().split('-').collect()
+    let formats = [".tar.gz", ".tgz", ".tar", ".parquet", ".arrow"];
+    formats.iter().find_map(|format| name.strip_suffix(format)).unwrap_or(name)
+}
+
+/// The words of a file's name.
+fn words_of(path: &Path) -> impl Iterator<Item = &str> {
+    stem_of(path).split(['-', '_', '.'])
 }
 
 fn number(text: &str) -> Option<usize> {
@@ -157,8 +179,13 @@ fn place_of(path: &Path) -> Option<Place> {
     let dir = if of_dir.is_some() { parent.parent().unwrap_or(Path::new("")) } else { parent }.to_owned();
     let extension = path.extension().map_or(String::new(), |e| e.to_string_lossy().into_owned());
     let parts = parts_of(path);
-    if extension == "arrow" && parts[0] == "cache" {
-        return None; // what the datasets library keeps beside a data set
+    if matches!(extension.as_str(), "tar" | "gz" | "tgz") && of_dir.is_none() {
+        // archives have the name of their split anywhere in theirs
+        let mut named: Vec<Part> = words_of(path).filter_map(Part::of).collect();
+        named.dedup();
+        let [part] = named[..] else { return None };
+        let without_numbers = stem_of(path).replace(|c: char| c.is_ascii_digit(), "");
+        return Some(Place { dir, part, group: parent.join(format!("{without_numbers}N.{extension}")), number: None });
     }
     if let Some(part) = Part::of(parts[0]) {
         let split = parts[0];
@@ -172,13 +199,6 @@ fn place_of(path: &Path) -> Option<Place> {
                 }
             }
         }
-    }
-    // NAME-SPLIT-NNNNN.tar, as archives are often called
-    if let [.., name, n] = parts[..]
-        && let (Some(part), Some(_), "tar" | "gz" | "tgz") = (Part::of(name), number(n), extension.as_str())
-    {
-        let group = parent.join(format!("{}-N.{extension}", parts[..parts.len() - 1].join("-")));
-        return Some(Place { dir, part, group, number: None });
     }
     of_dir.map(|part| Place { dir, part, group: parent.join(format!("*.{extension}")), number: number_of(&parts) })
 }

@@ -55,7 +55,8 @@ pub struct Assigned {
 }
 
 /// Assigns rows to the splits `train` and `test`. The test split is the source's own, else its
-/// validation split, else a share `holdout` of the rows, else empty. `id` is a row's.
+/// validation split, else a share `holdout` of the rows, else empty. `id` says of a row what may not
+/// be on both sides.
 pub fn assign(path: &Path, parts: &[Part], holdout: Option<f64>, id: impl Fn(u32) -> String) -> Result<Assigned> {
     let of = |part: Part| (0..).zip(parts).filter(move |(_, p)| **p == part).map(|(row, _)| row);
     let count = |part: Part| of(part).count();
@@ -78,12 +79,15 @@ pub fn assign(path: &Path, parts: &[Part], holdout: Option<f64>, id: impl Fn(u32
     let mut notes = Vec::new();
     let (learned, scored): (Vec<u32>, Vec<u32>) = match (test, validation, holdout) {
         (0, 0, None) => {
-            notes.push("no test images, so nothing will be scored: --holdout 0.2 keeps a share of each class".into());
+            notes.push("no test images, so nothing will be scored: --holdout 0.2 keeps a share of them".into());
             (of(Part::Unsplit).chain(of(Part::Train)).collect(), Vec::new())
         }
         (0, 0, Some(share)) => {
-            let (scored, learned) =
+            let (scored, learned): (Vec<u32>, Vec<u32>) =
                 of(Part::Unsplit).chain(of(Part::Train)).partition(|&row| is_held_out(&id(row), share));
+            if learned.is_empty() {
+                bail!("{}: all rows are held out by --holdout {share}: take a smaller share", path.display());
+            }
             (learned, scored)
         }
         (_, _, Some(_)) => bail!(

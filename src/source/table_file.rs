@@ -1,15 +1,23 @@
 //! A file of rows with images, Parquet or Arrow: its columns, and batches of chosen rows.
 
-use std::{fs::File, io::BufReader, ops::Range, path::Path};
+use std::{
+    fs::File,
+    io::{BufReader, Read, Seek, SeekFrom},
+    ops::Range,
+    path::Path,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use arrow::{
     array::{RecordBatch, UInt64Array},
     compute::take_record_batch,
     datatypes::SchemaRef,
     ipc::reader::StreamReader,
 };
-use parquet::arrow::{ProjectionMask, arrow_reader::RowSelection};
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection},
+};
 use serde_json::Value;
 
 use super::names::has_extension;
@@ -17,6 +25,9 @@ use crate::table::file;
 
 /// Rows decoded at a time: images are large.
 const BATCH_ROWS: usize = 32;
+
+/// What ends an Arrow stream.
+const END: [u8; 8] = [255, 255, 255, 255, 0, 0, 0, 0];
 
 /// Batches of a file's rows.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
@@ -45,7 +56,7 @@ pub fn all(path: &Path, columns: &[&str]) -> Result<Batches> {
         return arrow(path, columns, None);
     }
     let builder = file::builder(path)?;
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let projection = projection(&builder, columns)?;
     Ok(with_context(path, builder.with_projection(projection).build()?.map(|batch| Ok(batch?))))
 }
 
@@ -55,7 +66,7 @@ pub fn rows(path: &Path, columns: &[&str], ranges: Vec<Range<usize>>) -> Result<
         return arrow(path, columns, Some(ranges));
     }
     let builder = file::builder(path)?;
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    let projection = projection(&builder, columns)?;
     let total = builder.metadata().file_metadata().num_rows() as usize;
     let selection = RowSelection::from_consecutive_ranges(ranges.into_iter(), total);
     let builder = builder.with_projection(projection).with_row_selection(selection).with_batch_size(BATCH_ROWS);
@@ -63,9 +74,17 @@ pub fn rows(path: &Path, columns: &[&str], ranges: Vec<Range<usize>>) -> Result<
     Ok(with_context(path, batches.map(|batch| Ok(batch?))))
 }
 
+/// The columns of these names, whatever is in them.
+fn projection(builder: &ParquetRecordBatchReaderBuilder<File>, columns: &[&str]) -> Result<ProjectionMask> {
+    let places = columns.iter().map(|name| Ok(builder.schema().index_of(name)?)).collect::<Result<Vec<_>>>()?;
+    Ok(ProjectionMask::roots(builder.parquet_schema(), places))
+}
+
 fn arrow(path: &Path, columns: &[&str], ranges: Option<Vec<Range<usize>>>) -> Result<Batches> {
+    require_end(path)?;
     let schema = open_arrow(path, None)?.schema();
     let places = columns.iter().map(|name| Ok(schema.index_of(name)?)).collect::<Result<_>>()?;
+    let mut batches = open_arrow(path, Some(places))?;
     let (mut first, mut ranges) = (0, ranges.map(|ranges| ranges.into_iter().peekable()));
     let mut chosen = move |batch: RecordBatch| -> Result<RecordBatch> {
         let here = first..first + batch.num_rows();
@@ -82,7 +101,18 @@ fn arrow(path: &Path, columns: &[&str], ranges: Option<Vec<Range<usize>>>) -> Re
         }
         Ok(take_record_batch(&batch, &UInt64Array::from(places))?)
     };
-    Ok(with_context(path, open_arrow(path, Some(places))?.map(move |batch| chosen(batch?))))
+    Ok(with_context(path, std::iter::from_fn(move || Some(batches.next()?.map_err(Into::into).and_then(&mut chosen)))))
+}
+
+/// An error where a stream has no end: it was cut between two batches.
+fn require_end(path: &Path) -> Result<()> {
+    let mut end = Vec::new();
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let start = file.metadata()?.len().saturating_sub(END.len() as u64);
+    file.seek(SeekFrom::Start(start))?;
+    file.read_to_end(&mut end)?;
+    ensure!(end == END, "{} is cut: its stream has no end; make it again", path.display());
+    Ok(())
 }
 
 fn open_arrow(path: &Path, projection: Option<Vec<usize>>) -> Result<StreamReader<BufReader<File>>> {

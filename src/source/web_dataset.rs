@@ -3,10 +3,12 @@
 //! unpacked to disk.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     ops::Range,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -27,14 +29,19 @@ use super::{
     options::SourceOptions,
     records,
     shards::Shards,
+    split::Part,
 };
 use crate::{picture, words::counted};
 
 /// A file beside the archives, or above them, that names the classes, one a line.
 const CLASS_NAMES: &str = "classnames.txt";
 
-/// Most bytes of a member that holds a label.
+/// Most bytes of a member, and of one that holds a label.
+const MOST_BYTES: u64 = 1 << 32;
 const MOST_LABEL_BYTES: u64 = 16 << 20;
+
+/// What an archive is made of.
+const BLOCK: u64 = 512;
 
 /// The archives: path below the root, and the places of their rows in the source's order.
 struct Archives {
@@ -66,7 +73,10 @@ pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<F
     let (root, named) = if path.is_dir() { (path.to_owned(), listing.files.clone()) } else { named(path)? };
     let tars: Vec<&PathBuf> = named.iter().filter(|file| is_tar(file)).collect();
     ensure!(!tars.is_empty(), "{} has no tar files", path.display());
-    let shards = Shards::of(&root, &tars)?;
+    let shards = match (&tars[..], path.is_dir()) {
+        ([one], false) => Shards { files: vec![((*one).clone(), Part::Unsplit)], left_out: Vec::new() },
+        _ => Shards::of(&root, &tars)?,
+    };
 
     let (mut found, mut others) = (Labels::default(), Vec::new());
     let (mut lines, mut files, mut parts, mut pictures, mut notes) =
@@ -74,16 +84,14 @@ pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<F
     for (relative, part) in &shards.files {
         let file = root.join(relative);
         let start = pictures.len() as u32;
-        let lone = samples(&file, options.label_column.as_deref(), |picture, label, sample| {
+        let left_out = samples(&file, options.label_column.as_deref(), |picture, label, sample| {
             pictures.push(picture);
             found.push(label);
             if options.keep != Keep::None {
-                others.push(sample.record(options.label_column.as_deref()));
+                others.push(sample.record(options.label_column.as_deref(), &options.keep));
             }
         })?;
-        if lone > 0 {
-            notes.push(format!("left out of {}: {} without a picture", id_of(relative), counted(lone, "sample")));
-        }
+        notes.extend(left_out.notes(relative));
         let rows = start..pictures.len() as u32;
         parts.extend(rows.clone().map(|_| *part));
         let bytes = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
@@ -95,6 +103,7 @@ pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<F
     let names = archives.class_names()?.map_or(Names::Own, Names::Counted);
     let (mut classes, rows) = found.classes(path, "the label", names, |row| archives.id(row as u32))?;
     lines.extend(classes.iter().map(|class| format!("class {} {:?}", class.label, class.name)));
+    lines.push(format!("labels {}", crate::hash::hash_lines(rows.iter().map(u32::to_string))));
     if let Some(file) = &options.class_names {
         class_names::rename(&mut classes, file)?;
         lines.extend(classes.iter().map(|class| format!("called {:?}", class.name)));
@@ -113,7 +122,12 @@ pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<F
 /// The directory of the archives that a path names, and their names there.
 fn named(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     let pattern = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-    let names: Vec<PathBuf> = braces::expand(pattern).into_iter().map(PathBuf::from).collect();
+    let names = braces::expand(pattern).with_context(|| format!("{pattern} stands for too many files"))?;
+    let names: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
+    let mut seen = HashSet::new();
+    if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+        bail!("{pattern} names {} twice", twice.display());
+    }
     let missing = names.iter().filter(|name| !name.is_file()).map(|name| name.display().to_string());
     let missing = some_of(missing);
     ensure!(missing.is_empty(), "not there, or no files: {missing}");
@@ -123,67 +137,127 @@ fn named(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     Ok((root, below))
 }
 
-/// Calls `each` with the picture and the label of every sample of an archive. Returns the number of
-/// those without a picture.
-fn samples(path: &Path, key: Option<&str>, mut each: impl FnMut(Picture, Label, &Sample)) -> Result<usize> {
+/// What an archive has that is no row.
+#[derive(Default)]
+struct LeftOut {
+    without_picture: usize,
+    further_pictures: usize,
+    links: usize,
+}
+
+impl LeftOut {
+    fn notes(&self, archive: &Path) -> Vec<String> {
+        let LeftOut { without_picture, further_pictures, links } = *self;
+        let what = [
+            (without_picture, "sample", " without a picture"),
+            (further_pictures, "picture", " of samples that have another"),
+            (links, "link", ""),
+        ];
+        let note = |(n, what, of): (usize, &str, &str)| {
+            (n > 0).then(|| format!("left out of {}: {}{of}", id_of(archive), counted(n, what)))
+        };
+        what.into_iter().filter_map(note).collect()
+    }
+}
+
+/// Calls `each` with the picture and the label of every sample of an archive.
+fn samples(path: &Path, key: Option<&str>, mut each: impl FnMut(Picture, Label, &Sample)) -> Result<LeftOut> {
     let damaged = || format!("{} is damaged, or no tar file: fetch it again", path.display());
-    let mut lone = 0;
+    let mut left_out = LeftOut::default();
     let mut names: HashMap<String, usize> = HashMap::new();
-    let mut sample = Sample::default();
-    let mut end = |sample: Sample| -> Result<()> {
-        let Some(mut picture) = sample.picture.as_ref().map(|(name, offset, bytes)| Picture {
-            name: name.clone(),
-            offset: *offset,
-            bytes: *bytes,
-        }) else {
-            lone += usize::from(!sample.key.is_empty());
+    let mut end_of = |sample: Sample, left_out: &mut LeftOut| -> Result<()> {
+        let Some(picture) = sample.pictures.iter().find(|(picture, _)| !picture.is_dotted).or(sample.pictures.first())
+        else {
+            left_out.without_picture += usize::from(!sample.key.is_empty());
             return Ok(());
         };
-        let times = names.entry(picture.name.clone()).or_default();
+        left_out.further_pictures += sample.pictures.len() - 1;
+        let (Member { offset, bytes, .. }, mut name) = (picture.0, picture.1.clone());
+        let times = names.entry(name.clone()).or_default();
         *times += 1;
         if *times > 1 {
-            picture.name = format!("{}#{times}", picture.name);
+            name = format!("{name}#{times}");
         }
-        let label = sample.label(key).with_context(|| format!("{}/{}", path.display(), sample.key))?;
-        each(picture, label, &sample);
+        let label = sample.label(key).with_context(|| format!("{}, sample {name}", path.display()))?;
+        each(Picture { name, offset, bytes }, label, &sample);
         Ok(())
     };
     let archive = Archive::open(path)?;
     let length = archive.length().with_context(damaged)?;
     let mut archive = tar::Archive::new(archive);
+    let (mut sample, mut end) = (Sample::default(), 0);
     for entry in archive.entries_with_seek().with_context(damaged)? {
         let mut entry = entry.with_context(damaged)?;
-        if !entry.header().entry_type().is_file() {
+        let (kind, path_bytes) = (entry.header().entry_type(), entry.path_bytes().into_owned());
+        let name = id_of(Path::new(OsStr::from_bytes(&path_bytes)));
+        let (offset, bytes) = (entry.raw_file_position(), entry.size());
+        if kind.is_gnu_sparse() {
+            bail!("{}: {name} is stored as a sparse file: make the archive without --sparse", path.display());
+        }
+        if !kind.is_file() {
+            left_out.links += usize::from(kind.is_hard_link() || kind.is_symlink());
             continue;
         }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let (dir, file) = name.rsplit_once('/').map_or(("", name.as_str()), |(dir, file)| (dir, file));
-        let Some((stem, extension)) = file.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { continue };
-        let (key, extension) = (format!("{dir}/{stem}"), extension.to_ascii_lowercase());
+        ensure!(bytes <= MOST_BYTES, "{}: {name} claims {bytes} bytes, more than {MOST_BYTES}", path.display());
+        ensure!(offset + bytes <= length, "{} is cut in {name}: fetch it again", path.display());
+        end = offset + bytes.next_multiple_of(BLOCK);
+        let file = path_bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let Some(dot) = file.iter().position(|&byte| byte == b'.').filter(|&dot| dot > 0) else { continue };
+        let key = &path_bytes[..path_bytes.len() - file.len() + dot];
+        let extension = String::from_utf8_lossy(&file[dot + 1..]).to_ascii_lowercase();
         if key != sample.key {
-            end(std::mem::replace(&mut sample, Sample { key, ..Sample::default() }))?;
+            end_of(std::mem::replace(&mut sample, Sample { key: key.to_vec(), ..Sample::default() }), &mut left_out)?;
         }
-        let last = Path::new(&extension).extension().map_or(extension.as_str(), |e| e.to_str().unwrap_or_default());
-        let ends = entry.raw_file_position() + entry.size();
-        ensure!(ends <= length, "{} is cut in {name}: fetch it again", path.display());
+        let last = extension.rsplit('.').next().unwrap_or_default();
         if picture::has_extension(Path::new(&format!("x.{last}"))) {
-            sample.picture.get_or_insert_with(|| (name.clone(), entry.raw_file_position(), entry.size()));
+            sample.pictures.push((Member { offset, bytes, is_dotted: last != extension }, name));
         } else if matches!(extension.as_str(), "cls" | "json" | "txt") {
-            let mut bytes = Vec::new();
-            (&mut entry).take(MOST_LABEL_BYTES).read_to_end(&mut bytes).with_context(damaged)?;
-            sample.texts.push((extension, String::from_utf8_lossy(&bytes).into_owned()));
+            let mut text = Vec::new();
+            (&mut entry).take(MOST_LABEL_BYTES).read_to_end(&mut text).with_context(damaged)?;
+            sample.texts.push((extension, String::from_utf8_lossy(&text).into_owned()));
         }
     }
-    end(sample)?;
-    Ok(lone)
+    end_of(sample, &mut left_out)?;
+    require_end(path, archive.into_inner(), end).with_context(damaged)?;
+    Ok(left_out)
+}
+
+/// An error unless nothing but zeros follows the last member, and at least a block of them.
+fn require_end(path: &Path, mut archive: Archive, end: u64) -> Result<()> {
+    let reached = archive.seek(SeekFrom::Start(end))?;
+    let (mut zeros, mut buffer) = (0, vec![0; 1 << 16]);
+    loop {
+        let read = archive.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        ensure!(
+            buffer[..read].iter().all(|&byte| byte == 0),
+            "{} goes on behind its end, as archives do that were put together: keep them apart",
+            path.display()
+        );
+        zeros += read as u64;
+    }
+    ensure!(reached == end && zeros >= BLOCK, "{} is cut: it has no end", path.display());
+    Ok(())
+}
+
+/// A picture among the members of an archive.
+#[derive(Clone, Copy)]
+struct Member {
+    offset: u64,
+    bytes: u64,
+    /// Whether its extension has a dot, as `seg.png`.
+    is_dotted: bool,
 }
 
 /// A sample, being collected.
 #[derive(Default)]
 struct Sample {
-    key: String,
-    /// Name, offset and bytes.
-    picture: Option<(String, u64, u64)>,
+    /// The path up to the first dot of the file's name.
+    key: Vec<u8>,
+    /// With their names.
+    pictures: Vec<(Member, String)>,
     /// The members that may hold a label, by their extension.
     texts: Vec<(String, String)>,
 }
@@ -191,7 +265,10 @@ struct Sample {
 impl Sample {
     /// The label in `.cls`, else under `key`, or a usual name, in `.json`, else in `.txt`.
     fn label(&self, key: Option<&str>) -> Result<Label> {
-        let text = |extension: &str| self.texts.iter().find(|(e, _)| e == extension).map(|(_, text)| text.trim());
+        let text = |extension: &str| {
+            let text = self.texts.iter().find(|(e, _)| e == extension).map(|(_, text)| text.trim());
+            text.filter(|text| !text.is_empty())
+        };
         let of_text = |text: &str| match text.parse() {
             Ok(number) => Label::Number(number),
             Err(_) => Label::Name(text.to_owned()),
@@ -203,7 +280,7 @@ impl Sample {
             let json: Value = serde_json::from_str(json).context("the .json is damaged")?;
             let usual = [LABEL].into_iter().chain(LABELS);
             let value = key.map_or_else(|| usual.clone().find_map(|name| json.get(name)), |key| json.get(key));
-            match (value, key) {
+            match (value.filter(|value| !value.is_null()), key) {
                 (Some(Value::String(text)), _) => return Ok(Label::Name(text.clone())),
                 (Some(Value::Number(n)), _) if n.is_i64() => {
                     return Ok(Label::Number(n.as_i64().map_or(0, i128::from)));
@@ -217,19 +294,23 @@ impl Sample {
             }
         }
         match text("txt") {
-            Some(text) if key.is_none() && !text.is_empty() => Ok(of_text(text)),
+            Some(text) if key.is_none() => Ok(of_text(text)),
             _ => bail!("no label: expected a .cls, a .txt, or a .json with the key {}", key.unwrap_or("label")),
         }
     }
 }
 
 impl Sample {
-    /// What is in `.json`, without the label.
-    fn record(&self, key: Option<&str>) -> Map<String, Value> {
+    /// What of `.json` is kept, without the label.
+    fn record(&self, key: Option<&str>, keep: &Keep) -> Map<String, Value> {
         let json = self.texts.iter().find(|(extension, _)| extension == "json");
         let mut record: Map<String, Value> =
             json.and_then(|(_, text)| serde_json::from_str(text).ok()).unwrap_or_default();
-        record.retain(|name, _| Some(name.as_str()) != key);
+        let is_kept = |name: &String| match keep {
+            Keep::Columns(names) => names.contains(name),
+            _ => Some(name.as_str()) != key,
+        };
+        record.retain(|name, _| is_kept(name));
         record
     }
 }
@@ -245,7 +326,7 @@ impl Images for Archives {
                 *last = Some((path.clone(), Archive::open(&path)?));
             }
             let Some((_, archive)) = last.as_mut() else { bail!("{} is not open", path.display()) };
-            let mut image = Vec::with_capacity(*bytes as usize);
+            let mut image = Vec::new();
             let read =
                 archive.seek(SeekFrom::Start(*offset)).and_then(|_| archive.take(*bytes).read_to_end(&mut image));
             let read = read.with_context(|| format!("{} is damaged: fetch it again", path.display()))?;
@@ -265,7 +346,7 @@ impl Images for Archives {
     }
 
     fn columns(&self) -> Vec<Field> {
-        records::fields(&self.others)
+        records::fields_of(&self.others)
     }
 
     fn values(&self, columns: &[&str], rows: &[u32]) -> Result<RecordBatch> {
@@ -285,7 +366,7 @@ impl Archives {
         let dirs = beside.iter().flat_map(|dir| dir.ancestors().take(2));
         let Some(file) = dirs.map(|dir| dir.join(CLASS_NAMES)).find(|file| file.is_file()) else { return Ok(None) };
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(Some(text.trim_end().lines().map(|line| line.trim().to_owned()).collect()))
+        Ok(Some(text.trim_start_matches('\u{feff}').trim_end().lines().map(|line| line.trim().to_owned()).collect()))
     }
 }
 

@@ -82,7 +82,9 @@ pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Foot
 /// have `dim` values.
 pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
     let builder = checked(path, contract, dim)?;
-    let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    // by their places, since a kept column may have a dot in its name
+    let places: Vec<usize> = columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
+    let columns = ProjectionMask::roots(builder.parquet_schema(), places);
     let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
     builder.build().with_context(|| format!("cannot read {}", path.display()))
 }
