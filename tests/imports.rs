@@ -274,6 +274,25 @@ fn splits_and_classes_are_found_by_looking() {
 }
 
 #[test]
+fn a_column_may_have_a_dot_in_its_name() {
+    let dir = tempdir().unwrap();
+    let mut columns = rows().columns();
+    for column in &mut columns {
+        column.0 = match column.0 {
+            "label" => "meta.label",
+            "embedding" => "meta.embedding",
+            other => other,
+        };
+    }
+    let table = dir.path().join("table.parquet");
+    write_parquet(&table, columns, &[]);
+    let run_dir = dir.path().join("run");
+    import(&table, &run_dir, &["--label-column", "meta.label"]);
+    let labels = query(&run_dir, "SELECT DISTINCT label FROM embeddings ORDER BY label");
+    assert_eq!(labels, ["0", "1", "2"]);
+}
+
+#[test]
 fn what_cannot_be_used_is_named() {
     let dir = tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

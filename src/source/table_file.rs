@@ -14,10 +14,7 @@ use arrow::{
     datatypes::SchemaRef,
     ipc::reader::StreamReader,
 };
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection},
-};
+use parquet::arrow::arrow_reader::RowSelection;
 use serde_json::Value;
 
 use super::names::has_extension;
@@ -56,7 +53,7 @@ pub fn all(path: &Path, columns: &[&str]) -> Result<Batches> {
         return arrow(path, columns, None);
     }
     let builder = file::builder(path)?;
-    let projection = projection(&builder, columns)?;
+    let projection = file::projection(&builder, columns);
     Ok(with_context(path, builder.with_projection(projection).build()?.map(|batch| Ok(batch?))))
 }
 
@@ -66,18 +63,12 @@ pub fn rows(path: &Path, columns: &[&str], ranges: Vec<Range<usize>>) -> Result<
         return arrow(path, columns, Some(ranges));
     }
     let builder = file::builder(path)?;
-    let projection = projection(&builder, columns)?;
+    let projection = file::projection(&builder, columns);
     let total = builder.metadata().file_metadata().num_rows() as usize;
     let selection = RowSelection::from_consecutive_ranges(ranges.into_iter(), total);
     let builder = builder.with_projection(projection).with_row_selection(selection).with_batch_size(BATCH_ROWS);
     let batches = builder.build().with_context(|| format!("cannot read {}", path.display()))?;
     Ok(with_context(path, batches.map(|batch| Ok(batch?))))
-}
-
-/// The columns of these names, whatever is in them.
-fn projection(builder: &ParquetRecordBatchReaderBuilder<File>, columns: &[&str]) -> Result<ProjectionMask> {
-    let places = columns.iter().map(|name| Ok(builder.schema().index_of(name)?)).collect::<Result<Vec<_>>>()?;
-    Ok(ProjectionMask::roots(builder.parquet_schema(), places))
 }
 
 fn arrow(path: &Path, columns: &[&str], ranges: Option<Vec<Range<usize>>>) -> Result<Batches> {

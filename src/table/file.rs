@@ -82,9 +82,7 @@ pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Foot
 /// have `dim` values.
 pub fn open(path: &Path, contract: &Contract, dim: usize, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
     let builder = checked(path, contract, dim)?;
-    // by their places, since a kept column may have a dot in its name
-    let places: Vec<usize> = columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
-    let columns = ProjectionMask::roots(builder.parquet_schema(), places);
+    let columns = projection(&builder, columns);
     let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
     builder.build().with_context(|| format!("cannot read {}", path.display()))
 }
@@ -138,6 +136,12 @@ pub fn read(path: &Path, contract: &Contract, dim: usize) -> Result<RecordBatch>
     })?;
     let schema = batches.first().map_or_else(|| contract.schema(dim), |b| b.schema());
     Ok(arrow::compute::concat_batches(&schema, &batches)?)
+}
+
+/// The columns of these names that a file has: by their places, since a name may have a dot in it.
+pub fn projection(builder: &ParquetRecordBatchReaderBuilder<File>, columns: &[&str]) -> ProjectionMask {
+    let places = columns.iter().filter_map(|name| builder.schema().index_of(name).ok());
+    ProjectionMask::roots(builder.parquet_schema(), places)
 }
 
 /// Opens any Parquet file.

@@ -12,10 +12,9 @@ use arrow::{
     compute::{cast, concat},
     datatypes::{DataType, UInt64Type},
 };
-use parquet::arrow::ProjectionMask;
 
 use super::{
-    super::class_names::records,
+    super::{class_names::records, labels::is_text},
     array::Array,
     words::{self, Role},
 };
@@ -136,7 +135,7 @@ pub fn parquet(path: &Path, place: &str, wanted: &[&str]) -> Result<Vec<Column>>
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let mask = ProjectionMask::columns(builder.parquet_schema(), names.iter().map(String::as_str));
+    let mask = file::projection(&builder, &names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut parts: Vec<Vec<ArrayRef>> = vec![Vec::new(); names.len()];
     let mut first = 0;
     for batch in builder.with_projection(mask).build()? {
@@ -167,12 +166,4 @@ fn plain(values: &ArrayRef, place: &str, first: usize) -> Result<ArrayRef> {
         }
     }
     Ok(cast(values, &DataType::Int64)?)
-}
-
-pub fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, value) => is_text(value),
-        _ => false,
-    }
 }

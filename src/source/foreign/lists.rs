@@ -8,7 +8,6 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Float32Type, Schema},
 };
-use parquet::arrow::ProjectionMask;
 
 use crate::table::file;
 
@@ -70,7 +69,7 @@ impl Lists {
     /// Calls `each` with every vector.
     pub fn read(&self, mut each: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let builder = file::builder(&self.file)?;
-        let mask = ProjectionMask::columns(builder.parquet_schema(), [self.column.as_str()]);
+        let mask = file::projection(&builder, &[&self.column]);
         let mut first = 0;
         for batch in builder.with_projection(mask).build()? {
             let batch = batch.with_context(|| format!("{} is damaged near row {first}", self.file.display()))?;
