@@ -57,9 +57,7 @@ impl DeviceChoice {
     /// that is not there is an [`Error::Device`], and any in a program without CUDA an
     /// [`Error::BuiltWithoutCuda`].
     pub fn open(&self, streams: usize) -> Result<Vec<Device>> {
-        let cuda = |number: usize| -> Result<Vec<Device>> {
-            (0..streams).map(|_| Ok(Device::new_cuda_with_stream(number)?)).collect()
-        };
+        let cuda = |number: usize| -> Result<Vec<Device>> { (0..streams).map(|_| open_cuda(number)).collect() };
         match self {
             DeviceChoice::Cpu => Ok(vec![Device::Cpu]),
             DeviceChoice::Auto if !cfg!(feature = "cuda") => Ok(vec![Device::Cpu]),
@@ -72,15 +70,36 @@ impl DeviceChoice {
         }
     }
 
-    /// The one device that a stage computes on which cannot use several.
+    /// The one device that a stage learns on, whose products see tf32 on a CUDA device.
     pub fn open_one(&self) -> Result<Device> {
         if let DeviceChoice::Cuda(numbers) = self
             && numbers.len() > 1
         {
             bail!("this stage computes on one device, but --device names {}", numbers.len());
         }
-        self.open(1)?.into_iter().next().context("no device")
+        let device = self.open(1)?.into_iter().next().context("no device")?;
+        reduce_precision(device.is_cuda());
+        Ok(device)
     }
+}
+
+/// A CUDA device with a stream of its own.
+fn open_cuda(number: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(number)?;
+    // Safety: tensors of a device are used and freed on its own stream alone, so that no use has to
+    // be waited for.
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = &device {
+        unsafe { device.disable_event_tracking() };
+    }
+    Ok(device)
+}
+
+/// Whether products of float32 on CUDA devices are computed in tf32.
+fn reduce_precision(reduce: bool) {
+    #[cfg(feature = "cuda")]
+    candle_core::cuda::set_gemm_reduced_precision_f32(reduce);
+    let _ = reduce;
 }
 
 choices! {
@@ -106,8 +125,7 @@ impl Precision {
         if self != Precision::Float32 && devices.iter().any(Device::is_cpu) {
             bail!("the CPU computes in float32: --dtype {self} takes a CUDA device");
         }
-        #[cfg(feature = "cuda")]
-        candle_core::cuda::set_gemm_reduced_precision_f32(self == Precision::Tf32);
+        reduce_precision(self == Precision::Tf32);
         Ok(())
     }
 }

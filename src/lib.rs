@@ -9,6 +9,8 @@ pub mod baseline;
 pub mod benchmark;
 pub mod choice;
 pub mod clip;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dense;
 pub mod device;
 pub mod embed;

@@ -161,8 +161,18 @@ impl Weights<'_> {
         Ok(self.get(name, shape)?.flatten_all()?.to_vec1()?)
     }
 
+    /// What weights are computed with.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// A weight, which must have the shape that the configuration gives it.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.get_in(self.dtype, name, shape)
+    }
+
+    /// As `get`, in this number type.
+    pub fn get_in(&self, dtype: DType, name: &str, shape: &[usize]) -> Result<Tensor> {
         let place = self.files.layout.place(&format!("{}{name}", self.prefix));
         let mut tensor = self.files.load(&place, shape, self.device)?;
         if let Some(name) = &place.scale {
@@ -173,7 +183,7 @@ impl Weights<'_> {
             tensor = tensor.to_dtype(DType::F32)?.broadcast_mul(&factors)?;
         }
         self.read.borrow_mut().extend([place.name].into_iter().chain(place.scale));
-        Ok(tensor.to_dtype(self.dtype)?)
+        Ok(tensor.to_dtype(dtype)?)
     }
 
     /// A single number, which some checkpoints have as a list of one.

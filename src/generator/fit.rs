@@ -25,7 +25,7 @@ use crate::{
 
 /// Classes that a device fits together: their parameters, moments and gradients take about 27 MB
 /// each.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 128;
 
 /// Fits a generator to each of `classes`, rows of `dim` values: on the CPU one per thread; VAEs on
 /// another device many together. `put` takes each with its place in `classes`; `tick` is called as

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::{
     fitted::{ClassRows, Fitted},
@@ -37,12 +38,15 @@ struct Vaes {
 
 /// A batch of every class: B rows, of which a class may have fewer.
 struct Batch {
-    x: Tensor,     // (C, B, D), standardised
+    x: Tensor,     // (C, B, D), standardised; any row where there is none
     eps: Tensor,   // (C, B, L)
     there: Tensor, // (C, B, 1): 1 for a row, 0 for none
     count: Tensor, // (C, 1, 1): rows, at least 1
     active: Vec<bool>,
 }
+
+/// The rows of a class's batch and their noise (rows, L).
+type Draws = (Vec<usize>, Vec<f32>);
 
 /// Fits a VAE to each of `classes`, rows of `dim` values. `tick` is called for every class after
 /// each epoch.
@@ -56,88 +60,105 @@ pub fn fit_together(
 ) -> Result<Vec<Fitted>> {
     let start = Instant::now();
     let (scalers, standard): (Vec<Scaler>, Vec<Vec<f32>>) =
-        classes.iter().map(|class| Scaler::standardised(class.rows.values(), dim)).unzip();
+        classes.par_iter().map(|class| Scaler::standardised(class.rows.values(), dim)).unzip();
+    let rows = Rows::upload(&standard, dim, device)?;
+    drop(standard);
     let mut vaes = Vaes::new(classes, dim, config, seed, device)?;
     let mut draws: Vec<Rng> = classes.iter().map(|class| Rng::new(seed, Draw::VaeBatches, &[class.key])).collect();
 
-    let mut losses = vec![Losses::default(); classes.len()];
     let mut curves = vec![Vec::with_capacity(config.epochs); classes.len()];
-    for epoch in 0..config.epochs {
-        let lr = config.lr * annealing(epoch, config.epochs);
-        let (mut sums, mut seen) = (vec![Losses::default(); classes.len()], vec![0.0; classes.len()]);
-        let batches: Vec<Vec<(Vec<usize>, Vec<f32>)>> =
-            standard.iter().zip(&mut draws).map(|(rows, draw)| draw_epoch(rows.len() / dim, config, draw)).collect();
-        for i in 0..batches.iter().map(Vec::len).max().unwrap_or(0) {
-            let batch: Vec<_> = batches.iter().map(|batches| batches.get(i)).collect();
-            let step = vaes.step(&assemble(&batch, &standard, dim, config.latent, device)?, lr)?;
-            for (class, rows) in
-                batch.iter().enumerate().filter_map(|(class, b)| Some((class, b.as_ref()?.0.len() as f64)))
-            {
-                sums[class].reconstruction += step[class].reconstruction * rows;
-                sums[class].kl += step[class].kl * rows;
-                seen[class] += rows;
-            }
-        }
-        for (((loss, curve), sum), seen) in losses.iter_mut().zip(&mut curves).zip(sums).zip(seen) {
-            *loss = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
-            curve.push(loss.sum());
+    let mut read = |losses: Tensor| -> Result<()> {
+        for (curve, losses) in curves.iter_mut().zip(losses.to_vec2::<f32>()?) {
+            curve.push(Losses { reconstruction: losses[0].into(), kl: losses[1].into() });
             tick();
         }
+        Ok(())
+    };
+    let mut last: Option<Tensor> = None;
+    for epoch in 0..config.epochs {
+        let lr = config.lr * annealing(epoch, config.epochs);
+        let batches: Vec<Vec<Draws>> = draws
+            .par_iter_mut()
+            .enumerate()
+            .map(|(class, draw)| draw_epoch(rows.counts[class], config, draw))
+            .collect();
+        let mut losses = Vec::new();
+        for i in 0..batches.iter().map(Vec::len).max().unwrap_or(0) {
+            let batch: Vec<Option<&Draws>> = batches.iter().map(|batches| batches.get(i)).collect();
+            losses.push(vaes.step(&rows.batch(&batch, config.latent)?, lr)?);
+        }
+        let seen: Vec<f32> =
+            batches.iter().map(|batches| batches.iter().map(|(rows, _)| rows.len()).sum::<usize>() as f32).collect();
+        let sum = Tensor::stack(&losses, 0)?.sum(0)?; // (C, 2)
+        let now = sum.broadcast_div(&Tensor::from_vec(seen, (classes.len(), 1), device)?)?;
+        // An epoch late: the device works on this one while the host draws for the next.
+        if let Some(before) = last.replace(now) {
+            read(before)?;
+        }
     }
+    last.map_or(Ok(()), read)?;
     let seconds = start.elapsed().as_secs_f64() / classes.len() as f64;
-    let decoders = vaes.decoders()?;
-    let fitted = decoders.into_iter().zip(scalers).zip(classes).zip(losses).zip(curves);
+    let fitted = vaes.decoders()?.into_iter().zip(scalers).zip(classes).zip(curves);
     Ok(fitted
-        .map(|((((decoder, scaler), class), losses), curve)| Fitted {
+        .map(|(((decoder, scaler), class), curve)| Fitted {
             generator: Generator::Vae { decoder, scaler },
             rows: class.rows.len(),
-            measures: losses.into(),
-            losses: curve,
+            measures: curve.last().copied().unwrap_or_default().into(),
+            losses: curve.into_iter().map(Losses::sum).collect(),
             seconds,
         })
         .collect())
 }
 
-/// The batches of an epoch of one class: its rows and their noise (rows, L). One of a single row is
-/// skipped.
-fn draw_epoch(n: usize, config: &VaeConfig, draw: &mut Rng) -> Vec<(Vec<usize>, Vec<f32>)> {
+/// The batches of an epoch of one class of `n` rows. One of a single row is skipped.
+fn draw_epoch(n: usize, config: &VaeConfig, draw: &mut Rng) -> Vec<Draws> {
     let order = draw.permutation(n);
     let batches = order.chunks(config.batch_size).filter(|batch| batch.len() > 1);
     batches.map(|batch| (batch.to_vec(), draw.normals(batch.len() * config.latent))).collect()
 }
 
-/// Puts the classes' batches side by side on the device.
-fn assemble(
-    batch: &[Option<&(Vec<usize>, Vec<f32>)>],
-    standard: &[Vec<f32>],
-    dim: usize,
-    latent: usize,
-    device: &Device,
-) -> Result<Batch> {
-    let c = batch.len();
-    let b = batch.iter().flatten().map(|(rows, _)| rows.len()).max().unwrap_or(0);
-    let (mut x, mut eps) = (vec![0f32; c * b * dim], vec![0f32; c * b * latent]);
-    let (mut there, mut count) = (vec![0f32; c * b], vec![1f32; c]);
-    for (class, (rows, noise)) in batch.iter().enumerate().filter_map(|(class, batch)| Some((class, (*batch)?))) {
-        for (i, &row) in rows.iter().enumerate() {
-            x[(class * b + i) * dim..][..dim].copy_from_slice(&standard[class][row * dim..][..dim]);
-        }
-        eps[class * b * latent..][..noise.len()].copy_from_slice(noise);
-        there[class * b..][..rows.len()].fill(1.0);
-        count[class] = rows.len() as f32;
+/// The rows of all classes on the device.
+struct Rows {
+    values: Tensor, // (N, D), standardised, class after class
+    counts: Vec<usize>,
+    firsts: Vec<usize>,
+}
+
+impl Rows {
+    fn upload(standard: &[Vec<f32>], dim: usize, device: &Device) -> Result<Self> {
+        let counts: Vec<usize> = standard.iter().map(|rows| rows.len() / dim).collect();
+        let firsts = counts.iter().scan(0, |next, count| Some(std::mem::replace(next, *next + count))).collect();
+        Ok(Rows { values: Tensor::from_vec(standard.concat(), ((), dim), device)?, counts, firsts })
     }
-    Ok(Batch {
-        x: Tensor::from_vec(x, (c, b, dim), device)?,
-        eps: Tensor::from_vec(eps, (c, b, latent), device)?,
-        there: Tensor::from_vec(there, (c, b, 1), device)?,
-        count: Tensor::from_vec(count, (c, 1, 1), device)?,
-        active: batch.iter().map(Option::is_some).collect(),
-    })
+
+    /// The classes' batches side by side.
+    fn batch(&self, batch: &[Option<&Draws>], latent: usize) -> Result<Batch> {
+        let (c, device) = (batch.len(), self.values.device());
+        let b = batch.iter().flatten().map(|(rows, _)| rows.len()).max().unwrap_or(0);
+        let (mut places, mut eps) = (vec![0u32; c * b], vec![0f32; c * b * latent]);
+        let (mut there, mut count) = (vec![0f32; c * b], vec![1f32; c]);
+        for (class, (rows, noise)) in batch.iter().enumerate().filter_map(|(class, batch)| Some((class, (*batch)?))) {
+            for (place, row) in places[class * b..].iter_mut().zip(rows) {
+                *place = (self.firsts[class] + row) as u32;
+            }
+            eps[class * b * latent..][..noise.len()].copy_from_slice(noise);
+            there[class * b..][..rows.len()].fill(1.0);
+            count[class] = rows.len() as f32;
+        }
+        let x = self.values.index_select(&Tensor::from_vec(places, c * b, device)?, 0)?;
+        Ok(Batch {
+            x: x.reshape((c, b, ()))?,
+            eps: Tensor::from_vec(eps, (c, b, latent), device)?,
+            there: Tensor::from_vec(there, (c, b, 1), device)?,
+            count: Tensor::from_vec(count, (c, 1, 1), device)?,
+            active: batch.iter().map(Option::is_some).collect(),
+        })
+    }
 }
 
 impl Vaes {
     fn new(classes: &[ClassRows], dim: usize, config: &VaeConfig, seed: u64, device: &Device) -> Result<Self> {
-        let mut vaes: Vec<Vae> = classes.iter().map(|class| Vae::new(dim, config, seed, class.key)).collect();
+        let mut vaes: Vec<Vae> = classes.par_iter().map(|class| Vae::new(dim, config, seed, class.key)).collect();
         let params: Vec<Tensor> = (0..NAMES.len())
             .map(|i| {
                 let values: Vec<f32> = vaes.iter_mut().flat_map(|vae| vae.parameter(NAMES[i]).to_vec()).collect();
@@ -159,8 +180,9 @@ impl Vaes {
         })
     }
 
-    /// A step of Adam for every class that has a batch. The losses are those before the step.
-    fn step(&mut self, batch: &Batch, lr: f64) -> Result<Vec<Losses>> {
+    /// A step of Adam for every class that has a batch. The losses (C, 2), those of reconstruction
+    /// and KL before the step, are sums over rows.
+    fn step(&mut self, batch: &Batch, lr: f64) -> Result<Tensor> {
         let Batch { x, eps, there, count, .. } = batch;
         let l = self.latent;
 
@@ -181,13 +203,10 @@ impl Vaes {
 
         // losses
         let kl = ((logvar.exp()? + mu.sqr()?)? - (&logvar + 1.0)?)?.broadcast_mul(there)?;
-        let kl = ((kl.sum((1, 2))? * 0.5)? / count.flatten_all()?)?.to_vec1::<f32>()?; // (C)
-        let squares = (error.sqr()?.sum((1, 2))? / count.flatten_all()?)?.to_vec1::<f32>()?; // (C)
         let constant = x.dim(2)? as f64 * std::f64::consts::TAU.ln();
-        let losses = squares
-            .iter()
-            .zip(kl)
-            .map(|(&squares, kl)| Losses { reconstruction: 0.5 * (f64::from(squares) + constant), kl: f64::from(kl) });
+        let rows = there.sum((1, 2))?; // (C)
+        let reconstruction = ((error.sqr()?.sum((1, 2))? + (rows * constant)?)? * 0.5)?; // (C)
+        let losses = Tensor::stack(&[reconstruction, (kl.sum((1, 2))? * 0.5)?], 1)?; // (C, 2)
 
         // backward
         let mut grads: Vec<Option<Tensor>> = vec![None; NAMES.len()];
@@ -207,7 +226,7 @@ impl Vaes {
         self.affine_backward(0, x, &dh1, &mut grads)?;
 
         self.adam(&grads, &batch.active, lr, x.device())?;
-        Ok(losses.collect())
+        Ok(losses)
     }
 
     /// x (C, B, I) → (C, B, O), by the layer whose weight is parameter `i`.
@@ -264,12 +283,16 @@ impl Vaes {
             rates.push(f32::from(active) * (lr / (1.0 - BETA1.powi(t))) as f32);
             corrections.push((1.0 / (1.0 - BETA2.powi(t)).sqrt()) as f32);
         }
-        let c = active.len();
-        let per_class = |values: Vec<f32>| Tensor::from_vec(values, (c, 1, 1), device);
+        let per_class = |values: Vec<f32>| Tensor::from_vec(values, (active.len(), 1, 1), device);
         let (on, rates, corrections) = (per_class(on)?, per_class(rates)?, per_class(corrections)?);
         for (i, grad) in grads.iter().enumerate() {
             let Some(g) = grad else { continue };
             let (m, v) = (&self.first_moments[i], &self.second_moments[i]);
+            #[cfg(feature = "cuda")]
+            if device.is_cuda() {
+                crate::cuda::adam(&self.params[i], [m, v], g, [&on, &rates, &corrections], 0.0)?;
+                continue;
+            }
             let m = (m + ((g - m)? * (1.0 - BETA1))?.broadcast_mul(&on)?)?;
             let v = (v + ((g.sqr()? - v)? * (1.0 - BETA2))?.broadcast_mul(&on)?)?;
             let step = (m.broadcast_mul(&rates)? / (v.sqrt()?.broadcast_mul(&corrections)? + f64::from(EPS))?)?;

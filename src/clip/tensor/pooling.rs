@@ -2,10 +2,10 @@
 //! after it.
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::ops;
 
-use super::transformer::{LayerNorm, Linear};
+use super::ops::{LayerNorm, Linear};
 use crate::clip::{
     config::{Activation, Size},
     weights::Weights,
@@ -33,15 +33,15 @@ impl PoolingHead {
         Ok(PoolingHead {
             query: query.reshape((1, heads, 1, w / heads))?,
             kv: Linear::of(weight.narrow(0, w, 2 * w)?, bias.narrow(0, w, 2 * w)?),
-            out: Linear::new(&attention.at("out_proj"), w, w)?,
+            out: Linear::in_float32(&attention.at("out_proj"), w, w)?,
             norm: LayerNorm::new(&weights.at("layernorm"), w, eps)?,
-            fc1: Linear::new(&mlp.at("fc1"), intermediate, w)?,
-            fc2: Linear::new(&mlp.at("fc2"), w, intermediate)?,
+            fc1: Linear::in_float32(&mlp.at("fc1"), intermediate, w)?,
+            fc2: Linear::in_float32(&mlp.at("fc2"), w, intermediate)?,
             activation,
         })
     }
 
-    /// x (B, T, W) → (B, W)
+    /// x (B, T, W), in the number type of the weights, → (B, W), float32
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, w) = x.dims3()?;
         let (_, heads, _, d) = self.query.dims4()?;
@@ -50,8 +50,9 @@ impl PoolingHead {
         let (k, v) = (kv.get(0)?, kv.get(1)?);
         let query = self.query.expand((b, heads, 1, d))?.contiguous()?;
         let attention = ops::softmax_last_dim(&query.matmul(&k.t()?)?)?; // (B, H, 1, T)
-        let pooled = self.out.forward(&attention.matmul(&v)?.reshape((b, w))?)?; // (B, W)
-        let hidden = self.fc1.forward(&self.norm.forward(&pooled)?)?; // (B, F)
-        Ok((&pooled + self.fc2.forward(&self.activation.of_tensor(&hidden)?)?)?)
+        let mixed = attention.matmul(&v)?.reshape((b, w))?.to_dtype(DType::F32)?;
+        let pooled = self.out.forward(&mixed)?; // (B, W)
+        let hidden = self.fc1.forward(&self.norm.forward(&pooled, DType::F32)?)?; // (B, F)
+        self.fc2.add_to(&pooled, &self.activation.of_tensor(&hidden)?)
     }
 }

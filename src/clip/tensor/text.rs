@@ -3,7 +3,10 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 
-use super::transformer::{BlockState, LayerNorm, Linear, Transformer};
+use super::{
+    ops::{LayerNorm, Linear},
+    transformer::{BlockState, Transformer},
+};
 use crate::clip::{
     Tokenizer,
     config::{Config, Family},
@@ -21,8 +24,6 @@ pub struct TextEncoder {
     transformer: Transformer,
     final_norm: LayerNorm,
     projection: Linear,
-    /// Whether positions see those after them.
-    sees_all: bool,
     /// exp(logit_scale): what cosines are multiplied with.
     pub logit_scale: f64,
     /// Width W of the token embeddings.
@@ -49,7 +50,7 @@ impl TextEncoder {
             Family::Clip => Linear::without_bias(&weights.at("text_projection"), dim, width)?,
             Family::Siglip => {
                 weights.number("logit_bias")?; // nothing to the softmax over classes: all logits have it
-                Linear::new(&model.at("head"), dim, width)?
+                Linear::in_float32(&model.at("head"), dim, width)?
             }
         };
         let encoder = TextEncoder {
@@ -57,10 +58,9 @@ impl TextEncoder {
             position_embedding: embeddings
                 .at("position_embedding")
                 .get("weight", &[c.max_position_embeddings, width])?,
-            transformer: Transformer::new(&model, &c.size())?,
+            transformer: Transformer::new(&model, &c.size(), config.family == Family::Clip)?,
             final_norm: LayerNorm::new(&model.at("final_layer_norm"), width, c.layer_norm_eps)?,
             projection,
-            sees_all: config.family == Family::Siglip,
             logit_scale: f64::from(weights.number("logit_scale")?).exp(),
             width,
             dim,
@@ -85,19 +85,19 @@ impl TextEncoder {
     pub fn encode(&self, x: &Tensor, ends: &[usize]) -> Result<(Tensor, State)> {
         let shape @ (c, t, w) = x.dims3()?;
         let x = x.broadcast_add(&self.position_embedding.narrow(0, 0, t)?)?;
-        let mask = if self.sees_all { None } else { Some(causal_mask(t, self.device())?) };
-        let (y, blocks) = self.transformer.forward_with_state(&x, mask.as_ref())?;
+        let (y, blocks) = self.transformer.forward_with_state(&x)?;
         let rows: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * t + end) as u32).collect();
         let ends = Tensor::new(rows, self.device())?; // (C)
         let end_state = y.reshape((c * t, w))?.index_select(&ends, 0)?; // (C, W)
-        let features = self.projection.forward(&self.final_norm.forward(&end_state)?)?; // (C, P)
+        let features = self.projection.forward(&self.final_norm.forward(&end_state, DType::F32)?)?; // (C, P)
         Ok((features, State { blocks, ends, end_state, shape }))
     }
 
     /// Gradient of the token embeddings (C, T, W) from that of the features (C, P).
     pub fn backward(&self, state: &State, grad: &Tensor) -> Result<Tensor> {
         let (c, t, w) = state.shape;
-        let end_grad = self.final_norm.backward(&state.end_state, &self.projection.backward(grad)?)?; // (C, W)
+        let zeros = state.end_state.zeros_like()?;
+        let end_grad = self.final_norm.backward(&zeros, &state.end_state, &self.projection.backward(grad)?)?; // (C, W)
         let grad = Tensor::zeros((c * t, w), DType::F32, self.device())?.index_add(&state.ends, &end_grad, 0)?;
         self.transformer.backward(&state.blocks, &grad.reshape((c, t, w))?)
     }
@@ -115,10 +115,4 @@ impl TextEncoder {
         });
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
     }
-}
-
-/// (T, T): 0 on and below the diagonal, −∞ above.
-fn causal_mask(t: usize, device: &Device) -> Result<Tensor> {
-    let mask: Vec<f32> = (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Ok(Tensor::from_vec(mask, (t, t), device)?)
 }

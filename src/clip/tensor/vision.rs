@@ -5,8 +5,9 @@ use anyhow::Result;
 use candle_core::{DType, IndexOp, Tensor};
 
 use super::{
+    ops::{LayerNorm, Linear},
     pooling::PoolingHead,
-    transformer::{LayerNorm, Linear, Transformer},
+    transformer::Transformer,
 };
 use crate::clip::{
     config::{Config, Family},
@@ -47,16 +48,17 @@ impl ImageEncoder {
         let model = weights.at("vision_model");
         let embeddings = model.at("embeddings");
         let patch = embeddings.at("patch_embedding").get("weight", &[w, c.num_channels, p, p])?;
-        let positions = |count: usize| embeddings.at("position_embedding").get("weight", &[count, w]);
+        let exact = |weights: &Weights, name, shape: &[usize]| weights.get_in(DType::F32, name, shape);
+        let positions = |count| exact(&embeddings.at("position_embedding"), "weight", &[count, w]);
         let (position_embedding, head) = match config.family {
             Family::Clip => {
-                let embedding = embeddings.get("class_embedding", &[w])?.reshape((1, 1, w))?;
+                let embedding = exact(&embeddings, "class_embedding", &[w])?.reshape((1, 1, w))?;
                 let pre_norm = LayerNorm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?; // so spelled in every checkpoint
                 let projection = Linear::without_bias(&weights.at("visual_projection"), dim, w)?;
                 (positions(1 + patches)?, Head::ClassToken { embedding, pre_norm, projection })
             }
             Family::Siglip => {
-                let bias = embeddings.at("patch_embedding").get("bias", &[w])?;
+                let bias = exact(&embeddings.at("patch_embedding"), "bias", &[w])?;
                 let head = PoolingHead::new(&model.at("head"), &c.size())?;
                 (positions(patches)?.broadcast_add(&bias)?, Head::Attention(head.into()))
             }
@@ -64,7 +66,7 @@ impl ImageEncoder {
         let encoder = ImageEncoder {
             patch: patch.reshape((w, c.num_channels * p * p))?.t()?,
             position_embedding,
-            transformer: Transformer::new(&model, &c.size())?,
+            transformer: Transformer::new(&model, &c.size(), false)?,
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             head,
             image_size: c.image_size,
@@ -84,19 +86,22 @@ impl ImageEncoder {
         let pixels = pixels.reshape((b, 3, side, p, side, p))?;
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
         let w = self.position_embedding.dim(1)?;
-        let patches = patches.matmul(&self.patch)?.reshape((b, side * side, w))?; // (B, patches, W)
+        let patches = patches.matmul(&self.patch)?.to_dtype(DType::F32)?.reshape((b, side * side, w))?; // (B, patches, W)
         let embeddings = match &self.head {
             Head::ClassToken { embedding, pre_norm, projection } => {
                 let x = Tensor::cat(&[&embedding.expand((b, 1, w))?, &patches], 1)?; // (B, T, W)
-                let x = pre_norm.forward(&x.broadcast_add(&self.position_embedding)?)?;
-                let y = self.transformer.forward(&x, None)?;
-                projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?)?)? // (B, P)
+                let t = x.dim(1)?;
+                let x = x.broadcast_add(&self.position_embedding)?.reshape((b * t, w))?;
+                let x = pre_norm.forward(&x, DType::F32)?.reshape((b, t, w))?;
+                let y = self.transformer.forward(&x)?;
+                projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?, DType::F32)?)? // (B, P)
             }
             Head::Attention(head) => {
                 let x = patches.broadcast_add(&self.position_embedding)?; // (B, T, W)
-                head.forward(&self.post_norm.forward(&self.transformer.forward(&x, None)?)?)? // (B, W)
+                let y = self.transformer.forward(&x)?.flatten_to(1)?;
+                head.forward(&self.post_norm.forward(&y, self.patch.dtype())?.reshape(x.shape())?)? // (B, W)
             }
         };
-        Ok(embeddings.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        Ok(embeddings.flatten_all()?.to_vec1()?)
     }
 }

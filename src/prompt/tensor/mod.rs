@@ -341,7 +341,7 @@ impl Learner for Prompts {
             let (loss, mut gradients) =
                 self.loss(n, &embeddings.index_select(&rows, 0)?, &classes.index_select(&rows, 0)?)?;
             self.step(&mut optimiser, &mut gradients, learning.as_ref())?;
-            losses.push(loss); // read at the end: the device need not wait for the host
+            losses.push(loss.detach()); // read at the end: the device need not wait for the host
         }
         self.optimiser = Some(optimiser);
         Ok(Tensor::stack(&losses, 0)?.to_vec1()?)

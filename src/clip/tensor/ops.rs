@@ -1,0 +1,230 @@
+//! What a transformer block is made of: candle's operations or, on CUDA devices, fewer passes of
+//! [`crate::cuda`]. What has no gradient in candle has its backward pass here, written down.
+//!
+//! Residuals and norms are float32; products are in the number type of their weights.
+
+use anyhow::Result;
+use candle_core::{D, DType, Tensor};
+use candle_nn::ops;
+
+#[cfg(feature = "cuda")]
+use crate::cuda;
+
+use crate::clip::{config::Activation, weights::Weights};
+
+/// √(8/π), and the factor of x³, in gelu's approximation x·σ(√(8/π) (x + 0.044715 x³)).
+const TWICE_ROOT: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
+const CUBIC: f64 = 0.044715;
+
+/// Runs the kernels where they can, as the expression before says.
+macro_rules! on_cuda {
+    ($if_possible:expr, $call:expr) => {
+        #[cfg(feature = "cuda")]
+        if $if_possible {
+            return $call;
+        }
+    };
+}
+
+/// A frozen affine map.
+pub struct Linear {
+    weight: Tensor, // (O, I)
+    bias: Option<Tensor>,
+}
+
+/// A frozen layer norm over the last dimension, in float32.
+pub struct LayerNorm {
+    weight: Tensor, // (W)
+    bias: Tensor,   // (W)
+    eps: f64,
+}
+
+impl Linear {
+    /// What is below `weights`. The result has the number type of the weights.
+    pub fn new(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
+        Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(weights.get("bias", &[out])?) })
+    }
+
+    /// As `new`, for what is added to a residual.
+    pub fn to_residual(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
+        let bias = weights.get_in(DType::F32, "bias", &[out])?;
+        Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(bias) })
+    }
+
+    /// As `new`, in float32, for what few rows pass.
+    pub fn in_float32(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
+        let get = |name, shape: &[usize]| weights.get_in(DType::F32, name, shape);
+        Ok(Linear { weight: get("weight", &[out, inputs])?, bias: Some(get("bias", &[out])?) })
+    }
+
+    /// As `in_float32`, without a bias.
+    pub fn without_bias(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
+        Ok(Linear { weight: weights.get_in(DType::F32, "weight", &[out, inputs])?, bias: None })
+    }
+
+    /// Of a weight (O, I) and a bias (O).
+    pub fn of(weight: Tensor, bias: Tensor) -> Self {
+        Linear { weight, bias: Some(bias) }
+    }
+
+    /// Several maps of the same input side by side.
+    pub fn stacked(parts: &[Linear]) -> Result<Self> {
+        let weights: Vec<&Tensor> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<&Tensor> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        Ok(Linear { weight: Tensor::cat(&weights, 0)?, bias: Some(Tensor::cat(&biases, 0)?) })
+    }
+
+    /// x (N, I) → (N, O)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        on_cuda!(x.device().is_cuda(), cuda::affine(&x.contiguous()?, &self.weight, self.bias.as_ref(), None));
+        let y = x.matmul(&self.weight.t()?)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
+    }
+
+    /// x (N, I) → `residual` (N, O) and what x becomes, in float32.
+    pub fn add_to(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        on_cuda!(x.device().is_cuda(), cuda::affine(x, &self.weight, self.bias.as_ref(), Some(residual)));
+        let y = x.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        Ok((residual + y)?)
+    }
+
+    /// Gradient of the input (N, I) from that of the output (N, O).
+    pub fn backward(&self, grad: &Tensor) -> Result<Tensor> {
+        on_cuda!(grad.device().is_cuda(), cuda::affine_backward(grad, &self.weight));
+        Ok(grad.matmul(&self.weight)?)
+    }
+}
+
+impl LayerNorm {
+    pub fn new(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
+        let get = |name| weights.get_in(DType::F32, name, &[width]);
+        Ok(LayerNorm { weight: get("weight")?, bias: get("bias")?, eps })
+    }
+
+    /// x (N, W), float32, → (N, W) in `dtype`
+    pub fn forward(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        on_cuda!(fits(&self.weight), cuda::layer_norm(&x, &self.weight, &self.bias, self.eps, dtype));
+        Ok(ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?.to_dtype(dtype)?)
+    }
+
+    /// `residual` (N, W) and the gradient of the input, given the input and the gradient of the
+    /// output.
+    pub fn backward(&self, residual: &Tensor, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        on_cuda!(fits(&self.weight), cuda::layer_norm_backward(x, &self.weight, grad, residual, self.eps));
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?; // (N, 1)
+        let normal = centred.broadcast_div(&deviation)?;
+        let g = grad.broadcast_mul(&self.weight)?;
+        let along = normal.broadcast_mul(&(&g * &normal)?.mean_keepdim(D::Minus1)?)?;
+        let centred_g = g.broadcast_sub(&g.mean_keepdim(D::Minus1)?)?;
+        Ok((residual + (centred_g - along)?.broadcast_div(&deviation)?)?)
+    }
+}
+
+impl Activation {
+    /// The activation, elementwise.
+    pub fn of_tensor(self, x: &Tensor) -> Result<Tensor> {
+        on_cuda!(fits(x), cuda::activation(x, self));
+        Ok(match self {
+            Activation::QuickGelu => (x * ops::sigmoid(&(x * 1.702)?)?)?,
+            Activation::Gelu => x.gelu_erf()?,
+            Activation::GeluPytorchTanh => x.gelu()?,
+        })
+    }
+
+    /// Gradient of the input x from that of the output, elementwise.
+    pub fn tensor_backward(self, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        on_cuda!(fits(x), cuda::activation_backward(x, grad, self));
+        let derivative = match self {
+            Activation::QuickGelu => {
+                let s = ops::sigmoid(&(x * 1.702)?)?;
+                let slope = ((x * (1.0 - &s)?)? * 1.702)?;
+                (&s * (slope + 1.0)?)? // s + 1.702 x s (1 − s)
+            }
+            Activation::Gelu => {
+                let cdf = (((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
+                let pdf =
+                    ((x.sqr()? * -0.5)?.exp()? * (0.5 * std::f64::consts::FRAC_2_SQRT_PI / std::f64::consts::SQRT_2))?;
+                (cdf + (x * pdf)?)?
+            }
+            Activation::GeluPytorchTanh => {
+                // σ(u) is (1 + tanh(u / 2)) / 2
+                let u = ((x * TWICE_ROOT)? * ((x.sqr()? * CUBIC)? + 1.0)?)?;
+                let s = ops::sigmoid(&u)?;
+                let du = (((x.sqr()? * (3.0 * CUBIC))? + 1.0)? * TWICE_ROOT)?;
+                (&s + ((x * du)? * (&s * (1.0 - &s)?)?)?)?
+            }
+        };
+        Ok((grad * derivative)?)
+    }
+}
+
+/// Softmax attention among the T positions of each of B sequences, in `heads` heads of D values.
+#[derive(Clone, Copy)]
+pub struct Attention {
+    pub heads: usize,
+    /// Whether a position sees none after it.
+    pub causal: bool,
+}
+
+impl Attention {
+    /// Queries, keys and values (B·T, 3W) → (B·T, W)
+    pub fn forward(self, qkv: &Tensor, (b, t): (usize, usize)) -> Result<Tensor> {
+        on_cuda!(self.fits(qkv), cuda::attention(qkv, (b, t), self.heads, self.causal));
+        let (_, _, v, weights) = self.weights(qkv, (b, t))?;
+        Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b * t, qkv.dim(1)? / 3))?)
+    }
+
+    /// Gradient of the input (B·T, 3W) from that of the output (B·T, W).
+    pub fn backward(self, qkv: &Tensor, grad: &Tensor, (b, t): (usize, usize)) -> Result<Tensor> {
+        on_cuda!(
+            self.fits(qkv) && t <= cuda::LONGEST_BACKWARD,
+            cuda::attention_backward(qkv, grad, (b, t), self.heads, self.causal)
+        );
+        let (q, k, v, p) = self.weights(qkv, (b, t))?;
+        let d = q.dim(3)?;
+        let mixed = grad.reshape((b, t, self.heads, d))?.transpose(1, 2)?.contiguous()?; // (B, H, T, D)
+        let dv = p.t()?.matmul(&mixed)?;
+        let dp = (mixed.matmul(&v.t()?)? * &p)?; // (B, H, T, T), times p
+        let ds = (&dp - p.broadcast_mul(&dp.sum_keepdim(D::Minus1)?)?)?;
+        let dq = (ds.matmul(&k)? * (d as f64).powf(-0.5))?;
+        let dk = ds.t()?.matmul(&q)?;
+        Ok(Tensor::stack(&[dq, dk, dv], 0)?.permute((1, 3, 0, 2, 4))?.reshape((b * t, 3 * self.heads * d))?)
+    }
+
+    /// Queries, scaled, keys and values (B, H, T, D), and attention weights (B, H, T, T).
+    fn weights(self, qkv: &Tensor, (b, t): (usize, usize)) -> Result<(Tensor, Tensor, Tensor, Tensor)> {
+        let d = qkv.dim(1)? / 3 / self.heads;
+        let qkv = qkv.reshape((b, t, 3, self.heads, d))?.permute((2, 0, 3, 1, 4))?.contiguous()?; // (3, B, H, T, D)
+        let q = (qkv.get(0)? * (d as f64).powf(-0.5))?;
+        let (k, v) = (qkv.get(1)?, qkv.get(2)?);
+        let mut logits = q.matmul(&k.t()?)?; // (B, H, T, T)
+        if self.causal {
+            let mask: Vec<f32> = (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
+            logits = logits.broadcast_add(&Tensor::from_vec(mask, (t, t), qkv.device())?.to_dtype(qkv.dtype())?)?;
+        }
+        let weights = ops::softmax_last_dim(&logits)?;
+        Ok((q, k, v, weights))
+    }
+
+    /// Whether there are kernels for these heads.
+    #[cfg(feature = "cuda")]
+    fn fits(self, qkv: &Tensor) -> bool {
+        qkv.device().is_cuda() && (qkv.dims()[1] / 3 / self.heads).is_multiple_of(8)
+    }
+}
+
+/// Whether the kernels can read rows of this width, 16 bytes at a time.
+#[cfg(feature = "cuda")]
+fn fits(rows: &Tensor) -> bool {
+    let bytes = rows.dims().last().unwrap_or(&0) * rows.dtype().size_in_bytes();
+    rows.device().is_cuda() && bytes.is_multiple_of(16)
+}

@@ -1,0 +1,177 @@
+//! The kernels of `transformer.cu` on tensors.
+
+use anyhow::Result;
+use candle_core::{DType, Tensor};
+
+use super::{
+    engine,
+    kernels::{Argument, Source},
+};
+use crate::clip::config::Activation;
+
+pub const KERNELS: &[&str] = &[
+    "layer_norm_f32",
+    "layer_norm_bf16",
+    "layer_norm_backward_f32",
+    "activation_f32",
+    "activation_bf16",
+    "activation_backward_f32",
+    "attention_f32",
+    "attention_bf16",
+    "attention_backward_f32",
+];
+
+/// What a source is compiled for where the head dimension does not count.
+const ANY_HEAD: Source = Source::Transformer { head: 64 };
+
+/// Rows that a block of threads norms, a warp each.
+const ROWS: u32 = 4;
+
+/// Most positions whose attention has a backward pass: what fits shared memory.
+pub const LONGEST_BACKWARD: usize = 96;
+
+/// Threads of a block of an elementwise kernel, and of attention's backward pass.
+const THREADS: u32 = 256;
+
+/// Layer norm of x (N, W), float32, with weight and bias (W), float32; the result in `dtype`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, dtype: DType) -> Result<Tensor> {
+    let engine = engine(x)?;
+    let (rows, width) = x.dims2()?;
+    let (y, place) = engine.empty(&[rows, width], dtype)?;
+    let name = if dtype == DType::BF16 { "layer_norm_bf16" } else { "layer_norm_f32" };
+    let arguments = [
+        engine.argument(x)?,
+        engine.argument(weight)?,
+        engine.argument(bias)?,
+        Argument::Place(place),
+        Argument::Count(rows as i32),
+        Argument::Count(width as i32),
+        Argument::Value(eps as f32),
+    ];
+    // Safety: x and y are (N, W), weight and bias (W).
+    unsafe { engine.kernels.launch(ANY_HEAD, name, per_row(rows), &arguments)? };
+    Ok(y)
+}
+
+/// Gradient (N, W) of a layer norm's input x from that of its output, plus `residual` (N, W).
+pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, residual: &Tensor, eps: f64) -> Result<Tensor> {
+    let engine = engine(x)?;
+    let (rows, width) = x.dims2()?;
+    let (dx, place) = engine.empty(&[rows, width], DType::F32)?;
+    let arguments = [
+        engine.argument(x)?,
+        engine.argument(weight)?,
+        engine.argument(grad)?,
+        engine.argument(residual)?,
+        Argument::Place(place),
+        Argument::Count(rows as i32),
+        Argument::Count(width as i32),
+        Argument::Value(eps as f32),
+    ];
+    // Safety: all are (N, W), the weight (W).
+    unsafe { engine.kernels.launch(ANY_HEAD, "layer_norm_backward_f32", per_row(rows), &arguments)? };
+    Ok(dx)
+}
+
+/// The activation of x, elementwise. Its last dimension fills packs of 16 bytes.
+pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    let engine = engine(x)?;
+    let (y, place) = engine.empty(x.dims(), x.dtype())?;
+    let name = if x.dtype() == DType::BF16 { "activation_bf16" } else { "activation_f32" };
+    let packs = x.elem_count() * x.dtype().size_in_bytes() / 16;
+    let arguments = [
+        engine.argument(x)?,
+        Argument::Place(place),
+        Argument::Size(packs as u64),
+        Argument::Count(number(activation)),
+    ];
+    // Safety: x and y have the same size, whole packs.
+    unsafe { engine.kernels.launch(ANY_HEAD, name, elementwise(packs), &arguments)? };
+    Ok(y)
+}
+
+/// The gradient of an activation's input x from that of its output, elementwise, float32.
+pub fn activation_backward(x: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
+    let engine = engine(x)?;
+    let (dx, place) = engine.empty(x.dims(), DType::F32)?;
+    let n = x.elem_count();
+    let arguments = [
+        engine.argument(x)?,
+        engine.argument(grad)?,
+        Argument::Place(place),
+        Argument::Size(n as u64),
+        Argument::Count(number(activation)),
+    ];
+    // Safety: all have the same size.
+    unsafe { engine.kernels.launch(ANY_HEAD, "activation_backward_f32", elementwise(n), &arguments)? };
+    Ok(dx)
+}
+
+/// Softmax attention: qkv (B·T, 3W), of `heads` heads whose dimension is a multiple of 8, → (B·T,
+/// W).
+pub fn attention(qkv: &Tensor, (b, t): (usize, usize), heads: usize, causal: bool) -> Result<Tensor> {
+    let engine = engine(qkv)?;
+    let width = qkv.dim(1)? / 3;
+    let (out, place) = engine.empty(&[b * t, width], qkv.dtype())?;
+    let (name, queries, block) = match qkv.dtype() {
+        DType::BF16 => {
+            let tiles = t.div_ceil(16) as u32;
+            let warps = tiles.min(4);
+            ("attention_bf16", tiles.div_ceil(warps), [32, warps, 1])
+        }
+        _ => {
+            let threads = (t.next_multiple_of(32) as u32).min(64);
+            ("attention_f32", (t as u32).div_ceil(threads), [threads, 1, 1])
+        }
+    };
+    let [t, heads_, scale, causal] = numbers(t, heads, width, causal);
+    let arguments = [engine.argument(qkv)?, Argument::Place(place), t, heads_, scale, causal];
+    let dims = ([queries, heads as u32, b as u32], block, 0);
+    // Safety: the grid covers the queries, heads and sequences of qkv, and out has as many.
+    unsafe { engine.kernels.launch(Source::Transformer { head: width / heads }, name, dims, &arguments)? };
+    Ok(out)
+}
+
+/// Gradient (B·T, 3W) of [`attention`]'s input from that of its output (B·T, W), float32. T is at
+/// most [`LONGEST_BACKWARD`].
+pub fn attention_backward(
+    qkv: &Tensor,
+    grad: &Tensor,
+    (b, t): (usize, usize),
+    heads: usize,
+    causal: bool,
+) -> Result<Tensor> {
+    let engine = engine(qkv)?;
+    let width = grad.dim(1)?;
+    let (dqkv, place) = engine.empty(&[b * t, 3 * width], DType::F32)?;
+    let shared_bytes = 4 * (4 * t * (width / heads + 1) + 2 * t * t);
+    let dims = ([heads as u32, b as u32, 1], [THREADS, 1, 1], shared_bytes as u32);
+    let [t, heads_, scale, causal] = numbers(t, heads, width, causal);
+    let arguments = [engine.argument(qkv)?, engine.argument(grad)?, Argument::Place(place), t, heads_, scale, causal];
+    let source = Source::Transformer { head: width / heads };
+    // Safety: the grid covers the heads and sequences of qkv, and the shared memory is what the
+    // kernel says.
+    unsafe { engine.kernels.launch(source, "attention_backward_f32", dims, &arguments)? };
+    Ok(dqkv)
+}
+
+fn numbers(t: usize, heads: usize, width: usize, causal: bool) -> [Argument; 4] {
+    let scale = ((width / heads) as f32).powf(-0.5);
+    [Argument::Count(t as i32), Argument::Count(heads as i32), Argument::Value(scale), Argument::Count(causal.into())]
+}
+
+fn number(activation: Activation) -> i32 {
+    match activation {
+        Activation::QuickGelu => 0,
+        Activation::Gelu => 1,
+        Activation::GeluPytorchTanh => 2,
+    }
+}
+
+fn per_row(rows: usize) -> ([u32; 3], [u32; 3], u32) {
+    ([(rows as u32).div_ceil(ROWS), 1, 1], [32, ROWS, 1], 0)
+}
+
+fn elementwise(n: usize) -> ([u32; 3], [u32; 3], u32) {
+    ([n.div_ceil(THREADS as usize).clamp(1, 4096) as u32, 1, 1], [THREADS, 1, 1], 0)
+}
