@@ -83,11 +83,11 @@ pub struct Options {
     /// auto (CUDA if there), cpu, cuda, or cuda:0,1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Number type of the encoder's products; the CPU has float32 alone
+    /// Number type of the encoder's products [default: bfloat16 on CUDA, float32 on the CPU]
     ///
-    /// The table records it.
-    #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>(), default_value_t = Precision::Float32)]
-    dtype: Precision,
+    /// The CPU has float32 alone. The table records it.
+    #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>())]
+    dtype: Option<Precision>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -107,8 +107,10 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
     let source = open_source(options)?;
     check(&source, &checkpoint)?;
     let devices = options.device.open(2)?;
-    let encoders = time(Phase::Load, || open_encoders(options, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
-    let plan = plan(options, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;
+    terminal::note_device(&options.device, &devices[0]);
+    let precision = options.dtype.unwrap_or_else(|| Precision::usual(&devices[0]));
+    let encoders = time(Phase::Load, || open_encoders(precision, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
+    let plan = plan(options, precision, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;
     let mut embeddings = Embeddings::create(&run, FIRST_SOURCE, plan)?;
 
     embeddings.remove_changed(&source)?;
@@ -160,10 +162,9 @@ fn open_source(options: &Options) -> Result<Source> {
 }
 
 /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
-fn open_encoders(options: &Options, devices: &[Device], checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
-    terminal::note_device(&options.device, &devices[0]);
-    options.dtype.prepare(devices)?;
-    devices.iter().map(|device| checkpoint.image_encoder(device, options.dtype.dtype())).collect()
+fn open_encoders(precision: Precision, devices: &[Device], checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
+    precision.prepare(devices)?;
+    devices.iter().map(|device| checkpoint.image_encoder(device, precision.dtype())).collect()
 }
 
 /// The encoders that work side by side: the CPU's on every thread.
@@ -176,6 +177,7 @@ fn at_work(encoders: &[ImageEncoder]) -> Vec<&ImageEncoder> {
 
 fn plan(
     options: &Options,
+    precision: Precision,
     device: &str,
     checkpoint: &Checkpoint,
     preprocess: &Preprocess,
@@ -185,7 +187,7 @@ fn plan(
         source: source.id.clone(),
         model: Some(checkpoint.id()?),
         preprocessing: Some(preprocess.id()),
-        compute_dtype: options.dtype.to_string(),
+        compute_dtype: precision.to_string(),
         device: Some(device.to_owned()),
         dim: checkpoint.config.projection_dim,
         classes: source.classes.clone(),

@@ -26,8 +26,8 @@ pub use self::{
     adam::adam,
     products::{affine, affine_backward},
     transformer::{
-        LONGEST_BACKWARD, activation, activation_backward, attention, attention_backward, layer_norm,
-        layer_norm_backward,
+        LARGEST_HEAD, LONGEST_BACKWARD, activation, activation_backward, attention, attention_backward, embed,
+        layer_norm, layer_norm_backward, patches,
     },
 };
 

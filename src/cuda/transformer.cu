@@ -5,8 +5,8 @@ typedef unsigned short bf16; // its bits
 typedef unsigned int u32;
 
 #define PADDED ((HEAD + 15) / 16 * 16) // what products of 16 see of a head
-#define KEYS (HEAD > 80 ? 32 : 64)     // keys in shared memory at a time, of bf16
-#define KEYS_F32 32                    // and of float32
+#define KEYS 32                        // keys in shared memory at a time
+#define TILES (HEAD > 80 ? 1 : 2)      // of 16 queries, of a warp
 #define LOG2E 1.4426950408889634f
 #define INF __int_as_float(0x7f800000)
 
@@ -91,6 +91,40 @@ extern "C" __global__ void layer_norm_backward_f32(const float *x, const float *
     }
 }
 
+// Pixels (B, 3, S, S) → patches (B·side·side, 3·p·p), a thread per row of a patch.
+template <typename T> __device__ void patches(const float *pixels, T *out, int rows, int image, int side, int p) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x; // over (B, side, side, 3, p)
+    if (i >= rows) return;
+    int row = i % p, channel = i / p % 3, x = i / p / 3 % side, y = i / p / 3 / side % side, b = i / p / 3 / side / side;
+    const float *from = pixels + (((size_t)b * 3 + channel) * image + y * p + row) * image + x * p;
+    for (int j = 0; j < p; j++) put(out[(size_t)i * p + j], from[j]);
+}
+extern "C" __global__ void patches_f32(const float *pixels, float *out, int rows, int image, int side, int p) {
+    patches(pixels, out, rows, image, side, p);
+}
+extern "C" __global__ void patches_bf16(const float *pixels, bf16 *out, int rows, int image, int side, int p) {
+    patches(pixels, out, rows, image, side, p);
+}
+
+// Patches (B, T - first, W) after `first` times the class token (W), with positions (T, W) → (B, T, W), float32.
+template <typename T>
+__device__ void embed(const T *patches, const float *token, const float *positions, float *out, int rows, int t,
+                      int first, int width) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y, at = row % t;
+    if (row >= rows) return;
+    const T *patch = patches + ((size_t)(row / t) * (t - first) + at - first) * width;
+    for (int i = threadIdx.x; i < width; i += 32)
+        out[(size_t)row * width + i] = positions[at * width + i] + (at < first ? token[i] : to_float(patch[i]));
+}
+extern "C" __global__ void embed_f32(const float *patches, const float *token, const float *positions, float *out,
+                                     int rows, int t, int first, int width) {
+    embed(patches, token, positions, out, rows, t, first, width);
+}
+extern "C" __global__ void embed_bf16(const bf16 *patches, const float *token, const float *positions, float *out,
+                                      int rows, int t, int first, int width) {
+    embed(patches, token, positions, out, rows, t, first, width);
+}
+
 // The activations by their numbers: quick_gelu, gelu, gelu_pytorch_tanh.
 __device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 __device__ __forceinline__ float activate(float x, int kind) {
@@ -160,12 +194,11 @@ __device__ __forceinline__ void fetch(bf16 (*keys)[PADDED + 8], bf16 (*values)[P
 }
 
 // Softmax attention with running maxima and sums (Dao et al., 2022): qkv (B, T, 3W) → out (B, T, W). A block has some
-// queries of a head, a warp 16 of them. Grid: blocks of queries, heads, B.
+// queries of a head, a warp TILES times 16 of them. Grid: blocks of queries, heads, B.
 extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int heads, float scale, int causal) {
     __shared__ alignas(16) bf16 keys[2][KEYS][PADDED + 8], values[2][KEYS][PADDED + 8];
-    const int width = heads * HEAD, stride = 3 * width, lane = threadIdx.x;
-    const int query = (blockIdx.x * blockDim.y + threadIdx.y) * 16 + lane / 4; // and the one 8 below
-    const int pairs = lane % 4 * 2;
+    const int width = heads * HEAD, stride = 3 * width, lane = threadIdx.x, pairs = lane % 4 * 2;
+    const int base = (blockIdx.x * blockDim.y + threadIdx.y) * TILES * 16; // of the warp's queries
     scale *= LOG2E;
     qkv += (size_t)blockIdx.z * t * stride + blockIdx.y * HEAD;
 
@@ -174,99 +207,129 @@ extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int
         int row = i / 8, column = HEAD + i % 8;
         keys[row / KEYS][row % KEYS][column] = values[row / KEYS][row % KEYS][column] = 0;
     }
-    u32 q[PADDED / 16][4];
-    for (int s = 0; s < PADDED / 16; s++)
-        for (int i = 0; i < 4; i++) {
-            int row = query + i % 2 * 8, column = s * 16 + i / 2 * 8 + pairs;
-            q[s][i] = row < t && column < HEAD ? *(const u32 *)(qkv + (size_t)row * stride + column) : 0;
-        }
+    u32 q[TILES][PADDED / 16][4];
+    float mixed[TILES][PADDED / 8][4], most[TILES][2], sums[TILES][2];
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+#pragma unroll
+        for (int s = 0; s < PADDED / 16; s++)
+            for (int i = 0; i < 4; i++) {
+                int row = base + m * 16 + lane / 4 + i % 2 * 8, column = s * 16 + i / 2 * 8 + pairs;
+                q[m][s][i] = row < t && column < HEAD ? *(const u32 *)(qkv + (size_t)row * stride + column) : 0;
+            }
+#pragma unroll
+        for (int j = 0; j < PADDED / 8; j++)
+            for (int i = 0; i < 4; i++) mixed[m][j][i] = 0;
+        for (int r = 0; r < 2; r++) most[m][r] = -INF, sums[m][r] = 0;
+    }
 
-    float mixed[PADDED / 8][4] = {}, most[2] = {-INF, -INF}, sums[2] = {0, 0};
-    const int tiles = (t + KEYS - 1) / KEYS;
-    const bool at_work = query - lane / 4 < t;
+    const int rounds = (t + KEYS - 1) / KEYS;
     fetch(keys[0], values[0], qkv + width, 0, t, stride, width);
-    for (int tile = 0; tile < tiles; tile++) {
-        const int first = tile * KEYS, at = tile % 2;
+    for (int round = 0; round < rounds; round++) {
+        const int first = round * KEYS, at = round % 2;
         const bool whole = first + KEYS <= t && !causal;
-        if (tile + 1 < tiles) {
+        if (round + 1 < rounds) {
             fetch(keys[1 - at], values[1 - at], qkv + width, first + KEYS, t, stride, width);
             asm volatile("cp.async.wait_group 1;");
         } else {
             asm volatile("cp.async.wait_group 0;");
         }
         __syncthreads();
-        if (at_work) {
-            float scores[KEYS / 8][4];
+        if (base < t) {
+            float scores[TILES][KEYS / 8][4];
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++) {
-                for (int i = 0; i < 4; i++) scores[j][i] = 0;
+#pragma unroll
+                for (int m = 0; m < TILES; m++)
+                    for (int i = 0; i < 4; i++) scores[m][j][i] = 0;
                 if (first + j * 8 < t)
+#pragma unroll
                     for (int s = 0; s < PADDED / 16; s++) {
                         const bf16 *key = &keys[at][j * 8 + lane / 4][s * 16 + pairs];
-                        product(scores[j], q[s], *(const u32 *)key, *(const u32 *)(key + 8));
+                        u32 low = *(const u32 *)key, high = *(const u32 *)(key + 8);
+#pragma unroll
+                        for (int m = 0; m < TILES; m++) product(scores[m][j], q[m][s], low, high);
                     }
-                for (int i = 0; !whole && i < 4; i++) {
-                    int key = first + j * 8 + pairs + i % 2;
-                    if (key >= t || (causal && key > query + i / 2 * 8)) scores[j][i] = -INF;
+                if (!whole)
+#pragma unroll
+                    for (int m = 0; m < TILES; m++)
+                        for (int i = 0; i < 4; i++) {
+                            int key = first + j * 8 + pairs + i % 2, query = base + m * 16 + lane / 4 + i / 2 * 8;
+                            if (key >= t || (causal && key > query)) scores[m][j][i] = -INF;
+                        }
+            }
+#pragma unroll
+            for (int m = 0; m < TILES; m++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    float now = most[m][r];
+#pragma unroll
+                    for (int j = 0; j < KEYS / 8; j++)
+                        now = fmaxf(now, fmaxf(scores[m][j][2 * r], scores[m][j][2 * r + 1]));
+                    now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
+                    now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
+                    float shrink = two_to((most[m][r] - now) * scale), shift = now * scale;
+                    most[m][r] = now;
+                    sums[m][r] *= shrink;
+#pragma unroll
+                    for (int j = 0; j < PADDED / 8; j++)
+                        mixed[m][j][2 * r] *= shrink, mixed[m][j][2 * r + 1] *= shrink;
+#pragma unroll
+                    for (int j = 0; j < KEYS / 8; j++)
+                        for (int i = 2 * r; i < 2 * r + 2; i++)
+                            sums[m][r] += scores[m][j][i] = two_to(scores[m][j][i] * scale - shift);
                 }
-            }
-            for (int r = 0; r < 2; r++) {
-                float now = most[r];
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++) now = fmaxf(now, fmaxf(scores[j][2 * r], scores[j][2 * r + 1]));
-                now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
-                now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
-                float shrink = two_to((most[r] - now) * scale);
-                most[r] = now;
-                sums[r] *= shrink;
-#pragma unroll
-                for (int j = 0; j < PADDED / 8; j++) mixed[j][2 * r] *= shrink, mixed[j][2 * r + 1] *= shrink;
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++)
-                    for (int i = 2 * r; i < 2 * r + 2; i++) sums[r] += scores[j][i] = two_to(scores[j][i] * scale - now * scale);
-            }
 #pragma unroll
             for (int j = 0; j < KEYS / 16; j++) {
                 if (first + j * 16 >= t) break;
-                u32 p[4] = {pair(scores[2 * j][0], scores[2 * j][1]), pair(scores[2 * j][2], scores[2 * j][3]),
-                            pair(scores[2 * j + 1][0], scores[2 * j + 1][1]),
-                            pair(scores[2 * j + 1][2], scores[2 * j + 1][3])};
+                u32 p[TILES][4];
+#pragma unroll
+                for (int m = 0; m < TILES; m++)
+                    for (int i = 0; i < 4; i++)
+                        p[m][i] = pair(scores[m][2 * j + i / 2][i % 2 * 2], scores[m][2 * j + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
                 for (int n = 0; n < PADDED / 16; n++) {
                     u32 v[4], from = (u32)__cvta_generic_to_shared(&values[at][j * 16 + lane % 16][n * 16 + lane / 16 * 8]);
                     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                                  : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                                  : "r"(from));
-                    product(mixed[2 * n], p, v[0], v[1]);
-                    product(mixed[2 * n + 1], p, v[2], v[3]);
+#pragma unroll
+                    for (int m = 0; m < TILES; m++) {
+                        product(mixed[m][2 * n], p[m], v[0], v[1]);
+                        product(mixed[m][2 * n + 1], p[m], v[2], v[3]);
+                    }
                 }
             }
         }
         __syncthreads();
     }
 
-    for (int r = 0; r < 2; r++) {
-        float sum = sums[r] + __shfl_xor_sync(~0u, sums[r], 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        int row = query + 8 * r;
-        if (row < t)
-            for (int j = 0; j < HEAD / 8; j++)
-                *(u32 *)(out + ((size_t)blockIdx.z * t + row) * width + blockIdx.y * HEAD + j * 8 + pairs) =
-                    pair(mixed[j][2 * r] / sum, mixed[j][2 * r + 1] / sum);
-    }
+#pragma unroll
+    for (int m = 0; m < TILES; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float sum = sums[m][r] + __shfl_xor_sync(~0u, sums[m][r], 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            int row = base + m * 16 + lane / 4 + 8 * r;
+            if (row < t)
+#pragma unroll
+                for (int j = 0; j < HEAD / 8; j++)
+                    *(u32 *)(out + ((size_t)blockIdx.z * t + row) * width + blockIdx.y * HEAD + j * 8 + pairs) =
+                        pair(mixed[m][j][2 * r] / sum, mixed[m][j][2 * r + 1] / sum);
+        }
 }
 
 // As attention_bf16, a thread per query.
 extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, int heads, float scale, int causal) {
-    __shared__ alignas(16) float keys[KEYS_F32][HEAD], values[KEYS_F32][HEAD];
+    __shared__ alignas(16) float keys[KEYS][HEAD], values[KEYS][HEAD];
     const int width = heads * HEAD, stride = 3 * width, query = blockIdx.x * blockDim.x + threadIdx.x;
     qkv += (size_t)blockIdx.z * t * stride + blockIdx.y * HEAD;
     float q[HEAD], mixed[HEAD] = {}, most = -INF, sum = 0;
 #pragma unroll
     for (int i = 0; i < HEAD; i++) q[i] = query < t ? qkv[(size_t)query * stride + i] * scale : 0;
-    for (int first = 0; first < t; first += KEYS_F32) {
+    for (int first = 0; first < t; first += KEYS) {
         __syncthreads();
-        for (int i = threadIdx.x; i < KEYS_F32 * (HEAD / 4); i += blockDim.x) {
+        for (int i = threadIdx.x; i < KEYS * (HEAD / 4); i += blockDim.x) {
             int row = i / (HEAD / 4), column = i % (HEAD / 4) * 4;
             if (first + row < t) {
                 const float *from = qkv + (size_t)(first + row) * stride + column;
@@ -275,7 +338,7 @@ extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, in
             }
         }
         __syncthreads();
-        int seen = min(KEYS_F32, (causal ? min(t, query + 1) : t) - first);
+        int seen = min(KEYS, (causal ? min(t, query + 1) : t) - first);
         if (query >= t) continue;
         for (int j = 0; j < seen; j += 8) {
             float scores[8], now = most;
@@ -284,7 +347,7 @@ extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, in
                 float score = 0;
 #pragma unroll
                 for (int i = 0; i < HEAD; i += 4) {
-                    float4 key = *(const float4 *)&keys[min(j + s, KEYS_F32 - 1)][i];
+                    float4 key = *(const float4 *)&keys[min(j + s, KEYS - 1)][i];
                     score += q[i] * key.x + q[i + 1] * key.y + q[i + 2] * key.z + q[i + 3] * key.w;
                 }
                 scores[s] = j + s < seen ? score : -INF;

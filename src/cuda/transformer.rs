@@ -13,6 +13,10 @@ pub const KERNELS: &[&str] = &[
     "layer_norm_f32",
     "layer_norm_bf16",
     "layer_norm_backward_f32",
+    "patches_f32",
+    "patches_bf16",
+    "embed_f32",
+    "embed_bf16",
     "activation_f32",
     "activation_bf16",
     "activation_backward_f32",
@@ -26,6 +30,9 @@ const ANY_HEAD: Source = Source::Transformer { head: 64 };
 
 /// Rows that a block of threads norms, a warp each.
 const ROWS: u32 = 4;
+
+/// Largest head dimension that the kernels have room for.
+pub const LARGEST_HEAD: usize = 128;
 
 /// Most positions whose attention has a backward pass: what fits shared memory.
 pub const LONGEST_BACKWARD: usize = 96;
@@ -73,6 +80,42 @@ pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, residual:
     Ok(dx)
 }
 
+/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, 3, S, S), float32.
+pub fn patches(pixels: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
+    let engine = engine(pixels)?;
+    let (b, channels, image, _) = pixels.dims4()?;
+    let side = image / p;
+    let (out, place) = engine.empty(&[b * side * side, channels * p * p], dtype)?;
+    let name = if dtype == DType::BF16 { "patches_bf16" } else { "patches_f32" };
+    let rows = b * side * side * channels * p;
+    let mut arguments = vec![engine.argument(pixels)?, Argument::Place(place)];
+    arguments.extend([rows, image, side, p].map(|n| Argument::Count(n as i32)));
+    let grid = [rows.div_ceil(THREADS as usize) as u32, 1, 1];
+    // Safety: the patches' rows cover what is written, and lie within the pixels.
+    unsafe { engine.kernels.launch(ANY_HEAD, name, (grid, [THREADS, 1, 1], 0), &arguments)? };
+    Ok(out)
+}
+
+/// Patches (B·P, W), after a token (1, 1, W) where there is one, with positions (T, W): x (B·T, W),
+/// float32.
+pub fn embed(patches: &Tensor, token: Option<&Tensor>, positions: &Tensor) -> Result<Tensor> {
+    let engine = engine(patches)?;
+    let ((t, width), first) = (positions.dims2()?, usize::from(token.is_some()));
+    let rows = patches.dim(0)? / (t - first) * t;
+    let (x, place) = engine.empty(&[rows, width], DType::F32)?;
+    let name = if patches.dtype() == DType::BF16 { "embed_bf16" } else { "embed_f32" };
+    let mut arguments = vec![
+        engine.argument(patches)?,
+        engine.argument(token.unwrap_or(positions))?,
+        engine.argument(positions)?,
+        Argument::Place(place),
+    ];
+    arguments.extend([rows, t, first, width].map(|n| Argument::Count(n as i32)));
+    // Safety: x has B·T rows, the patches B·(T − first), all as wide as token and positions.
+    unsafe { engine.kernels.launch(ANY_HEAD, name, per_row(rows), &arguments)? };
+    Ok(x)
+}
+
 /// The activation of x, elementwise. Its last dimension fills packs of 16 bytes.
 pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     let engine = engine(x)?;
@@ -115,9 +158,10 @@ pub fn attention(qkv: &Tensor, (b, t): (usize, usize), heads: usize, causal: boo
     let (out, place) = engine.empty(&[b * t, width], qkv.dtype())?;
     let (name, queries, block) = match qkv.dtype() {
         DType::BF16 => {
-            let tiles = t.div_ceil(16) as u32;
-            let warps = tiles.min(4);
-            ("attention_bf16", tiles.div_ceil(warps), [32, warps, 1])
+            let tiles = if width / heads > 80 { 1 } else { 2 }; // TILES there
+            let warps = t.div_ceil(16 * tiles) as u32;
+            let blocks = warps.div_ceil(4);
+            ("attention_bf16", blocks, [32, warps.div_ceil(blocks), 1])
         }
         _ => {
             let threads = (t.next_multiple_of(32) as u32).min(64);

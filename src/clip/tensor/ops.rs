@@ -63,8 +63,8 @@ impl Linear {
     }
 
     /// Of a weight (O, I) and a bias (O).
-    pub fn of(weight: Tensor, bias: Tensor) -> Self {
-        Linear { weight, bias: Some(bias) }
+    pub fn of(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Linear { weight, bias }
     }
 
     /// Several maps of the same input side by side.
@@ -167,6 +167,30 @@ impl Activation {
     }
 }
 
+/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, 3, S, S); what is left at the
+/// right and below is not seen.
+pub fn patches(pixels: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
+    on_cuda!(pixels.device().is_cuda(), cuda::patches(pixels, p, dtype));
+    let (b, channels, image, _) = pixels.dims4()?;
+    let side = image / p;
+    let pixels = pixels.to_dtype(dtype)?.narrow(2, 0, side * p)?.narrow(3, 0, side * p)?;
+    let pixels = pixels.reshape((b, channels, side, p, side, p))?;
+    Ok(pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, channels * p * p))?)
+}
+
+/// Patches (B·P, W), after a token (1, 1, W) where there is one, with positions (T, W): x (B·T, W),
+/// float32.
+pub fn embed(patches: &Tensor, token: Option<&Tensor>, positions: &Tensor) -> Result<Tensor> {
+    on_cuda!(patches.device().is_cuda(), cuda::embed(patches, token, positions));
+    let ((t, w), first) = (positions.dims2()?, usize::from(token.is_some()));
+    let patches = patches.to_dtype(DType::F32)?.reshape(((), t - first, w))?;
+    let x = match token {
+        Some(token) => Tensor::cat(&[&token.expand((patches.dim(0)?, 1, w))?, &patches], 1)?,
+        None => patches,
+    };
+    Ok(x.broadcast_add(positions)?.flatten_to(1)?)
+}
+
 /// Softmax attention among the T positions of each of B sequences, in `heads` heads of D values.
 #[derive(Clone, Copy)]
 pub struct Attention {
@@ -218,7 +242,8 @@ impl Attention {
     /// Whether there are kernels for these heads.
     #[cfg(feature = "cuda")]
     fn fits(self, qkv: &Tensor) -> bool {
-        qkv.device().is_cuda() && (qkv.dims()[1] / 3 / self.heads).is_multiple_of(8)
+        let head = qkv.dims()[1] / 3 / self.heads;
+        qkv.device().is_cuda() && head.is_multiple_of(8) && head <= cuda::LARGEST_HEAD
     }
 }
 

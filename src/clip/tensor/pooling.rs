@@ -27,12 +27,12 @@ impl PoolingHead {
         let Size { width: w, intermediate, activation, eps, heads, .. } = *size;
         let (attention, mlp) = (weights.at("attention"), weights.at("mlp"));
         let (weight, bias) = (attention.get("in_proj_weight", &[3 * w, w])?, attention.get("in_proj_bias", &[3 * w])?);
-        let query = Linear::of(weight.narrow(0, 0, w)?, bias.narrow(0, 0, w)?);
+        let query = Linear::of(weight.narrow(0, 0, w)?, Some(bias.narrow(0, 0, w)?));
         let query = query.forward(&weights.get("probe", &[1, 1, w])?.reshape((1, w))?)?;
         let query = (query * ((w / heads) as f64).powf(-0.5))?;
         Ok(PoolingHead {
             query: query.reshape((1, heads, 1, w / heads))?,
-            kv: Linear::of(weight.narrow(0, w, 2 * w)?, bias.narrow(0, w, 2 * w)?),
+            kv: Linear::of(weight.narrow(0, w, 2 * w)?, Some(bias.narrow(0, w, 2 * w)?)),
             out: Linear::in_float32(&attention.at("out_proj"), w, w)?,
             norm: LayerNorm::new(&weights.at("layernorm"), w, eps)?,
             fc1: Linear::in_float32(&mlp.at("fc1"), intermediate, w)?,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, IndexOp, Tensor};
 
 use super::{
-    ops::{LayerNorm, Linear},
+    ops::{LayerNorm, Linear, embed, patches},
     pooling::PoolingHead,
     transformer::Transformer,
 };
@@ -20,11 +20,12 @@ pub(crate) const BATCH: usize = 256;
 
 /// A frozen image encoder. W is its width, P the projection's dimension.
 pub struct ImageEncoder {
-    patch: Tensor,              // (3·p·p, W)
+    patch: Linear,              // (W, 3·p·p)
     position_embedding: Tensor, // (T, W), with the patches' bias where they have one
     transformer: Transformer,
     post_norm: LayerNorm,
     head: Head,
+    dtype: DType,
     image_size: usize,
     patch_size: usize,
     /// Dimension P of the embeddings.
@@ -64,7 +65,8 @@ impl ImageEncoder {
             }
         };
         let encoder = ImageEncoder {
-            patch: patch.reshape((w, c.num_channels * p * p))?.t()?,
+            patch: Linear::of(patch.reshape((w, c.num_channels * p * p))?, None),
+            dtype: weights.dtype(),
             position_embedding,
             transformer: Transformer::new(&model, &c.size(), false)?,
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
@@ -79,27 +81,21 @@ impl ImageEncoder {
 
     /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), not normalised.
     pub fn encode(&self, pixels: &[f32]) -> Result<Vec<f32>> {
-        let (s, p) = (self.image_size, self.patch_size);
-        let (b, side) = (pixels.len() / (3 * s * s), s / p);
-        let pixels = Tensor::from_slice(pixels, (b, 3, s, s), self.patch.device())?.to_dtype(self.patch.dtype())?;
-        let pixels = pixels.narrow(2, 0, side * p)?.narrow(3, 0, side * p)?; // what is left is not seen
-        let pixels = pixels.reshape((b, 3, side, p, side, p))?;
-        let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, 3 * p * p))?; // (B·patches, 3·p·p)
-        let w = self.position_embedding.dim(1)?;
-        let patches = patches.matmul(&self.patch)?.to_dtype(DType::F32)?.reshape((b, side * side, w))?; // (B, patches, W)
+        let (s, (t, w)) = (self.image_size, self.position_embedding.dims2()?);
+        let b = pixels.len() / (3 * s * s);
+        let pixels = Tensor::from_slice(pixels, (b, 3, s, s), self.position_embedding.device())?;
+        let patches = self.patch.forward(&patches(&pixels, self.patch_size, self.dtype)?)?; // (B·patches, W)
         let embeddings = match &self.head {
             Head::ClassToken { embedding, pre_norm, projection } => {
-                let x = Tensor::cat(&[&embedding.expand((b, 1, w))?, &patches], 1)?; // (B, T, W)
-                let t = x.dim(1)?;
-                let x = x.broadcast_add(&self.position_embedding)?.reshape((b * t, w))?;
+                let x = embed(&patches, Some(embedding), &self.position_embedding)?; // (B·T, W)
                 let x = pre_norm.forward(&x, DType::F32)?.reshape((b, t, w))?;
                 let y = self.transformer.forward(&x)?;
                 projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?, DType::F32)?)? // (B, P)
             }
             Head::Attention(head) => {
-                let x = patches.broadcast_add(&self.position_embedding)?; // (B, T, W)
-                let y = self.transformer.forward(&x)?.flatten_to(1)?;
-                head.forward(&self.post_norm.forward(&y, self.patch.dtype())?.reshape(x.shape())?)? // (B, W)
+                let x = embed(&patches, None, &self.position_embedding)?.reshape((b, t, w))?;
+                let y = self.transformer.forward(&x)?.flatten_to(1)?; // (B·T, W)
+                head.forward(&self.post_norm.forward(&y, self.dtype)?.reshape((b, t, w))?)? // (B, W)
             }
         };
         Ok(embeddings.flatten_all()?.to_vec1()?)

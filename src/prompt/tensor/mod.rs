@@ -334,10 +334,12 @@ impl Learner for Prompts {
         let classes = Tensor::new(classes, device)?; // (N)
         let mut optimiser = self.optimiser.take().context("no optimiser was begun")?;
         let learning = self.learning(n)?;
-        let mut losses = Vec::new();
+        let rows: Vec<u32> = batches.iter().flat_map(|batch| batch.iter().map(|&row| row as u32)).collect();
+        let rows = Tensor::new(rows, device)?;
+        let (mut losses, mut first) = (Vec::new(), 0);
         for batch in batches {
-            let rows: Vec<u32> = batch.iter().map(|&row| row as u32).collect();
-            let rows = Tensor::new(rows, device)?; // (B)
+            let rows = rows.narrow(0, first, batch.len())?; // (B)
+            first += batch.len();
             let (loss, mut gradients) =
                 self.loss(n, &embeddings.index_select(&rows, 0)?, &classes.index_select(&rows, 0)?)?;
             self.step(&mut optimiser, &mut gradients, learning.as_ref())?;

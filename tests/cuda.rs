@@ -1,0 +1,152 @@
+//! What a CUDA device computes, held against the golden vectors and the CPU. `cargo test --release
+//! --features cuda --test cuda`, on a machine with a device; without one there is nothing to test.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use cgil::{
+    clip::{Checkpoint, tensor::text::TextEncoder},
+    device::{DeviceChoice, Precision},
+    generator::{ClassRows, Generator, GeneratorConfig, VaeConfig, fit, fit_together},
+    prompt::{Context, Learner, Optimizer, PromptConfig, tensor::Prompts},
+    rows::Rows,
+    task::Class,
+};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The demo's and the golden checkpoint: heads of 16 and 24, and of the golden one's.
+fn checkpoints() -> [Checkpoint; 2] {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip");
+    [golden("checkpoint"), demo].map(|dir| Checkpoint::open(&dir).unwrap())
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// ‖found − expected‖ / ‖expected‖
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let off = squares(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    (off / squares(&mut expected.iter().map(|&x| x.into())).max(1e-30)).sqrt()
+}
+
+#[track_caller]
+fn assert_near(what: &str, found: &[f32], expected: &[f32], most: f64) {
+    let distance = distance(found, expected);
+    println!("{what}: {distance:.1e}");
+    assert!(distance <= most, "{what}: {distance}, at most {most}"); // NaN fails, too
+}
+
+fn least_cosine(found: &[f32], expected: &[f32], dim: usize) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosines = found.chunks(dim).zip(expected.chunks(dim)).map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt());
+    cosines.fold(1.0, f64::min)
+}
+
+/// One test, since the precision of products is the process's.
+#[test]
+fn a_device_computes_what_the_cpu_does() {
+    let Ok(devices) = DeviceChoice::Cuda(vec![0]).open(1) else {
+        println!("no CUDA device: nothing is tested");
+        return;
+    };
+    let device = &devices[0];
+    images(device);
+    Precision::Float32.prepare(&devices).unwrap();
+    texts_and_prompts(device, [1e-5, 1e-4]);
+    generators(device, 1e-3);
+    Precision::Tf32.prepare(&devices).unwrap();
+    texts_and_prompts(device, [3e-3, 2e-2]);
+    generators(device, 2e-2);
+}
+
+fn images(device: &Device) {
+    let expected = safetensors::load(golden("clip.safetensors"), &Device::Cpu).unwrap();
+    let [checkpoint, demo] = checkpoints();
+    let pixels = values(&expected["pixel_values"]);
+    let features = values(&expected["image_features"]);
+    for (precision, most, least) in
+        [(Precision::Float32, 1e-5, 0.999999), (Precision::Tf32, 3e-3, 0.99999), (Precision::Bfloat16, 2e-2, 0.9999)]
+    {
+        precision.prepare(std::slice::from_ref(device)).unwrap();
+        let found = checkpoint.image_encoder_on(device, precision.dtype()).unwrap().encode(&pixels).unwrap();
+        assert_near(&format!("image embeddings in {precision}"), &found, &features, most);
+        assert!(least_cosine(&found, &features, 48) >= least, "{precision}");
+
+        let side = demo.config.vision_config.image_size;
+        let pixels: Vec<f32> = (0..5 * 3 * side * side).map(|i| (0.013 * i as f32).sin() * 1.5).collect();
+        let cpu = demo.image_encoder_on(&Device::Cpu, DType::F32).unwrap().encode(&pixels).unwrap();
+        let found = demo.image_encoder_on(device, precision.dtype()).unwrap().encode(&pixels).unwrap();
+        assert!(least_cosine(&found, &cpu, 64) >= least, "{precision}");
+    }
+}
+
+fn texts_and_prompts(device: &Device, [most, most_of_gradients]: [f64; 2]) {
+    let names = ["forest", "red fox", "a small house by the river", "cat"];
+    let classes: Vec<Class> =
+        names.iter().zip(0..).map(|(name, label)| Class { label, name: name.to_string() }).collect();
+    for checkpoint in checkpoints() {
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let encoder = |device: &Device| -> TextEncoder { checkpoint.text_encoder_on(device).unwrap() };
+        let texts = names.map(|name| format!("a photo of a {name}"));
+        let [cpu, cuda] =
+            [&Device::Cpu, device].map(|device| values(&encoder(device).features(&tokenizer, &texts).unwrap()));
+        assert_near("text features", &cuda, &cpu, most);
+
+        let dim = checkpoint.config.projection_dim;
+        let rows: Vec<f32> = (0..6 * dim).map(|i| (0.37 * i as f32).sin()).collect();
+        let labels = [0u32, 1, 2, 3, 3, 1];
+        for context in [Context::Class, Context::Combined, Context::Image] {
+            let config = PromptConfig { context, ..PromptConfig::default() };
+            let new = |device: &Device| Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
+            let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
+                let prompts = new(device);
+                let rows = Tensor::from_slice(&rows, (6, dim), device).unwrap();
+                let (loss, gradients) = prompts.loss(4, &rows, &Tensor::new(&labels, device).unwrap()).unwrap();
+                let gradient = |var: &candle_core::Var| gradients.get(var).map_or(Vec::new(), values);
+                (loss.to_scalar::<f32>().unwrap(), prompts.vars().iter().flat_map(gradient).collect::<Vec<_>>())
+            });
+            assert_near("loss", &[cuda.0], &[cpu.0], most);
+            assert_near(&format!("gradients, {context}"), &cuda.1, &cpu.1, most_of_gradients);
+        }
+        for optimizer in [Optimizer::Adamw, Optimizer::Adam, Optimizer::Sgd] {
+            let config = PromptConfig { optimizer, lr: 1e-3, weight_decay: 0.1, ..PromptConfig::default() };
+            let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
+                let mut prompts = Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
+                prompts.begin(0).unwrap();
+                let batches: [&[usize]; 3] = [&[0, 1, 2], &[3, 4, 5], &[5, 0]];
+                prompts.steps(4, &rows, &labels, &batches).unwrap();
+                prompts.parameters().unwrap().values
+            });
+            assert_near(&format!("parameters after steps of {optimizer}"), &cuda, &cpu, most_of_gradients);
+        }
+    }
+}
+
+fn generators(device: &Device, most: f64) {
+    let config = VaeConfig { epochs: 6, lr: 1e-3, hidden: 24, latent: 8, batch_size: 16, legacy_reparam: false };
+    // of different sizes: 2 batches and 1 row left over, 1 batch, 3 batches
+    let class = |(key, n): (u64, usize)| {
+        let value = |i| (0.37 * (i * (key as usize + 1)) as f32).sin() + key as f32;
+        ClassRows { key, rows: Rows::new(6, (0..n * 6).map(value).collect()) }
+    };
+    let classes = [(7, 33), (3, 10), (5, 41)].map(class);
+    let together = fit_together(&classes, 6, 1, &config, device, || ()).unwrap();
+    for (class, together) in classes.iter().zip(together) {
+        let alone = fit(class, 1, &GeneratorConfig::Vae(config.clone()), || ());
+        let losses = |losses: &[f64]| losses.iter().map(|&loss| loss as f32).collect::<Vec<_>>();
+        assert_near("losses", &losses(&together.losses), &losses(&alone.losses), most);
+        let [alone, together] = [alone, together].map(|fitted| match fitted.generator {
+            Generator::Vae { decoder, .. } => {
+                decoder.layers.iter().flat_map(|(w, b)| [&w[..], b].concat()).collect::<Vec<_>>()
+            }
+            other => panic!("not a VAE: {other:?}"),
+        });
+        assert_near("decoder", &together, &alone, most);
+    }
+}
