@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check check-decoders bench bench-torch growth mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check check-decoders bench bench-torch bench-cuda growth mutants \
         schemas clean
 
 build:
@@ -78,6 +78,11 @@ bench:
 # Every stage beside plain PyTorch, in one run, into docs/performance.md. Installs PyTorch below runs/ on the first call.
 bench-torch: build
 	python3 benches/torch/versus.py
+
+# What a CUDA device computes, held against the CPU, and its speed beside PyTorch on the same device. On a machine with one,
+# by the python3 there, which needs PyTorch with CUDA, transformers, pyarrow and Pillow.
+bench-cuda:
+	python3 benches/torch/device.py
 
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build
