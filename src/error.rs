@@ -61,6 +61,17 @@ pub enum Error {
         /// What differs, in words.
         difference: String,
     },
+    /// The training embeddings of a source were taken away on purpose: what needs them cannot be made
+    /// any more, only what was made before can be used.
+    #[error(
+        "the training embeddings in {} were forgotten, and are needed: what was learned from them goes on, but nothing \
+         else can be learned from them, unless the images are extracted into another --run",
+        dir.display()
+    )]
+    Forgotten {
+        /// The directory of the source's embeddings.
+        dir: PathBuf,
+    },
     /// A run has no stream of these tasks in this order of classes: make it.
     #[error("{} has no {what}", run.display())]
     NoStream {

@@ -86,6 +86,25 @@ impl Run {
         names(&self.dir.join(STREAMS))
     }
 
+    /// What has begun to learn a stream and has not learned its task of this number, from 1, as a
+    /// path below the run; where nothing has learned it, the stream's results.
+    pub fn behind(&self, stream: &str, number: usize) -> Option<String> {
+        let step = step_name(number);
+        let has = |dir: &Path, name: &String| dir.join(name).join(&step).join(MANIFEST).exists();
+        let (statistics, results) = (self.dir.join(STATISTICS).join(stream), self.dir.join(RESULTS).join(stream));
+        match names(&statistics).into_iter().find(|name| !has(&statistics, name)) {
+            Some(learner) => Some(format!("{STATISTICS}/{stream}/{learner}")),
+            None if names(&results).iter().any(|name| has(&results, name)) => None,
+            None => Some(format!("{RESULTS}/{stream}")),
+        }
+    }
+
+    /// The methods that have been scored on the stream of a name, as their directories are called,
+    /// sorted.
+    pub fn methods(&self, stream: &str) -> Vec<String> {
+        names(&self.dir.join(RESULTS).join(stream))
+    }
+
     /// The sources that are there, sorted.
     pub fn sources(&self) -> Vec<String> {
         names(&self.dir.join(SOURCES))

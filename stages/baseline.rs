@@ -23,6 +23,7 @@ use cgil::{
     run::Run,
     states::{Learner, States},
     stream::Stream,
+    task::Class,
     texts::{self, TextModel},
 };
 use clap::{Args, Subcommand};
@@ -326,7 +327,7 @@ fn plain(name: &'static str) -> Learner {
     Learner { name, options: Value::Null, looks_ahead: false }
 }
 
-/// Zero-shot text features of a stream's classes.
+/// Zero-shot text features of classes.
 pub struct Text {
     clip: TextModel,
     template: String,
@@ -340,9 +341,10 @@ pub struct Text {
 }
 
 impl Text {
-    pub fn new(stream: &Stream, checkpoint: &Checkpoint, clip: TextModel, template: &str) -> Result<Self> {
-        let (tokenizer, classes) = (checkpoint.tokenizer()?, stream.classes.len());
-        let features = texts::features(checkpoint, &tokenizer, &stream.classes, &[template.to_owned()])?; // (C, P)
+    pub fn new(classes: &[Class], checkpoint: &Checkpoint, clip: TextModel, template: &str) -> Result<Self> {
+        let tokenizer = checkpoint.tokenizer()?;
+        let features = texts::features(checkpoint, &tokenizer, classes, &[template.to_owned()])?; // (C, P)
+        let classes = classes.len();
         let dim = features.len() / classes;
         let unit = text::zero_shot(&features, classes, dim)?;
         let logit_scale = checkpoint.text_encoder(&tokenizer)?.logit_scale;
@@ -415,7 +417,7 @@ impl Setting {
     /// Zero-shot text of all classes.
     fn text(&self, options: &ClipOptions) -> Result<Text> {
         let (checkpoint, clip) = checkpoint::open(&self.run, &self.stream, options)?;
-        Text::new(&self.stream, &checkpoint, clip, texts::TEMPLATE)
+        Text::new(&self.stream.classes, &checkpoint, clip, texts::TEMPLATE)
     }
 
     /// A random projection, and how its states are called.

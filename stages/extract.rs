@@ -1,6 +1,9 @@
 //! Stage 1: every image through CLIP's image encoder, once, into the table `embeddings`.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use arrow::{array::BooleanArray, compute::filter_record_batch};
@@ -34,6 +37,19 @@ pub struct Options {
     /// the hub it is OWNER/NAME[@REVISION].
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
+    #[command(flatten)]
+    data: DataOptions,
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Print where the time went
+    #[arg(long, hide_short_help = true)]
+    profile: bool,
+}
+
+/// The images, and how they are encoded.
+#[derive(Args)]
+pub struct DataOptions {
     /// The images: a folder, Parquet, Arrow, WebDataset tars or a manifest
     ///
     /// A folder is SPLIT/CLASS/… or CLASS/…, or has a metadata.csv; Parquet and Arrow files are
@@ -51,9 +67,6 @@ pub struct Options {
     /// added; without, nothing is scored.
     #[arg(long, value_name = "SHARE", value_parser = fraction)]
     holdout: Option<f64>,
-    /// Directory of the run
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
     /// What classes are called in prompts: CSV lines KEY,NAME, or JSON
     ///
     /// A CSV file of lines KEY,NAME, or a JSON file {"KEY": "NAME"}. The keys are the class
@@ -82,15 +95,12 @@ pub struct Options {
     exif: bool,
     /// auto (CUDA if there), cpu, cuda, or cuda:0,1
     #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    pub device: DeviceChoice,
     /// Number type of the encoder's products [default: bfloat16 on CUDA, float32 on the CPU]
     ///
     /// The CPU has float32 alone. The table records it.
     #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>())]
     dtype: Option<Precision>,
-    /// Print where the time went
-    #[arg(long, hide_short_help = true)]
-    profile: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -102,48 +112,55 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
     let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
+    let source = open_source(&options.data, &options.run)?;
+    check(&source, &checkpoint)?;
+    encode(&run, FIRST_SOURCE, &checkpoint, &source, &options.data)?;
+    terminal::profile(options.profile, start)
+}
+
+/// Encodes what is missing of a source into the run, under a name.
+pub fn encode(run: &Run, name: &str, checkpoint: &Checkpoint, source: &Source, options: &DataOptions) -> Result<()> {
     let mut preprocess = checkpoint.preprocess()?;
     preprocess.exif = options.exif;
-    let source = open_source(options)?;
-    check(&source, &checkpoint)?;
     let devices = options.device.open(2)?;
     terminal::note_device(&options.device, &devices[0]);
     let precision = options.dtype.unwrap_or_else(|| Precision::usual(&devices[0]));
-    let encoders = time(Phase::Load, || open_encoders(precision, &devices, &checkpoint))?; // first, so that nothing is written if one has an error
-    let plan = plan(options, precision, class_of(&devices[0]), &checkpoint, &preprocess, &source)?;
-    let mut embeddings = Embeddings::create(&run, FIRST_SOURCE, plan)?;
+    let encoders = time(Phase::Load, || open_encoders(precision, &devices, checkpoint))?; // first, so that nothing is written if one has an error
+    let device = class_of(&devices[0]);
+    let plan = plan(options, precision, device, checkpoint, &preprocess, source)?;
+    let mut embeddings = Embeddings::create(run, name, plan)?;
 
-    embeddings.remove_changed(&source)?;
+    embeddings.remove_changed(source)?;
     let missing = embeddings.missing();
     let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
     let progress = Progress::new("extract", images);
     let mut encoded = 0;
     embed(
-        &source,
+        source,
         &missing,
         &preprocess,
         &at_work(&encoders),
         |images| progress.inc(images as u64),
         |shard, mut rows| {
             encoded += rows.labels.len();
-            add_kept(&source, &missing[shard], &mut rows)?;
+            add_kept(source, &missing[shard], &mut rows)?;
             embeddings.write_shard(&missing[shard], rows)
         },
     )?;
     progress.finish();
     embeddings.seal()?;
-    note_lost_classes(&source, &embeddings)?;
-    summarise(options, &embeddings, encoded)?;
-    terminal::profile(options.profile, start)
+    note_lost_classes(source, &embeddings)?;
+    summarise(run, &embeddings, encoded)
 }
 
-fn open_source(options: &Options) -> Result<Source> {
+/// The images, without what lies in the directory of the run. Says what was found.
+pub fn open_source(options: &DataOptions, run_dir: &Path) -> Result<Source> {
     let source = Source::open(
         &hub::data(&options.data)?,
         &SourceOptions {
             format: options.format,
             holdout: options.holdout,
-            leave_out: Some(options.run.clone()),
+            leave_out: Some(run_dir.to_owned()),
             class_names: options.class_names.clone(),
             image_column: options.image_column.clone(),
             label_column: options.label_column.clone(),
@@ -176,7 +193,7 @@ fn at_work(encoders: &[ImageEncoder]) -> Vec<&ImageEncoder> {
 }
 
 fn plan(
-    options: &Options,
+    options: &DataOptions,
     precision: Precision,
     device: &str,
     checkpoint: &Checkpoint,
@@ -228,9 +245,9 @@ fn note_lost_classes(source: &Source, embeddings: &Embeddings) -> Result<()> {
     Ok(())
 }
 
-fn summarise(options: &Options, embeddings: &Embeddings, encoded: usize) -> Result<()> {
+fn summarise(run: &Run, embeddings: &Embeddings, encoded: usize) -> Result<()> {
     let rows: usize = embeddings.plan.rows.values().sum();
-    let (quarantined, run) = (embeddings.quarantined()?, options.run.display());
+    let (quarantined, run) = (embeddings.quarantined()?, run.dir().display());
     if quarantined == rows {
         bail!(
             "none of the {} could be used: cgil query --run {run} \"SELECT * FROM quarantine\" says why",

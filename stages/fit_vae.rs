@@ -7,7 +7,7 @@ use candle_core::Device;
 use cgil::{
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
-    generator::{ClassRows, LatentStore, fit_all},
+    generator::{ClassRows, GeneratorConfig, LatentStore, fit_all},
     profile::{Phase, time},
     run::Run,
     stream::Stream,
@@ -52,27 +52,37 @@ pub fn run(options: &Options) -> Result<()> {
     terminal::note_device(&options.device, &device);
     // what cannot be fitted is refused before anything is written
     missing_tasks(&run, &LatentStore::new(&run, &stream, config.clone(), class_of(&device)))?;
+    fit(&run, &stream.create(&run)?, config, &device)?;
+    terminal::profile(options.profile, start)
+}
 
-    let stream = stream.create(&run)?;
-    let mut store = LatentStore::new(&run, &stream, config, class_of(&device));
-    if !missing_tasks(&run, &store)?.is_empty() || store.has_leftovers() {
+impl Options {
+    /// What is fitted, and on what.
+    pub fn generators(&self) -> Result<(GeneratorConfig, Device)> {
+        Ok((self.generator.config()?, self.device.open_one()?))
+    }
+}
+
+/// Fits what is missing of the generators of a stream.
+pub fn fit(run: &Run, stream: &Stream, config: GeneratorConfig, device: &Device) -> Result<()> {
+    let mut store = LatentStore::new(run, stream, config, class_of(device));
+    if !missing_tasks(run, &store)?.is_empty() || store.has_leftovers() {
         store.lock()?;
     }
-    let missing = missing_tasks(&run, &store)?; // another process may have been faster
+    let missing = missing_tasks(run, &store)?; // another process may have been faster
     let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
     let progress = Progress::new("fit-vae", classes * store.config.ticks());
     let mut fitted = 0;
-    for tasks in groups(&missing, &stream) {
-        fitted += fit_tasks(&run, &tasks, &store, &device, &progress)?;
+    for tasks in groups(&missing, stream) {
+        fitted += fit_tasks(run, &tasks, &store, device, &progress)?;
     }
     progress.finish();
     terminal::print(format!(
         "{} generators in {} tasks in {}, {fitted} fitted now\n",
         stream.classes.len(),
         stream.tasks(),
-        options.run.display()
-    ))?;
-    terminal::profile(options.profile, start)
+        run.dir().display()
+    ))
 }
 
 /// The tasks that have no generators yet. An error where a class of them has too few rows for one.

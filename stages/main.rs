@@ -1,12 +1,15 @@
 //! `cgil`: teach CLIP new classes, task after task, without keeping the images and without
 //! forgetting.
 
+mod add;
 mod baseline;
 mod checkpoint;
+mod classify;
 mod demo;
 mod doctor;
 mod extract;
 mod fit_vae;
+mod forget;
 mod hub;
 mod import;
 mod options;
@@ -59,6 +62,12 @@ enum Stage {
     Baseline(baseline::Options),
     /// Methods and seeds side by side: runs what is missing, and tables it
     Sweep(sweep::Options),
+    /// New classes into a classifier that is in use: extract, fit-vae and prompt-tune in one go
+    Add(add::Options),
+    /// Take the training embeddings away that were learned from
+    Forget(forget::Options),
+    /// Classify pictures with what a run has learned
+    Classify(classify::Options),
     /// A benchmark from its recipe: embeddings, methods and seeds, their table and report
     Run(run::Options),
     /// Print a class order as JSON
@@ -89,6 +98,9 @@ impl Stage {
             Stage::PromptTune(options) => prompt_tune::run(options),
             Stage::Baseline(options) => baseline::run(options),
             Stage::Sweep(options) => sweep::run(options),
+            Stage::Add(options) => add::run(options),
+            Stage::Forget(options) => forget::run(options),
+            Stage::Classify(options) => classify::run(options),
             Stage::Run(options) => run::run(options),
             Stage::Order(options) => order::run(options),
             Stage::Quality(options) => quality::run(options),

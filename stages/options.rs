@@ -8,6 +8,8 @@ use cgil::{
     generator::{DiffusionConfig, GeneratorConfig, Kind, VaeConfig},
     metrics::MetricName,
     prompt::{Context as ContextKind, Optimizer, PromptConfig, TrainPrompts},
+    run::Run,
+    stream::Stream,
     task::{Convention, Cut, Order},
     texts,
 };
@@ -47,6 +49,51 @@ impl TaskOptions {
     /// The cut, where one is needed.
     pub fn required(&self) -> Result<Cut> {
         self.cut().context("either --tasks or --per-task is needed: how the classes are cut into tasks")
+    }
+}
+
+/// Options as pairs of name and value: `lr=0.01,template=a {}; here` is lr with 0.01 and template
+/// with "a {}, here".
+pub fn pairs(options: &str) -> Result<Vec<(String, String)>> {
+    let options = options.split(',').filter(|option| !option.is_empty());
+    let pair = |option: &str| {
+        let Some((key, value)) = option.split_once('=') else {
+            bail!("expected options as name=value, separated by commas, but found {option:?}");
+        };
+        Ok((key.to_owned(), value.replace(';', ",")))
+    };
+    options.map(pair).collect()
+}
+
+/// Options as the command line has them: `--lr 0.01`, and `--legacy-reparam` for one that is true.
+pub fn flags(pairs: &[(String, String)]) -> Vec<String> {
+    let flag = |(key, value): &(String, String)| match value.as_str() {
+        "true" => vec![format!("--{key}")],
+        _ => vec![format!("--{key}"), value.clone()],
+    };
+    pairs.iter().flat_map(flag).collect()
+}
+
+/// Which stream of a run is meant.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StreamOption {
+    /// The stream, where the run has several
+    #[arg(long = "stream", value_name = "NAME", hide_short_help = true)]
+    name: Option<String>,
+}
+
+impl StreamOption {
+    /// The stream of that name, or the only one; none where the run has none.
+    pub fn find(&self, run: &Run) -> Result<Option<Stream>> {
+        let names = run.streams();
+        match (&self.name, &names[..]) {
+            (Some(name), _) => Stream::open(run, name).map(Some),
+            (None, []) => Ok(None),
+            (None, [only]) => Stream::open(run, only).map(Some),
+            (None, _) => {
+                bail!("{} has several streams ({}): choose one by --stream", run.dir().display(), names.join(", "))
+            }
+        }
     }
 }
 

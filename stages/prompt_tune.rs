@@ -74,34 +74,40 @@ pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
     let stream = Stream::find(&run, &options.order.order(), options.tasks.cut(), options.tasks.shots)?;
-    let latents = LatentStore::open(&run, &stream, options.generator)?;
-    let (checkpoint, clip) = time(Phase::Load, || checkpoint::open(&run, &stream, &options.clip))?;
-    let test = time(Phase::Read, || TestSet::read(&run, &stream))?;
+    tune(options, &run, &stream)?;
+    terminal::profile(options.profile, start)
+}
+
+/// Learns and scores what is missing of the prompts of a stream.
+pub fn tune(options: &Options, run: &Run, stream: &Stream) -> Result<()> {
+    let latents = LatentStore::open(run, stream, options.generator)?;
+    let (checkpoint, clip) = time(Phase::Load, || checkpoint::open(run, stream, &options.clip))?;
+    let test = time(Phase::Read, || TestSet::read(run, stream))?;
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
 
     let config = options.config.config();
     config.check()?;
     config.check_size(stream.classes.len(), test.dim())?;
-    let replay = options.replay(&run, &stream, &latents, test.dim())?;
+    let replay = options.replay(run, stream, &latents, test.dim())?;
     let statistics = match options.statistics() {
         Beside::Evidence => {
-            let (learner, evidence) = Text::new(&stream, &checkpoint, clip.clone(), &config.template)?.evidence();
-            Some(Statistics::Evidence(Box::new(States::new(&run, &stream, learner, evidence))))
+            let (learner, evidence) =
+                Text::new(&stream.classes, &checkpoint, clip.clone(), &config.template)?.evidence();
+            Some(Statistics::Evidence(Box::new(States::new(run, stream, learner, evidence))))
         }
-        Beside::Lda => discriminant(&run, &stream, test.dim(), ensemble::WEIGHT),
+        Beside::Lda => discriminant(run, stream, test.dim(), ensemble::WEIGHT),
         Beside::Off => None,
     };
-    let training = Training::new(&run, &stream, &options.prompts()?, &config, clip, replay, class_of(&device));
+    let training = Training::new(run, stream, &options.prompts()?, &config, clip, replay, class_of(&device));
     let progress = Progress::new("prompt-tune", stream.tasks() * config.epochs);
     let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
     let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
-    let mut recipe = Prompted::new(&stream, training, statistics, load, tick);
-    let history = score(&mut recipe, &Results::new(&run, &stream, &options.method()?), &test, &stream)?;
+    let mut recipe = Prompted::new(stream, training, statistics, load, tick);
+    let history = score(&mut recipe, &Results::new(run, stream, &options.method()?), &test, stream)?;
     progress.finish();
-    terminal::warn_near_chance(&history, &stream);
-    terminal::print(terminal::scores(&history, &stream))?;
-    terminal::profile(options.profile, start)
+    terminal::warn_near_chance(&history, stream);
+    terminal::print(terminal::scores(&history, stream))
 }
 
 impl Options {

@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (mut sets, mut qualities) = (Vec::new(), Vec::new());
     for task in 0..stream.tasks() {
         let generators = latents.read_task(task)?;
-        for (own, quality) in measure(options, &run, &stream, task, &generators, &noise)? {
+        for (own, quality) in measure(options.samples, &run, &stream, task, &generators, &noise)? {
             sets.push(own);
             qualities.push(quality);
             progress.inc(1);
@@ -123,7 +123,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// The noise that prompts of all classes are trained with.
-fn noise(latents: &LatentStore, statistics: &ClassStatistics) -> Result<Noise> {
+pub fn noise(latents: &LatentStore, statistics: &ClassStatistics) -> Result<Noise> {
     let stream = latents.stream();
     let mut variation = Variation::new(statistics.dim());
     for task in 0..stream.tasks() {
@@ -135,8 +135,8 @@ fn noise(latents: &LatentStore, statistics: &ClassStatistics) -> Result<Noise> {
 }
 
 /// Measures the classes of a task (from 0), each by itself.
-fn measure(
-    options: &Options,
+pub fn measure(
+    samples: usize,
     run: &Run,
     stream: &Stream,
     task: usize,
@@ -150,7 +150,7 @@ fn measure(
     let of_class = |((class, generator), (train, test)): Task| {
         let train: Vec<f32> = unit(train.into_values(), dim, class, "training embedding")?;
         let test = unit(test.into_values(), dim, class, "test embedding")?;
-        let samples = options.samples.min(train.len() / dim);
+        let samples = samples.min(train.len() / dim);
         let stream = |draw| Rng::new(stream.draws(), draw, &[class.key()]);
         let generated = generator.sample(samples, &mut stream(Draw::QualityGenerated)); // (samples, D)
         let mut replayed = generated.clone();

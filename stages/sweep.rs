@@ -24,7 +24,7 @@ use clap::{Args, Parser};
 
 use crate::{
     Cli, Stage, hub,
-    options::{MetricOption, TaskOptions, choice, options_of},
+    options::{MetricOption, TaskOptions, choice, flags, options_of, pairs},
     terminal::{self, Progress},
 };
 
@@ -246,28 +246,6 @@ fn commands_of_prompts(options: &Options, method: &str, seed: u32) -> Result<Vec
         Some("cgil" | "finetune" | "joint") => commands(options, method, seed),
         _ => bail!("method \"ensemble\": {method:?} has no prompts; take cgil, finetune or joint"),
     }
-}
-
-/// Options as pairs of name and value: `lr=0.01,template=a {}; here` is lr with 0.01 and template
-/// with "a {}, here".
-fn pairs(options: &str) -> Result<Vec<(String, String)>> {
-    let options = options.split(',').filter(|option| !option.is_empty());
-    let pair = |option: &str| {
-        let Some((key, value)) = option.split_once('=') else {
-            bail!("expected options as name=value, separated by commas, but found {option:?}");
-        };
-        Ok((key.to_owned(), value.replace(';', ",")))
-    };
-    options.map(pair).collect()
-}
-
-/// Options as the command line has them: `--lr 0.01`, and `--legacy-reparam` for one that is true.
-fn flags(pairs: &[(String, String)]) -> Vec<String> {
-    let flag = |(key, value): &(String, String)| match value.as_str() {
-        "true" => vec![format!("--{key}")],
-        _ => vec![format!("--{key}"), value.clone()],
-    };
-    pairs.iter().flat_map(flag).collect()
 }
 
 fn path(path: &Path) -> Result<String> {

@@ -1,5 +1,6 @@
 //! All tests of the program, in one binary: linking is what takes time.
 
+mod add;
 mod answers;
 mod bad_checkpoints;
 mod bad_images;

@@ -7,6 +7,7 @@
 //! artefact when all are there: its identity knows the rows, quarantined ones included, and what
 //! was in them.
 
+mod forgotten;
 mod plan;
 mod reader;
 mod sealed;
@@ -69,6 +70,9 @@ impl Embeddings {
             if let Some(difference) = before.difference(&plan) {
                 return Err(Error::OtherEmbeddings { run: run.dir().to_owned(), dir, difference }.into());
             }
+            if forgotten::is_forgotten(&dir) {
+                return Err(Error::Forgotten { dir }.into());
+            }
         } else if let Some(shard) = shards::on_disk(&dir).first() {
             bail!("{} has lost its {PLAN}, so nobody knows what it holds: remove {}", shard.display(), dir.display());
         }
@@ -114,6 +118,22 @@ impl Embeddings {
 
     fn sealed(&self) -> Result<&Sealed> {
         self.sealed.as_ref().with_context(|| format!("the embeddings in {} are not complete", self.dir().display()))
+    }
+
+    /// Whether its training embeddings were taken away by [`Embeddings::forget`].
+    pub fn is_forgotten(&self) -> bool {
+        forgotten::is_forgotten(&self.dir())
+    }
+
+    /// Takes its training embeddings away for good, overwritten first where that is asked for; the
+    /// artefact stays what it is to what was made of it. Returns how many those were. Goes on where
+    /// it was interrupted.
+    pub fn forget(&mut self, overwrite: bool) -> Result<usize> {
+        let dir = self.dir();
+        if self.lock.is_none() {
+            self.lock = Some(self.run.lock(&dir)?);
+        }
+        forgotten::forget(&dir, self.sealed()?, overwrite)
     }
 
     /// Its shards, as they lie.
@@ -184,7 +204,7 @@ impl Embeddings {
         self.files().quarantine_of(shard)
     }
 
-    /// How many rows of a split a class has, without those in the quarantine.
+    /// How many rows of a split a class has, or had, without those in the quarantine.
     pub fn count<S: Split>(&self, label: i64) -> Result<usize> {
         Ok(self.sealed()?.count::<S>(label))
     }

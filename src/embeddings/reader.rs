@@ -12,12 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use arrow::array::RecordBatch;
 
 use super::{
+    forgotten::is_forgotten,
     sealed::Sealed,
     shards::{EMBEDDINGS, shard_file},
 };
 use crate::{
+    Error,
     artefact::{FileSum, MANIFEST},
-    rows::{Rows, Split, Test},
+    rows::{Rows, Split, Test, Train},
     table::{contract, file},
 };
 
@@ -90,6 +92,9 @@ impl Reader<'_> {
             let name = shard_file(EMBEDDINGS, split, shard.number);
             let path = self.dir.join(&name);
             if !path.exists() {
+                if split == Train::NAME && is_forgotten(&self.dir) {
+                    return Err(Error::Forgotten { dir: self.dir.clone() }.into());
+                }
                 bail!(
                     "{} is not there any more, and rows of it are needed: run the command that made it again",
                     path.display()

@@ -13,6 +13,7 @@ mod id;
 mod kept;
 mod labels;
 mod listing;
+pub mod loose;
 mod manifest;
 mod names;
 mod options;

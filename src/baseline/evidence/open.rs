@@ -92,6 +92,28 @@ impl OpenClassifier {
         together.scores(classes, self.seen)
     }
 
+    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order: among
+    /// learned classes they differ as the scores do that tell those apart, and the highest of them
+    /// stands to those of the others as it does where learned and other classes are told apart.
+    pub fn logits(&self, embeddings: &[f32]) -> Vec<f32> {
+        let Scores { open, seen, unseen } = self.scores(embeddings);
+        let (n, others) = (self.seen, self.whitened.classes() - self.seen);
+        let highest = |scores: &[f32]| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (seen, unseen) = (seen.unwrap_or_else(|| open.clone()), unseen.unwrap_or_default());
+        let mut logits = Vec::with_capacity(embeddings.len() / self.whitened.dim * (n + others));
+        for (row, (open, seen)) in open.chunks_exact(n).zip(seen.chunks_exact(n)).enumerate() {
+            let shift = highest(open) - highest(seen);
+            logits.extend(seen.iter().map(|score| score + shift));
+            logits.extend_from_slice(&unseen[row * others..(row + 1) * others]);
+        }
+        logits
+    }
+
+    /// The learned prompts (n, D), of length 1, where there are some.
+    pub fn prompts(&self) -> Option<Vec<f32>> {
+        self.prompts.as_ref().map(|prompts| prompts.iter().map(|&x| x as f32).collect())
+    }
+
     /// Its tensors, and what stands beside them, as [`OpenClassifier::read`] takes them; `classes`
     /// are in learning order.
     pub fn file(&self, classes: &[Class]) -> Result<(Tensors, serde_json::Value)> {

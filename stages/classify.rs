@@ -1,0 +1,350 @@
+//! Pictures to classes, with what a run has learned: the classes of its stream, and others by name.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufRead},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use cgil::{
+    artefact::{self, Manifest},
+    baseline::{Incremental, OpenClassifier},
+    clip::{Checkpoint, ImageEncoder, Preprocess, image::Workspace},
+    dense::softmax::log_softmax,
+    device::{DeviceChoice, Precision},
+    embeddings::Embeddings,
+    results::{CLASSIFIER, Results},
+    run::Run,
+    source::loose::{Picture, pictures},
+    states::States,
+    stream::Stream,
+    task::Class,
+    texts::{self, TextModel},
+    words::counted,
+};
+use clap::{Args, ValueEnum};
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::{
+    baseline::Text,
+    checkpoint::{self, ClipOptions},
+    options::{StreamOption, at_least},
+    terminal,
+};
+
+/// Batches in hand at a time, for each thread.
+const BATCHES_PER_THREAD: usize = 2;
+
+/// How answers are printed.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// A line per picture, with its likeliest classes
+    Table,
+    /// path, rank, class, probability, learned
+    Csv,
+    /// An object per picture
+    Jsonl,
+}
+
+#[derive(Args)]
+pub struct Options {
+    /// Pictures, directories and tars of them, or - for a list of paths on standard input
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    #[command(flatten)]
+    stream: StreamOption,
+    /// The method that classifies, as tables call it, where several have a classifier
+    #[arg(long, value_name = "METHOD", hide_short_help = true)]
+    method: Option<String>,
+    #[command(flatten)]
+    clip: ClipOptions,
+    /// Classes that are told of each picture
+    #[arg(long, value_name = "K", default_value_t = 5, value_parser = at_least::<1>)]
+    top: usize,
+    /// More classes, by what they are called, which nobody has learned: "a red fox,a wolf"
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    also: Vec<String>,
+    /// How answers are printed
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Copy each picture into a directory of its class below this one
+    #[arg(long, value_name = "DIR")]
+    sort_into: Option<PathBuf>,
+    /// With --sort-into, links instead of copies
+    #[arg(long, requires = "sort_into")]
+    link: bool,
+    /// auto (CUDA if there), cpu, cuda, or cuda:1
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+/// What classifies.
+struct Ready {
+    classifier: OpenClassifier,
+    /// In the order of its logits; the first `seen` are learned.
+    classes: Vec<Class>,
+    preprocess: Preprocess,
+    encoder: ImageEncoder,
+}
+
+/// A picture, and the classes that it is of with their probabilities, likeliest first, or why it
+/// cannot be read.
+struct Answer {
+    name: String,
+    file: Option<PathBuf>,
+    classes: Result<Vec<(usize, f32)>, String>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let ready = Ready::open(options)?;
+    terminal::print(options.head())?;
+    let room = BATCHES_PER_THREAD * rayon::current_num_threads() * ready.encoder.batch();
+    let (mut waiting, mut count, mut failed) = (Vec::with_capacity(room), 0, 0);
+    let mut answer = |waiting: &mut Vec<Picture>| -> Result<()> {
+        for answer in ready.answers(std::mem::take(waiting), options.top)? {
+            count += 1;
+            failed += usize::from(answer.classes.is_err());
+            terminal::print(options.line(&answer, &ready)?)?;
+            options.sort(&answer, &ready)?;
+        }
+        Ok(())
+    };
+    pictures(&options.paths()?, |picture| {
+        waiting.push(picture);
+        if waiting.len() == room { answer(&mut waiting) } else { Ok(()) }
+    })?;
+    answer(&mut waiting)?;
+    ensure!(count > 0, "there are no pictures in {}", options.paths[0].display());
+    ensure!(failed == 0, "{failed} of {} could not be read", counted(count, "picture"));
+    Ok(())
+}
+
+impl Options {
+    /// The paths, those of standard input in the place of `-`.
+    fn paths(&self) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for path in &self.paths {
+            if path.as_os_str() == "-" {
+                let lines = io::stdin().lock().lines().collect::<io::Result<Vec<_>>>();
+                let lines = lines.context("cannot read standard input")?;
+                paths.extend(lines.into_iter().filter(|line| !line.is_empty()).map(PathBuf::from));
+            } else {
+                paths.push(path.clone());
+            }
+        }
+        Ok(paths)
+    }
+
+    /// What stands before the answers.
+    fn head(&self) -> &'static str {
+        if self.format == Format::Csv { "path,rank,class,probability,learned\n" } else { "" }
+    }
+
+    fn line(&self, Answer { name, classes, .. }: &Answer, ready: &Ready) -> Result<String> {
+        let shown = |class: usize| &ready.classes[class].name;
+        let is_learned = |class: usize| class < ready.classifier.seen();
+        let classes = match classes {
+            Ok(classes) => classes,
+            Err(error) => {
+                terminal::note(&format!("note: {name}: {error}"));
+                return Ok(match self.format {
+                    Format::Jsonl => format!("{}\n", json!({"path": name, "error": error})),
+                    Format::Table | Format::Csv => String::new(),
+                });
+            }
+        };
+        Ok(match self.format {
+            Format::Table => {
+                let cell = |&(class, p): &(usize, f32)| {
+                    let new = if is_learned(class) { "" } else { ", not learned" };
+                    format!("{} ({:.1} %{new})", shown(class), 100.0 * p)
+                };
+                format!("{name}: {}\n", classes.iter().map(cell).collect::<Vec<_>>().join(", "))
+            }
+            Format::Csv => {
+                let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+                for (rank, &(class, p)) in (1..).zip(classes) {
+                    let (rank, p) = (rank.to_string(), p.to_string());
+                    writer.write_record([name, &rank, shown(class), &p, &is_learned(class).to_string()])?;
+                }
+                String::from_utf8(writer.into_inner()?)?
+            }
+            Format::Jsonl => {
+                let of = |&(class, p): &(usize, f32)| json!({"class": shown(class), "probability": p, "learned": is_learned(class)});
+                format!("{}\n", json!({"path": name, "classes": classes.iter().map(of).collect::<Vec<_>>()}))
+            }
+        })
+    }
+
+    /// Puts a picture where its class is.
+    fn sort(&self, Answer { name, file, classes }: &Answer, ready: &Ready) -> Result<()> {
+        let (Some(dir), Ok(classes)) = (&self.sort_into, classes) else { return Ok(()) };
+        let Some(file) = file else { bail!("{name} lies in a tar: --sort-into takes files; unpack it first") };
+        let class = classes.first().map(|&(class, _)| &ready.classes[class].name).context("no class")?;
+        let dir = dir.join(class.replace(['/', '\\', '\0'], "_"));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let to = free(&dir, file)?;
+        let put = if self.link { link(file, &to) } else { fs::copy(file, &to).map(|_| ()) };
+        put.with_context(|| format!("cannot put {} at {}", file.display(), to.display()))
+    }
+}
+
+/// A name in a directory that no other file has, like the file's own.
+fn free(dir: &Path, file: &Path) -> Result<PathBuf> {
+    let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+    let (stem, extension) = (file.file_stem().unwrap_or(name), file.extension());
+    let numbered = |n: usize| {
+        let mut name = stem.to_owned();
+        name.push(format!("-{n}"));
+        extension.iter().for_each(|extension| {
+            name.push(".");
+            name.push(extension);
+        });
+        dir.join(name)
+    };
+    let candidates = std::iter::once(dir.join(name)).chain((2..).map(numbered));
+    candidates.into_iter().find(|path| path.symlink_metadata().is_err()).context("no name is free")
+}
+
+#[cfg(unix)]
+fn link(file: &Path, to: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(file.canonicalize()?, to)
+}
+
+#[cfg(not(unix))]
+fn link(file: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(file, to)
+}
+
+impl Ready {
+    fn open(options: &Options) -> Result<Self> {
+        let run = Run::open(&options.run, terminal::note)?;
+        let none = || format!("{} has learned nothing yet: run `cgil add` first", options.run.display());
+        let stream = options.stream.find(&run)?.with_context(none)?;
+        let (checkpoint, clip) = checkpoint::open(&run, &stream, &options.clip)?;
+        let dir = step(&run, &stream, options.method.as_deref())?;
+        let (file, made) = (dir.join(CLASSIFIER), Manifest::read(&dir, &artefact::RESULTS)?);
+        made.check_file(&dir, CLASSIFIER)?;
+        let (mut classifier, mut classes) = OpenClassifier::read(&file)?;
+        if !options.also.is_empty() {
+            let template = made.options["template"].as_str().unwrap_or(texts::TEMPLATE);
+            classes.extend(also(&options.also, &classes)?);
+            classifier = with_others(&run, &stream, &checkpoint, clip, template, &classes, &classifier)?;
+        }
+        let embeddings = Embeddings::open(&run, stream.source(0))?;
+        let device = options.device.open_one()?;
+        terminal::note_device(&options.device, &device);
+        let precision = Precision::usual(&device);
+        precision.prepare(std::slice::from_ref(&device))?;
+        let encoder = checkpoint.image_encoder(&device, precision.dtype())?;
+        Ok(Ready { classifier, classes, preprocess: preprocess(&checkpoint, &embeddings)?, encoder })
+    }
+
+    /// The answers to pictures, in their order.
+    fn answers(&self, pictures: Vec<Picture>, top: usize) -> Result<Vec<Answer>> {
+        let parts: Vec<&[Picture]> = pictures.chunks(self.encoder.batch()).collect();
+        let answers = parts.into_par_iter().with_max_len(1).map(|part| self.batch(part, top));
+        Ok(answers.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn batch(&self, pictures: &[Picture], top: usize) -> Result<Vec<Answer>> {
+        let decoded: Vec<Result<Vec<f32>, String>> = pictures
+            .iter()
+            .map(|Picture { bytes, .. }| {
+                self.preprocess.pixels(bytes.as_ref().map_err(String::clone)?).map_err(|error| format!("{error:#}"))
+            })
+            .collect();
+        let pixels: Vec<f32> = decoded.iter().flatten().flatten().copied().collect();
+        let mut logits = match pixels.is_empty() {
+            true => Vec::new(),
+            false => self.classifier.logits(&self.encoder.encode(&pixels, &mut Workspace::default())?),
+        };
+        log_softmax(&mut logits, self.classes.len());
+        let mut rows = logits.chunks_exact(self.classes.len());
+        let ranked = |row: &[f32]| {
+            let mut ranked: Vec<(usize, f32)> = row.iter().map(|log| log.exp()).enumerate().collect();
+            ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+            ranked.truncate(top);
+            ranked
+        };
+        let answer = |(picture, decoded): (&Picture, Result<Vec<f32>, String>)| Answer {
+            name: picture.name.clone(),
+            file: picture.file.clone(),
+            classes: decoded.map(|_| rows.next().map(ranked).unwrap_or_default()),
+        };
+        Ok(pictures.iter().zip(decoded).map(answer).collect())
+    }
+}
+
+/// The last step of the method whose classifier is asked for, or of the only one that has a
+/// classifier; of several, of the one with default options.
+fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<PathBuf> {
+    let has = |method: &str| Results::new(run, stream, method).step_dir(stream.tasks()).join(CLASSIFIER).exists();
+    let ready: Vec<String> = run.methods(&stream.name).into_iter().filter(|method| has(method)).collect();
+    let chosen = match (method, &ready[..]) {
+        (Some(method), _) if has(method) => method,
+        (Some(method), _) => {
+            bail!("{method} has no classifier after the last task; those that have: {}", ready.join(", "))
+        }
+        (None, [only]) => only,
+        (None, []) => bail!(
+            "{} has no classifier after the last task: run `cgil add` or `cgil prompt-tune`, which make one",
+            run.dir().display()
+        ),
+        (None, _) if has("cgil") => "cgil",
+        (None, _) => bail!("several methods have a classifier ({}): choose one by --method", ready.join(", ")),
+    };
+    Ok(Results::new(run, stream, chosen).step_dir(stream.tasks()))
+}
+
+/// The preprocessing that the embeddings were made with.
+fn preprocess(checkpoint: &Checkpoint, embeddings: &Embeddings) -> Result<Preprocess> {
+    let mut preprocess = checkpoint.preprocess()?;
+    let Some(recorded) = &embeddings.plan.preprocessing else { return Ok(preprocess) };
+    for exif in [false, true] {
+        preprocess.exif = exif;
+        if preprocess.id() == *recorded {
+            return Ok(preprocess);
+        }
+    }
+    bail!(
+        "the run's images were prepared otherwise ({recorded}) than its checkpoint says now: restore it, or begin another run"
+    )
+}
+
+/// Classes by name, which nobody has learned.
+fn also(names: &[String], known: &[Class]) -> Result<Vec<Class>> {
+    let labels: BTreeMap<&str, i64> = known.iter().map(|class| (class.name.as_str(), class.label)).collect();
+    let next = labels.values().max().map_or(0, |label| label + 1);
+    let class = |(label, name): (i64, &String)| {
+        let name = name.trim();
+        ensure!(!name.is_empty(), "--also has a name without letters");
+        ensure!(!labels.contains_key(name), "--also names {name:?}, which the run knows");
+        Ok(Class { label, name: name.to_owned() })
+    };
+    (next..).zip(names).map(class).collect()
+}
+
+/// The classifier of a stream with more classes that are not learned, whose means their texts
+/// predict.
+fn with_others(
+    run: &Run,
+    stream: &Stream,
+    checkpoint: &Checkpoint,
+    clip: TextModel,
+    template: &str,
+    classes: &[Class],
+    classifier: &OpenClassifier,
+) -> Result<OpenClassifier> {
+    let (learner, evidence) = Text::new(classes, checkpoint, clip, template)?.evidence();
+    let mut states = States::new(run, stream, learner, evidence);
+    let evidence = states.after(stream.tasks())?;
+    ensure!(evidence.stored().per_class > 0, "nothing was learned");
+    evidence.classifier(classifier.prompts().as_deref()).context("nothing was learned")
+}

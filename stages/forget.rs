@@ -1,0 +1,152 @@
+//! Training embeddings away, once they are learned from: what is kept of their classes, and what
+//! can be inferred from that.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Result, bail};
+use cgil::{
+    baseline::{ClassStatistics, Stored},
+    choice::Choice,
+    dense::moments::mean,
+    embeddings::Embeddings,
+    generator::{Kind, LatentStore},
+    run::Run,
+    states::States,
+    stream::Stream,
+    words::counted,
+};
+use clap::Args;
+
+use crate::{baseline::class_statistics, quality, terminal};
+
+/// Rows that are generated per class to see how near they come to training rows.
+const SAMPLES: usize = 256;
+
+/// Generated rows nearer to training rows than this share of the distance of held-out ones are told.
+const NEAR: f64 = 0.5;
+
+#[derive(Args)]
+pub struct Options {
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Name of the source, as `cgil add` said it
+    #[arg(long, value_name = "NAME")]
+    source: String,
+    /// Overwrite the files with zeros before they go
+    ///
+    /// A file system that copies on write, or a disk that moves what it writes, keeps old blocks
+    /// all the same.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// A stream with tasks of the source, and the generators that were fitted to them.
+struct Learned {
+    stream: Stream,
+    tasks: Vec<usize>,
+    kind: Kind,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    forget(&Run::open(&options.run, terminal::note)?, &options.source, options.overwrite)
+}
+
+/// Takes the training embeddings of a source away, all of whose classes have been learned.
+pub fn forget(run: &Run, source: &str, overwrite: bool) -> Result<()> {
+    let mut embeddings = Embeddings::open_complete(run, source)?;
+    let kept = if embeddings.is_forgotten() {
+        String::new() // an earlier try has said it
+    } else {
+        let learned = learned(run, source)?;
+        learned.iter().map(|learned| kept(run, &embeddings, learned)).collect::<Result<Vec<_>>>()?.concat()
+    };
+    let rows = embeddings.forget(overwrite)?;
+    terminal::print(format!("forgotten: {} of {source}\n{kept}", counted(rows, "training embedding")))
+}
+
+/// Where the source's classes have been learned. An error where they have not.
+fn learned(run: &Run, source: &str) -> Result<Vec<Learned>> {
+    let mut learned = Vec::new();
+    for name in run.streams() {
+        let stream = Stream::open(run, &name)?;
+        let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == source).collect();
+        if tasks.is_empty() {
+            continue;
+        }
+        let Some(kind) = fitted(run, &stream, &tasks)? else {
+            bail!(
+                "the stream {name} has no generators of {source} yet: run `cgil add`, or fit-vae and prompt-tune, first"
+            )
+        };
+        if let Some(behind) = run.behind(&name, tasks[tasks.len() - 1] + 1) {
+            bail!("{behind} has not learned {source} yet: run `cgil add`, or the command that made it, first");
+        }
+        learned.push(Learned { stream, tasks, kind });
+    }
+    if learned.is_empty() {
+        bail!("nothing was learned from {source} in {} yet: run `cgil add` first", run.dir().display());
+    }
+    Ok(learned)
+}
+
+/// The kind of generators that some tasks have, if they have any.
+fn fitted(run: &Run, stream: &Stream, tasks: &[usize]) -> Result<Option<Kind>> {
+    for &(kind, ..) in Kind::ALL {
+        if let Ok(latents) = LatentStore::open(run, stream, kind)
+            && tasks.iter().all(|&task| latents.find(task).is_ok_and(|found| found.is_some()))
+        {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
+}
+
+/// What is kept of the classes, and how near what their generators give is to training rows.
+fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Learned) -> Result<String> {
+    let latents = LatentStore::open(run, stream, *kind)?;
+    let mut statistics: States<ClassStatistics> =
+        class_statistics(run, stream, ClassStatistics::new(embeddings.plan.dim));
+    let noise = quality::noise(&latents, statistics.after(stream.tasks())?)?;
+    let Stored { per_class, shared } = statistics.stored();
+    let (mut near, mut distances, mut bytes, mut classes) = (BTreeMap::new(), Vec::new(), 0, 0);
+    for &task in tasks {
+        let generators = latents.read_task(task)?;
+        let measured = quality::measure(SAMPLES, run, stream, task, &generators, &noise)?;
+        for ((_, quality), class) in measured.iter().zip(stream.classes_of(task)) {
+            if let Some(distance) = quality.neighbour_distance {
+                distances.push(distance);
+                if distance < NEAR {
+                    near.insert(class.name.clone(), distance);
+                }
+            }
+        }
+        bytes += fs::read_dir(latents.task_dir(task))?
+            .flatten()
+            .filter_map(|file| file.metadata().ok())
+            .map(|file| file.len())
+            .sum::<u64>();
+        classes += generators.len() as u64;
+    }
+    let mut text = format!(
+        "kept of each of its {} in the stream {}, on average: a generator ({kind}) of {} KB, and a count and a mean of {} \
+         bytes; of all classes together a covariance of {} KB, and what prompts and evidence need. A mean of few images is \
+         close to them; of one image it is the image's embedding.\n",
+        counted(classes as usize, "class"),
+        stream.name,
+        bytes / classes.max(1) / 1000,
+        per_class,
+        shared / 1000,
+    );
+    if !distances.is_empty() {
+        text += &format!(
+            "generated embeddings are {:.2} times as far from the nearest training embedding as held-out ones; 0 would be \
+             a copy\n",
+            mean(distances)
+        );
+    }
+    for (name, distance) in near {
+        text += &format!("note: those of {name:?} are near training embeddings ({distance:.2})\n");
+    }
+    Ok(text)
+}

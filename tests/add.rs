@@ -1,0 +1,273 @@
+//! Deliveries: classes that arrive one after another, are learned, forgotten, and classified.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use tempfile::{TempDir, tempdir};
+
+use crate::support::{copy, encoded, fails, files, golden, path, picture, query, run, text};
+
+const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "emu", "fox"];
+
+/// Options that learn little, and fast.
+const LITTLE: [&str; 4] = ["--fit-vae", "epochs=3,hidden=16,latent=4", "--prompt-tune", "epochs=2"];
+
+/// An image folder of some classes, 6 training and 3 test pictures each.
+fn folder(dir: &Path, classes: std::ops::Range<usize>) {
+    for class in classes {
+        for (split, pictures) in [("train", 0..6), ("test", 6..9)] {
+            let dir = dir.join(split).join(NAMES[class]);
+            fs::create_dir_all(&dir).unwrap();
+            for i in pictures {
+                let bytes = encoded(picture(class, i, 40), image::ImageFormat::Png);
+                fs::write(dir.join(format!("{i}.png")), bytes).unwrap();
+            }
+        }
+    }
+}
+
+/// Three deliveries of two classes, and all of them in one folder.
+struct Data {
+    _dir: TempDir,
+    root: PathBuf,
+}
+
+impl Data {
+    fn new() -> Self {
+        let dir = tempdir().unwrap();
+        for k in 0..3 {
+            folder(&dir.path().join(format!("{k}")), 2 * k..2 * k + 2);
+        }
+        folder(&dir.path().join("all"), 0..6);
+        let root = dir.path().to_owned();
+        Data { _dir: dir, root }
+    }
+
+    fn at(&self, name: &str) -> String {
+        path(&self.root.join(name)).to_owned()
+    }
+
+    fn add(&self, run_dir: &str, delivery: &str, more: &[&str]) -> String {
+        let data = self.at(delivery);
+        let model = golden("checkpoint");
+        let begin = if Path::new(run_dir).exists() { vec![] } else { vec!["--model", path(&model)] };
+        run(&[&["add", "--run", run_dir, "--data", &data][..], &begin, &LITTLE, more].concat())
+    }
+}
+
+/// The last step's predictions of the default method, and its scores that need no earlier step.
+fn outcome(run_dir: &str) -> Vec<String> {
+    let mut found = query(
+        Path::new(run_dir),
+        "SELECT label, predicted, COUNT(*) FROM predictions WHERE after_task = 3 GROUP BY label, predicted \
+         ORDER BY label, predicted",
+    );
+    found.extend(query(
+        Path::new(run_dir),
+        "SELECT metric, ROUND(value, 6) FROM metrics WHERE after_task = 3 AND on_task IS NULL AND metric = 'faa'",
+    ));
+    found
+}
+
+#[test]
+fn deliveries_that_are_forgotten_become_what_one_stream_of_all_becomes() {
+    let data = Data::new();
+    let [grown, whole] = ["grown", "whole"].map(|name| data.at(name));
+    let model = golden("checkpoint");
+    run(&["extract", "--model", path(&model), "--data", &data.at("all"), "--run", &whole]);
+    run(&["fit-vae", "--run", &whole, "--tasks", "3", "--epochs", "3", "--hidden", "16", "--latent", "4"]);
+    run(&["prompt-tune", "--run", &whole, "--epochs", "2"]);
+
+    for k in ["0", "1", "2"] {
+        let said = data.add(&grown, k, &["--forget"]);
+        assert!(
+            said.contains("forgotten: 12 training embeddings of ") && said.contains("kept of each of its 2 classes"),
+            "{said}"
+        );
+    }
+    assert_eq!(outcome(&grown), outcome(&whole));
+    let left: Vec<PathBuf> = files(Path::new(&grown)).into_keys().collect();
+    let train = |file: &&PathBuf| file.to_string_lossy().contains("embeddings/train");
+    assert_eq!(left.iter().filter(train).count(), 0, "{left:?}");
+    assert_eq!(query(Path::new(&grown), "SELECT COUNT(*) FROM embeddings WHERE split = 'test'"), ["18"]);
+    // adding again finds everything done
+    let before = files(Path::new(&grown));
+    data.add(&grown, "2", &["--forget"]);
+    assert!(files(Path::new(&grown)) == before);
+
+    // what needs the rows says so, and changes nothing
+    let args = ["quality", "--run", &grown, "--samples", "4"];
+    fails(&args, &["sources/base", "were forgotten"]);
+    let args = ["extract", "--model", path(&model), "--data", &data.at("0"), "--run", &grown];
+    fails(&args, &["sources/base", "were forgotten"]);
+    assert!(files(Path::new(&grown)) == before);
+}
+
+#[test]
+fn no_training_embedding_is_left_in_any_file() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    let sql = "SELECT embedding FROM embeddings WHERE split = 'train'";
+    let table = run(&["query", "--run", &run_dir, sql, "--format", "json"]);
+    let of_row = |row: &serde_json::Value| -> Vec<u8> {
+        let values = row["embedding"].as_array().unwrap();
+        values.iter().take(4).flat_map(|x| (x.as_f64().unwrap() as f32).to_le_bytes()).collect()
+    };
+    let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+    let rows: Vec<Vec<u8>> = table.as_array().unwrap().iter().map(of_row).collect();
+    let holds = |bytes: &[u8], row: &[u8]| bytes.windows(row.len()).any(|window| window == row);
+    let found = |rows: &[Vec<u8>]| {
+        let files = files(Path::new(&run_dir));
+        rows.iter().filter(|row| files.values().any(|bytes| holds(bytes, row))).count()
+    };
+    assert_eq!(rows.len(), 12);
+    assert!(found(&rows) > 0, "the test does not see them where they are");
+    run(&["forget", "--run", &run_dir, "--source", "base", "--overwrite"]);
+    assert_eq!(found(&rows), 0);
+}
+
+#[test]
+fn what_does_not_fit_a_run_is_refused_by_name() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    let add = |delivery: &str, more: &[&str]| -> Vec<String> {
+        let delivery = data.at(delivery);
+        let words = [&["add", "--run", &run_dir, "--data", &delivery][..], &LITTLE, more].concat();
+        words.into_iter().map(str::to_owned).collect()
+    };
+    let refused = |args: Vec<String>, parts: &[&str]| {
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    };
+    refused(add("0", &[]), &["does not know its CLIP", "--model"]);
+    fails(&["forget", "--run", &run_dir, "--source", "base"], &["no embeddings", "base"]);
+    fails(&["classify", "--run", &run_dir, &data.at("0")], &["learned nothing yet", "cgil add"]);
+    data.add(&run_dir, "0", &[]);
+    let before = files(Path::new(&run_dir));
+    refused(add("all", &[]), &["\"ant\"", "learned from base already", "--class-names"]);
+    refused(add("1", &["--name", "base"]), &["a source base of other images", "--name"]);
+    refused(add("0", &["--name", "other"]), &["was added as base already"]);
+    let wrong = ["add", "--run", &run_dir, "--data", &data.at("1"), "--prompt-tune", "epoch=2"];
+    fails(&wrong, &["--prompt-tune", "--epoch"]);
+    assert!(files(Path::new(&run_dir)) == before);
+}
+
+/// The classes that the default method answers for test pictures, by the pictures' ids.
+fn predicted(run_dir: &str) -> Vec<(String, String)> {
+    let rows = query(
+        Path::new(run_dir),
+        "SELECT p.sample_id, c.class_name FROM predictions p JOIN classes c ON p.predicted = c.label \
+         WHERE p.after_task = 2 ORDER BY p.sample_id",
+    );
+    rows.iter().map(|row| row.split_once(',').map(|(id, class)| (id.to_owned(), class.to_owned())).unwrap()).collect()
+}
+
+#[test]
+fn pictures_are_classified_as_the_tables_say() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    data.add(&run_dir, "1", &["--forget"]);
+    let expected = predicted(&run_dir);
+    assert_eq!(expected.len(), 12);
+    let mut found = Vec::new();
+    for delivery in ["0", "1"] {
+        let root = data.root.join(delivery);
+        let test = root.join("test");
+        let csv = run(&["classify", "--run", &run_dir, path(&test), "--top", "1", "--format", "csv"]);
+        let (head, lines) = csv.split_once('\n').unwrap();
+        assert_eq!(head, "path,rank,class,probability,learned");
+        for line in lines.lines() {
+            let [file, rank, class, probability, learned] = line.split(',').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            assert_eq!((rank, learned), ("1", "true"));
+            assert!(probability.parse::<f32>().unwrap() > 0.25, "{line}");
+            let id = Path::new(file).strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            found.push((id, class.to_owned()));
+        }
+    }
+    found.sort();
+    assert_eq!(found, expected);
+
+    // all classes of a picture, one nobody has learned among them
+    let one = data.root.join("0/test/ant/6.png");
+    let line = run(&[
+        "classify",
+        "--run",
+        &run_dir,
+        path(&one),
+        "--also",
+        "a red fox, wolf",
+        "--top",
+        "9",
+        "--format",
+        "jsonl",
+    ]);
+    let answer: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let classes = answer["classes"].as_array().unwrap();
+    let names: Vec<&str> = classes.iter().map(|class| class["class"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 6);
+    for class in classes {
+        assert_eq!(
+            class["learned"].as_bool().unwrap(),
+            !["a red fox", "wolf"].contains(&class["class"].as_str().unwrap())
+        );
+    }
+    let sum: f64 = classes.iter().map(|class| class["probability"].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    fails(&["classify", "--run", &run_dir, path(&one), "--also", "bee"], &["--also", "\"bee\"", "knows"]);
+}
+
+#[test]
+fn pictures_come_from_anywhere_and_go_where_their_class_is() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    let test = data.root.join("0/test");
+    let same = run(&["classify", "--run", &run_dir, path(&test.join("ant")), "--format", "jsonl"]);
+
+    // a list of paths on standard input, one of them as a URL
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cgil"))
+        .args(["classify", "--run", &run_dir, "-", "--format", "jsonl"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let list = format!("{0}/ant/6.png\n\nfile://{0}/ant/7.png\n{0}/ant/8.png\n", path(&test));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout), same);
+
+    // a tar of the directory
+    let tar = data.root.join("ants.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&tar).unwrap());
+    builder.append_dir_all("ants", test.join("ant")).unwrap();
+    builder.finish().unwrap();
+    let of_tar = run(&["classify", "--run", &run_dir, path(&tar), "--format", "jsonl"]);
+    let answers = |lines: &str| -> Vec<String> {
+        let mut found: Vec<String> = lines
+            .lines()
+            .map(|line| line[line.find("\"classes\"").unwrap()..].split("\"path\"").next().unwrap().to_owned())
+            .collect();
+        found.sort();
+        found
+    };
+    assert_eq!(answers(&of_tar), answers(&same));
+    assert!(of_tar.contains("ants.tar/ants/6.png"), "{of_tar}");
+
+    // into directories; a picture that is none fails the command, and stops no other
+    let broken = data.root.join("more");
+    copy(&test, &broken);
+    fs::write(broken.join("ant/broken.png"), "no picture").unwrap();
+    let sorted = data.root.join("sorted");
+    let args = ["classify", "--run", &run_dir, path(&broken), "--sort-into", path(&sorted)];
+    fails(&args, &["broken.png", "1 of 7 pictures could not be read"]);
+    let count = |dir: &Path| files(dir).len();
+    assert_eq!(count(&sorted), 6);
+    run(&["classify", "--run", &run_dir, path(&test), "--sort-into", path(&sorted), "--link"]);
+    assert_eq!(count(&sorted), 12); // none took another's name
+    fails(&["classify", "--run", &run_dir, &data.at("nowhere")], &["nowhere", "is not there"]);
+}
