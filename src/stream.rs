@@ -405,7 +405,7 @@ impl Stream {
         if let Some(shots) = self.shots.filter(|&shots| shots < needed && rows >= needed) {
             let reason = format!(
                 "{class} is learned from --shots {shots}, and at least {needed} {} needed: use --shots {needed} or more, \
-                 or --generator shared, which needs one",
+                 or --generator vae or shared, which need one",
                 are(needed)
             );
             return Ok(Error::TooFewRows { label: class.label, reason });

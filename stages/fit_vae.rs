@@ -11,6 +11,7 @@ use cgil::{
     profile::{Phase, time},
     run::Run,
     stream::Stream,
+    words::counted,
 };
 use clap::Args;
 
@@ -117,7 +118,7 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
 /// Fits the classes of some tasks that are missing. Returns how many those were.
 fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
-    let (mut missing, mut data, mut dim) = (Vec::new(), Vec::new(), 1);
+    let (mut missing, mut data, mut dim, mut alone) = (Vec::new(), Vec::new(), 1, Vec::new());
     for &task in tasks {
         store.begin(task)?;
         let classes = stream.classes_of(task).iter().zip(stream.source_labels(task));
@@ -127,9 +128,11 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         dim = embeddings.plan.dim;
         let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
         let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, &labels))?;
+        alone.extend(own.iter().zip(&rows).filter(|(_, rows)| rows.len() == 1).map(|((class, _), _)| &class.name[..]));
         data.extend(own.iter().zip(rows).map(|((class, _), rows)| ClassRows { key: class.key(), rows }));
         missing.extend(own.into_iter().map(|(class, _)| (task, class)));
     }
+    note_alone(&alone);
     fit_all(
         &data,
         dim,
@@ -151,4 +154,18 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
     )?;
     tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))?;
     Ok(missing.len())
+}
+
+/// Tells which classes have one training embedding.
+fn note_alone(names: &[&str]) {
+    if let [first, others @ ..] = names {
+        let of = match others.len() {
+            0 => format!("{first:?} has"),
+            more => format!("{first:?} and {} have", counted(more, "more class")),
+        };
+        terminal::note(&format!(
+            "note: {of} one training embedding: that is what the generator gives, and what the covariance of all classes \
+             varies for prompts"
+        ));
+    }
 }

@@ -167,7 +167,8 @@ fn a_class_without_rows_is_named_and_why_its_images_could_not_be_used() {
         "2 of its images could not be used (the first, train/river/000.jpg: ",
     ];
     for (needed, stage) in [
-        ("at least 2 are needed", &["fit-vae"][..]),
+        ("at least 1 is needed", &["fit-vae"][..]),
+        ("at least 2 are needed", &["fit-vae", "--generator", "gaussian"]),
         ("at least 1 is needed", &["baseline", "ncm"]),
         ("at least 1 is needed", &["baseline", "lda"]),
         ("at least 1 is needed", &["baseline", "linear"]),

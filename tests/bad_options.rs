@@ -15,7 +15,8 @@ fn a_class_with_one_image() {
         rows.split[i] = "test"; // of class 1, one row is left to train on
     }
     let run_dir = imported(dir.path(), "run", &rows);
-    fails(&["fit-vae", "--run", path(&run_dir), "--tasks", "3"], &["\"river 1\"", "1 training", "at least 2"]);
+    let fit = ["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator"];
+    fails(&[&fit[..], &["gaussian"]].concat(), &["\"river 1\"", "1 training", "at least 2"]);
     assert!(!run_dir.join("latents").exists());
 }
 

@@ -72,8 +72,8 @@ fn shots_are_rows_of_the_class_that_the_seed_draws() {
         ["seed-1-tasks-2-shots-3"]
     );
     fails(&[&tune[..], &["--shots", "4"]].concat(), &["such tasks in the order seed-1", "seed-1-tasks-2-shots-3"]);
-    let vae = [&["fit-vae"], &common[..], &["--seed", "1", "--shots", "1"]].concat();
-    fails(&vae, &["is learned from --shots 1, and at least 2 are needed"]);
+    let fit = |kind| [&["fit-vae"], &common[..], &["--seed", "1", "--shots", "1", "--generator", kind]].concat();
+    fails(&fit("gaussian"), &["is learned from --shots 1, and at least 2 are needed", "vae or shared"]);
     // a report is of one number of shots
     let page = |more: &[&str]| {
         let output =
@@ -90,4 +90,22 @@ fn shots_are_rows_of_the_class_that_the_seed_draws() {
     fs::remove_dir_all(run_dir.join("results/seed-1-tasks-2")).unwrap();
     assert!(page(&[]) == few && few != all);
     fails(&["report", "--run", path(&run_dir), "--shots", "7"], &["it has some with --shots 3"]);
+}
+
+#[test]
+fn a_class_of_one_image_is_learned() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(6, 12, 4));
+    let model = golden("checkpoint");
+    let common = ["--run", path(&run_dir), "--tasks", "2", "--seed", "1", "--shots", "1"];
+    let output = command(&[&["fit-vae", "--epochs", "2"], &common[..]].concat()).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("and 5 more classes have one training embedding"), "{said}");
+    run(&[&["prompt-tune", "--model", path(&model), "--epochs", "1", "--samples", "4"], &common[..]].concat());
+    run(&[&["baseline", "ncm"], &common[..]].concat());
+    let faa = |method: &str| {
+        number(&run_dir, &format!("SELECT value FROM metrics WHERE metric = 'faa' AND method LIKE '{method}%'"))
+    };
+    assert!(faa("cgil") >= faa("ncm") - 1.0, "{} {}", faa("cgil"), faa("ncm"));
+    assert!(faa("cgil") > 50.0); // a guess is 16.7
 }

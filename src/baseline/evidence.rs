@@ -32,6 +32,10 @@ const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
 /// Weights of the evidence that are tried, where text counts 1.
 const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0, 4.0, 16.0];
 
+/// The weight where no row can be left out, and text tells classes of one row no better than a guess:
+/// a place in [`WEIGHTS`]. Where it does, the smallest.
+const UNJUDGED: usize = 10;
+
 /// Biases of unseen classes that are tried: from −4 in halves.
 const BIASES: usize = 41;
 
@@ -65,6 +69,7 @@ struct Tally {
     unseen: Vec<f64>, // (biases), shares of the rows of a task before it was learned, over tasks
     seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
+    text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
 }
 
 impl Evidence {
@@ -80,6 +85,7 @@ impl Evidence {
                 unseen: vec![0.0; BIASES],
                 seen: vec![0.0; BIASES],
                 tasks: [0.0; 2],
+                text: [0.0; 2],
             },
             chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED },
             model: None,
@@ -122,7 +128,12 @@ impl Evidence {
         for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
             hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
         }
-        let best = first_highest(&self.tally.hits);
+        self.tally.text[0] += self.text_hits(rows, &truth);
+        self.tally.text[1] += truth.len() as f64 / self.seen() as f64;
+        let best = match self.statistics.rows() == self.seen() {
+            true if !self.tally.text_tells() => UNJUDGED,
+            _ => first_highest(&self.tally.hits),
+        };
         let place = places[best / WEIGHTS.len()];
         if self.seen() < self.classes() {
             let share = |hits: &f64| hits / truth.len() as f64;
@@ -208,6 +219,14 @@ impl Evidence {
         found
     }
 
+    /// How many rows (N, D) of the classes `truth` (N) text alone tells among the seen ones.
+    fn text_hits(&self, rows: &[f64], truth: &[usize]) -> f64 {
+        let n = self.seen();
+        let logits = self.logits(rows, &self.text[..n * self.statistics.dim()]); // (N, n)
+        let told = logits.chunks_exact(n).zip(truth).filter(|(row, class)| first_highest(row) == **class);
+        told.count() as f64
+    }
+
     /// What each model hits of rows of the classes `truth`, each left out.
     fn judge(&self, models: &[(f64, Model)], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
         let (dim, n, all) = (self.statistics.dim(), self.seen(), self.classes());
@@ -237,13 +256,14 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks } = &self.tally;
+        let Tally { hits, unseen, seen, tasks, text } = &self.tally;
         let Chosen { shrinkage, weight, bias } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
+        state.insert("text_hits".into(), flat(text));
         state.insert("chosen".into(), flat(&[shrinkage, weight, bias]));
         state
     }
@@ -254,6 +274,7 @@ impl Incremental for Evidence {
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
+            text: take(&mut state, "text_hits", &[2])?.try_into().unwrap_or_default(),
         };
         let chosen = take(&mut state, "chosen", &[3])?;
         let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2] };
@@ -272,7 +293,7 @@ impl Incremental for Evidence {
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
         let Tally { hits, unseen, seen, .. } = &self.tally;
-        Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 5) * size_of::<f64>() }
+        Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 7) * size_of::<f64>() }
     }
 }
 
@@ -320,6 +341,12 @@ impl Judged {
 }
 
 impl Tally {
+    /// Whether text tells more rows than two standard deviations above a guess.
+    fn text_tells(&self) -> bool {
+        let [hits, chance] = self.text;
+        hits > chance + 2.0 * chance.sqrt()
+    }
+
     /// The bias at which the worse of seen and unseen classes is told best; none where no task has
     /// been tested before it was learned, or nothing was hit.
     fn bias(&self) -> Option<f64> {

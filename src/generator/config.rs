@@ -57,10 +57,10 @@ impl GeneratorConfig {
         }
     }
 
-    /// Training rows that a class needs: one has no deviation.
+    /// Training rows that a class needs. One has no deviation; a VAE of one gives it back.
     pub fn least_rows(&self) -> usize {
         match self {
-            GeneratorConfig::Shared => 1,
+            GeneratorConfig::Shared | GeneratorConfig::Vae(_) => 1,
             _ => 2,
         }
     }

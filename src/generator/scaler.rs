@@ -22,7 +22,7 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Measures `rows` (N, dim), flat; N is at least 2. The deviation is that of a sample (N − 1).
+    /// Measures `rows` (N, dim), flat. The deviation is that of a sample (N − 1); one row has none.
     pub fn fit(rows: &[f32], dim: usize) -> Self {
         let n = (rows.len() / dim) as f64;
         let column = |j: usize| rows.iter().skip(j).step_by(dim).copied();
@@ -33,7 +33,7 @@ impl Scaler {
         for j in 0..dim {
             let unit = || column(j).map(|x| f64::from((x - low[j]) / span[j]));
             let centre = unit().sum::<f64>() / n;
-            let variance = unit().map(|u| (u - centre).powi(2)).sum::<f64>() / (n - 1.0);
+            let variance = unit().map(|u| (u - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
             mean.push(centre as f32);
             std.push((variance.sqrt() as f32).max(SMALLEST));
         }

@@ -87,8 +87,11 @@ pub fn fit_together(
             let batch: Vec<Option<&Draws>> = batches.iter().map(|batches| batches.get(i)).collect();
             losses.push(vaes.step(&rows.batch(&batch, config.latent)?, lr)?);
         }
-        let seen: Vec<f32> =
-            batches.iter().map(|batches| batches.iter().map(|(rows, _)| rows.len()).sum::<usize>() as f32).collect();
+        let seen: Vec<f32> = batches
+            .iter()
+            .map(|batches| batches.iter().map(|(rows, _)| rows.len()).sum::<usize>().max(1) as f32)
+            .collect();
+        losses.push(Tensor::zeros((classes.len(), 2), DType::F32, device)?); // where all classes have one row
         let sum = Tensor::stack(&losses, 0)?.sum(0)?; // (C, 2)
         let now = sum.broadcast_div(&Tensor::from_vec(seen, (classes.len(), 1), device)?)?;
         // An epoch late: the device works on this one while the host draws for the next.

@@ -74,8 +74,9 @@ impl Decoder {
     }
 }
 
-/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class; N is at least 2. Returns the
-/// losses of the last epoch, too; `tick` is called with the loss of each.
+/// Fits a VAE to the embeddings `rows` (N, dim), flat, of one class. Returns the losses of the last
+/// epoch, too; `tick` is called with the loss of each. Of one row nothing is learned, and there is no
+/// loss: its scaling has no span, so that whatever is decoded becomes that row.
 pub(super) fn fit(
     rows: &[f32],
     dim: usize,
@@ -107,7 +108,9 @@ pub(super) fn fit(
             sum.kl += step.kl * weight;
             seen += weight;
         }
-        losses = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
+        if seen > 0.0 {
+            losses = Losses { reconstruction: sum.reconstruction / seen, kl: sum.kl / seen };
+        }
         tick(losses.sum());
     }
     (vae.decoder(), scaler, losses)

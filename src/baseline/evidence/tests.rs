@@ -87,7 +87,7 @@ fn the_spread_of_few_rows_is_not_taken_for_noise() {
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
         let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
-        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks }.bias()
+        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2] }.bias()
     };
     // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
     assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
@@ -310,4 +310,21 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
         assert!(restored.restore(state).is_err(), "{name}");
     }
     assert!(Evidence::new(text(7, 8), 8, 20.0).restore(evidence.state()).is_err());
+}
+
+#[test]
+fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
+    let classes = 12;
+    let text = text(classes, 8);
+    // rows beside their own text, and beside another class's
+    for (shift, weight) in [(0, WEIGHTS[0]), (5, WEIGHTS[UNJUDGED])] {
+        let mut evidence = Evidence::new(text.clone(), 8, 20.0);
+        let row = |class: usize| {
+            let own = &text[(class + shift) % classes * 8..][..8];
+            own.iter().enumerate().map(|(i, x)| x + 0.01 * (3 * class + i) as f64).collect::<Vec<_>>()
+        };
+        let rows: Vec<f64> = (0..classes).flat_map(row).collect();
+        evidence.learn_rows(&rows, &vec![1; classes]).unwrap();
+        assert_eq!(evidence.chosen().weight, weight, "{shift}");
+    }
 }
