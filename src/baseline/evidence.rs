@@ -32,6 +32,10 @@ const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
 /// Weights of the evidence that are tried, where text counts 1.
 const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0, 4.0, 16.0];
 
+/// Temperatures that are tried: what scores are divided by before they become probabilities.
+const TEMPERATURES: [f64; 17] =
+    [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
+
 /// The weight where no row can be left out, and text tells classes of one row no better than a guess:
 /// a place in [`WEIGHTS`]. Where it does, the smallest.
 const UNJUDGED: usize = 10;
@@ -70,6 +74,7 @@ struct Tally {
     seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
     text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
+    losses: Vec<f64>, // (temperatures), cross-entropies of the rows, each left out
 }
 
 impl Evidence {
@@ -86,8 +91,9 @@ impl Evidence {
                 seen: vec![0.0; BIASES],
                 tasks: [0.0; 2],
                 text: [0.0; 2],
+                losses: vec![0.0; TEMPERATURES.len()],
             },
-            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED },
+            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, temperature: 1.0 },
             model: None,
         }
     }
@@ -143,8 +149,9 @@ impl Evidence {
             let untested = if self.statistics.rows() == self.seen() { 0.0 } else { UNTESTED };
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
-        let (shrinkage, model) = models.swap_remove(place);
-        self.chosen = Chosen { shrinkage, weight: WEIGHTS[best % WEIGHTS.len()], ..self.chosen };
+        let ((shrinkage, model), weight) = (models.swap_remove(place), WEIGHTS[best % WEIGHTS.len()]);
+        self.add_losses(&model, weight, rows, &truth);
+        self.chosen = Chosen { shrinkage, weight, temperature: self.tally.temperature(), ..self.chosen };
         self.model = Some(model);
         Ok(())
     }
@@ -227,6 +234,25 @@ impl Evidence {
         told.count() as f64
     }
 
+    /// Adds, for each temperature, the cross-entropies of rows (N, D) of the classes `truth` (N), each
+    /// left out, among the seen classes. One that is alone in its class has none.
+    fn add_losses(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
+        let (dim, n) = (self.statistics.dim(), self.seen());
+        for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
+            let mut scores = self.logits(rows, &self.text); // (B, C)
+            scores.iter_mut().zip(model.left_out(rows, truth)).for_each(|(x, evidence)| *x += weight * evidence);
+            for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
+                if self.statistics.counts()[class] > 1 {
+                    let highest = highest(scores[..n].iter().copied()).1;
+                    for (loss, temperature) in self.tally.losses.iter_mut().zip(TEMPERATURES) {
+                        let sum: f64 = scores[..n].iter().map(|x| ((x - highest) / temperature).exp()).sum();
+                        *loss += sum.ln() - (scores[class] - highest) / temperature;
+                    }
+                }
+            }
+        }
+    }
+
     /// What each model hits of rows of the classes `truth`, each left out.
     fn judge(&self, models: &[(f64, Model)], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
         let (dim, n, all) = (self.statistics.dim(), self.seen(), self.classes());
@@ -256,15 +282,16 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, text } = &self.tally;
-        let Chosen { shrinkage, weight, bias } = self.chosen;
+        let Tally { hits, unseen, seen, tasks, text, losses } = &self.tally;
+        let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
         state.insert("text_hits".into(), flat(text));
-        state.insert("chosen".into(), flat(&[shrinkage, weight, bias]));
+        state.insert("losses".into(), flat(losses));
+        state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature]));
         state
     }
 
@@ -275,9 +302,11 @@ impl Incremental for Evidence {
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
             text: take(&mut state, "text_hits", &[2])?.try_into().unwrap_or_default(),
+            losses: take(&mut state, "losses", &[TEMPERATURES.len()])?,
         };
-        let chosen = take(&mut state, "chosen", &[3])?;
-        let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2] };
+        let chosen = take(&mut state, "chosen", &[4])?;
+        let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2], temperature: chosen[3] };
+        ensure!(chosen.temperature > 0.0, "tensor \"chosen\" holds the temperature {}", chosen.temperature);
         ensure!((0.0..=1.0).contains(&chosen.shrinkage), "tensor \"chosen\" holds the shrinkage {}", chosen.shrinkage);
         let statistics = ClassStatistics::from_state(state, self.statistics.dim())?;
         let classes = statistics.counts().len();
@@ -292,8 +321,9 @@ impl Incremental for Evidence {
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, .. } = &self.tally;
-        Stored { per_class, shared: shared + (hits.len() + unseen.len() + seen.len() + 7) * size_of::<f64>() }
+        let Tally { hits, unseen, seen, losses, .. } = &self.tally;
+        let numbers = hits.len() + unseen.len() + seen.len() + losses.len() + 8;
+        Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
 }
 
@@ -341,6 +371,12 @@ impl Judged {
 }
 
 impl Tally {
+    /// The temperature of the least cross-entropy; 1 where no row could be left out.
+    fn temperature(&self) -> f64 {
+        let (place, least) = highest(self.losses.iter().map(|loss| -loss));
+        if least < 0.0 { TEMPERATURES[place] } else { 1.0 }
+    }
+
     /// Whether text tells more rows than two standard deviations above a guess.
     fn text_tells(&self) -> bool {
         let [hits, chance] = self.text;

@@ -27,6 +27,8 @@ pub struct Chosen {
     pub weight: f64,
     /// What unseen classes' logits are raised by.
     pub bias: f64,
+    /// What logits are divided by before they become probabilities.
+    pub temperature: f64,
 }
 
 /// All that scores embeddings for the classes of a stream, of which the first n are learned.
@@ -53,6 +55,13 @@ struct About {
     /// What unseen classes' logits are raised by.
     bias: f64,
     shrinkage: f64,
+    #[serde(default = "not_tempered")]
+    temperature: f64,
+}
+
+/// The temperature of a file that says none.
+fn not_tempered() -> f64 {
+    1.0
 }
 
 /// Scores of rows, of text and evidence together.
@@ -92,9 +101,10 @@ impl OpenClassifier {
         together.scores(classes, self.seen)
     }
 
-    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order: among
-    /// learned classes they differ as the scores do that tell those apart, and the highest of them
-    /// stands to those of the others as it does where learned and other classes are told apart.
+    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order, whose
+    /// softmax are probabilities: among learned classes they differ as the scores do that tell those
+    /// apart, and the highest of them stands to those of the others as it does where learned and
+    /// other classes are told apart; all divided by the temperature.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f32> {
         let Scores { open, seen, unseen } = self.scores(embeddings);
         let (n, others) = (self.seen, self.whitened.classes() - self.seen);
@@ -106,6 +116,7 @@ impl OpenClassifier {
             logits.extend(seen.iter().map(|score| score + shift));
             logits.extend_from_slice(&unseen[row * others..(row + 1) * others]);
         }
+        logits.iter_mut().for_each(|logit| *logit /= self.chosen.temperature as f32);
         logits
     }
 
@@ -130,7 +141,7 @@ impl OpenClassifier {
         if let Some(prompts) = &self.prompts {
             tensors.insert("prompts".into(), rows(prompts));
         }
-        let Chosen { shrinkage, weight, bias } = self.chosen;
+        let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
         let about = About {
             classes: classes.to_vec(),
             seen: self.seen,
@@ -139,6 +150,7 @@ impl OpenClassifier {
             gate: GATE,
             bias,
             shrinkage,
+            temperature,
         };
         Ok((tensors, serde_json::to_value(about)?))
     }
@@ -151,12 +163,13 @@ impl OpenClassifier {
     }
 
     fn from_file(stored: Tensors, about: About) -> Result<(Self, Vec<Class>)> {
-        let About { classes, seen, logit_scale, weight, gate, bias, shrinkage } = about;
+        let About { classes, seen, logit_scale, weight, gate, bias, shrinkage, temperature } = about;
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
         for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
             ensure!(value.is_finite(), "{name} is {value}");
         }
+        ensure!(temperature.is_finite() && temperature > 0.0, "temperature is {temperature}");
         let wide = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
             (name, (shape, values.into_iter().map(f64::from).collect()))
         };
@@ -176,7 +189,7 @@ impl OpenClassifier {
         let text = rows("text", classes.len())?;
         let prompts = stored.contains_key("prompts").then(|| take_f32(&mut stored, "prompts", &[seen, dim]));
         let prompts = prompts.transpose()?.map(|prompts| prompts.into_iter().map(f64::from).collect());
-        let chosen = Chosen { shrinkage, weight, bias };
+        let chosen = Chosen { shrinkage, weight, bias, temperature };
         Ok((Self::new(text, prompts, whitened, seen, logit_scale, chosen), classes))
     }
 }

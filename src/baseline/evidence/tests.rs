@@ -87,7 +87,8 @@ fn the_spread_of_few_rows_is_not_taken_for_noise() {
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
         let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
-        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2] }.bias()
+        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2], losses: Vec::new() }
+            .bias()
     };
     // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
     assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
@@ -107,7 +108,7 @@ fn scores_and_what_is_chosen_are_the_references() {
         let (rows, labels) = (own("rows"), own("labels"));
         let counts: Vec<usize> = labels.chunk_by(|a, b| a == b).map(<[f64]>::len).collect();
         evidence.learn_rows(&rows, &counts).unwrap();
-        let Chosen { shrinkage, weight, bias } = evidence.chosen();
+        let Chosen { shrinkage, weight, bias, .. } = evidence.chosen();
         let expected = own("chosen");
         assert_close("shrinkage", &[shrinkage], &expected[..1], 1e-12);
         assert_eq!([weight, bias], expected[1..], "task {t}");
@@ -266,7 +267,7 @@ fn few_classes_few_rows_equal_rows_and_many_dimensions_are_defined() {
             learn(&mut evidence, classes);
             let scores = evidence.together(&text(6, 6), None);
             assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
-            let Chosen { shrinkage, weight, bias } = evidence.chosen();
+            let Chosen { shrinkage, weight, bias, .. } = evidence.chosen();
             assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
             // rows that are all equal are told from the others by them alone
             if what == "equal rows" {
@@ -304,7 +305,9 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     assert_eq!(restored.chosen(), evidence.chosen());
     let bytes: usize = evidence.state().values().map(|(_, values)| values.len() * size_of::<f64>()).sum();
     assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
-    for (name, values) in [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0]), ("tasks", vec![f64::NAN, 1.0])] {
+    for (name, values) in
+        [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0, 1.0]), ("tasks", vec![f64::NAN, 1.0])]
+    {
         let mut state = evidence.state();
         state.insert(name.into(), (vec![values.len()], values));
         assert!(restored.restore(state).is_err(), "{name}");
@@ -327,4 +330,38 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
         evidence.learn_rows(&rows, &vec![1; classes]).unwrap();
         assert_eq!(evidence.chosen().weight, weight, "{shift}");
     }
+}
+
+#[test]
+fn the_temperature_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out() {
+    let mut losses = vec![5.0; TEMPERATURES.len()];
+    losses[9] = 4.0;
+    let tally = |losses: Vec<f64>| {
+        let zeros = || vec![0.0; BIASES];
+        Tally { hits: Vec::new(), unseen: zeros(), seen: zeros(), tasks: [0.0; 2], text: [0.0; 2], losses }
+            .temperature()
+    };
+    assert_eq!((tally(losses), tally(vec![0.0; TEMPERATURES.len()])), (TEMPERATURES[9], 1.0));
+
+    // by hand: what the rows' classes lose at each temperature, from scores that leave each row out
+    let (text, counts) = (text(4, 8), [6, 6, 6, 6]);
+    let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
+    let rows: Vec<f64> = (0..24 * 8).map(value).collect();
+    let mut evidence = Evidence::new(text, 8, 20.0);
+    evidence.learn_rows(&rows, &counts).unwrap();
+    let truth: Vec<usize> = (0..24).map(|i| i / 6).collect();
+    let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
+    let mut scores = evidence.logits(&rows, &evidence.text);
+    scores.iter_mut().zip(model.left_out(&rows, &truth)).for_each(|(x, own)| *x += weight * own);
+    for (loss, temperature) in evidence.tally.losses.iter().zip(TEMPERATURES) {
+        let of_row = |(row, &class): (&[f64], &usize)| {
+            let sum: f64 = row.iter().map(|x| (x / temperature).exp()).sum();
+            -((row[class] / temperature).exp() / sum).ln()
+        };
+        let expected: f64 = scores.chunks(4).zip(&truth).map(of_row).sum();
+        assert!((loss - expected).abs() < 1e-6 * expected.max(1.0), "{temperature}: {loss} {expected}");
+    }
+    let least = evidence.tally.losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let place = TEMPERATURES.iter().position(|&t| t == evidence.chosen().temperature).unwrap();
+    assert_eq!(evidence.tally.losses[place], least);
 }
