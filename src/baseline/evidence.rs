@@ -74,7 +74,7 @@ struct Tally {
     seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
     text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
-    losses: Vec<f64>, // (temperatures), cross-entropies of the rows, each left out
+    errors: Vec<f64>, // (temperatures), squared errors of probabilities of the rows, each left out
 }
 
 impl Evidence {
@@ -91,7 +91,7 @@ impl Evidence {
                 seen: vec![0.0; BIASES],
                 tasks: [0.0; 2],
                 text: [0.0; 2],
-                losses: vec![0.0; TEMPERATURES.len()],
+                errors: vec![0.0; TEMPERATURES.len()],
             },
             chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, temperature: 1.0 },
             model: None,
@@ -150,7 +150,7 @@ impl Evidence {
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
         let ((shrinkage, model), weight) = (models.swap_remove(place), WEIGHTS[best % WEIGHTS.len()]);
-        self.add_losses(&model, weight, rows, &truth);
+        self.add_errors(&model, weight, rows, &truth);
         self.chosen = Chosen { shrinkage, weight, temperature: self.tally.temperature(), ..self.chosen };
         self.model = Some(model);
         Ok(())
@@ -234,9 +234,10 @@ impl Evidence {
         told.count() as f64
     }
 
-    /// Adds, for each temperature, the cross-entropies of rows (N, D) of the classes `truth` (N), each
-    /// left out, among the seen classes. One that is alone in its class has none.
-    fn add_losses(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
+    /// Adds, for each temperature, the Brier scores of rows (N, D) of the classes `truth` (N), each left
+    /// out, among the seen classes. One that is alone in its class has none. A cross-entropy would
+    /// follow the few rows that a heavy weight is most wrong about.
+    fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
         let (dim, n) = (self.statistics.dim(), self.seen());
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let mut scores = self.logits(rows, &self.text); // (B, C)
@@ -244,9 +245,11 @@ impl Evidence {
             for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
-                    for (loss, temperature) in self.tally.losses.iter_mut().zip(TEMPERATURES) {
-                        let sum: f64 = scores[..n].iter().map(|x| ((x - highest) / temperature).exp()).sum();
-                        *loss += sum.ln() - (scores[class] - highest) / temperature;
+                    for (error, temperature) in self.tally.errors.iter_mut().zip(TEMPERATURES) {
+                        let power = |x: &f64| ((x - highest) / temperature).exp();
+                        let (sum, squares) =
+                            scores[..n].iter().map(power).fold((0.0, 0.0), |(a, b), x| (a + x, b + x * x));
+                        *error += squares / (sum * sum) + 1.0 - 2.0 * power(&scores[class]) / sum;
                     }
                 }
             }
@@ -282,7 +285,7 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, text, losses } = &self.tally;
+        let Tally { hits, unseen, seen, tasks, text, errors } = &self.tally;
         let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
@@ -290,7 +293,7 @@ impl Incremental for Evidence {
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
         state.insert("text_hits".into(), flat(text));
-        state.insert("losses".into(), flat(losses));
+        state.insert("errors".into(), flat(errors));
         state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature]));
         state
     }
@@ -302,7 +305,7 @@ impl Incremental for Evidence {
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
             text: take(&mut state, "text_hits", &[2])?.try_into().unwrap_or_default(),
-            losses: take(&mut state, "losses", &[TEMPERATURES.len()])?,
+            errors: take(&mut state, "errors", &[TEMPERATURES.len()])?,
         };
         let chosen = take(&mut state, "chosen", &[4])?;
         let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2], temperature: chosen[3] };
@@ -321,8 +324,8 @@ impl Incremental for Evidence {
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, losses, .. } = &self.tally;
-        let numbers = hits.len() + unseen.len() + seen.len() + losses.len() + 8;
+        let Tally { hits, unseen, seen, errors, .. } = &self.tally;
+        let numbers = hits.len() + unseen.len() + seen.len() + errors.len() + 8;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
 }
@@ -371,9 +374,9 @@ impl Judged {
 }
 
 impl Tally {
-    /// The temperature of the least cross-entropy; 1 where no row could be left out.
+    /// The temperature of the least error; 1 where no row could be left out.
     fn temperature(&self) -> f64 {
-        let (place, least) = highest(self.losses.iter().map(|loss| -loss));
+        let (place, least) = highest(self.errors.iter().map(|error| -error));
         if least < 0.0 { TEMPERATURES[place] } else { 1.0 }
     }
 
