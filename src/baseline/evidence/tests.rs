@@ -87,7 +87,7 @@ fn the_spread_of_few_rows_is_not_taken_for_noise() {
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
         let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
-        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2], losses: Vec::new() }
+        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2], errors: Vec::new() }
             .bias()
     };
     // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
@@ -333,17 +333,17 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
 }
 
 #[test]
-fn the_temperature_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out() {
-    let mut losses = vec![5.0; TEMPERATURES.len()];
-    losses[9] = 4.0;
-    let tally = |losses: Vec<f64>| {
+fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() {
+    let mut errors = vec![5.0; TEMPERATURES.len()];
+    errors[9] = 4.0;
+    let tally = |errors: Vec<f64>| {
         let zeros = || vec![0.0; BIASES];
-        Tally { hits: Vec::new(), unseen: zeros(), seen: zeros(), tasks: [0.0; 2], text: [0.0; 2], losses }
+        Tally { hits: Vec::new(), unseen: zeros(), seen: zeros(), tasks: [0.0; 2], text: [0.0; 2], errors }
             .temperature()
     };
-    assert_eq!((tally(losses), tally(vec![0.0; TEMPERATURES.len()])), (TEMPERATURES[9], 1.0));
+    assert_eq!((tally(errors), tally(vec![0.0; TEMPERATURES.len()])), (TEMPERATURES[9], 1.0));
 
-    // by hand: what the rows' classes lose at each temperature, from scores that leave each row out
+    // by hand, from scores that leave each row out
     let (text, counts) = (text(4, 8), [6, 6, 6, 6]);
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
     let rows: Vec<f64> = (0..24 * 8).map(value).collect();
@@ -353,15 +353,17 @@ fn the_temperature_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
     let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
     let mut scores = evidence.logits(&rows, &evidence.text);
     scores.iter_mut().zip(model.left_out(&rows, &truth)).for_each(|(x, own)| *x += weight * own);
-    for (loss, temperature) in evidence.tally.losses.iter().zip(TEMPERATURES) {
+    for (found, temperature) in evidence.tally.errors.iter().zip(TEMPERATURES) {
         let of_row = |(row, &class): (&[f64], &usize)| {
             let sum: f64 = row.iter().map(|x| (x / temperature).exp()).sum();
-            -((row[class] / temperature).exp() / sum).ln()
+            let error =
+                |(c, x): (usize, &f64)| ((x / temperature).exp() / sum - f64::from(u8::from(c == class))).powi(2);
+            row.iter().enumerate().map(error).sum::<f64>()
         };
         let expected: f64 = scores.chunks(4).zip(&truth).map(of_row).sum();
-        assert!((loss - expected).abs() < 1e-6 * expected.max(1.0), "{temperature}: {loss} {expected}");
+        assert!((found - expected).abs() < 1e-6 * expected.max(1.0), "{temperature}: {found} {expected}");
     }
-    let least = evidence.tally.losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let least = evidence.tally.errors.iter().copied().fold(f64::INFINITY, f64::min);
     let place = TEMPERATURES.iter().position(|&t| t == evidence.chosen().temperature).unwrap();
-    assert_eq!(evidence.tally.losses[place], least);
+    assert_eq!(evidence.tally.errors[place], least);
 }
