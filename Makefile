@@ -89,8 +89,7 @@ growth: build
 	runs/bench-torch/venv/bin/python benches/growth.py
 
 # Pictures of every mode, size and format beside Pillow and transformers. After bench-torch, whose environment it uses.
-check-decoders:
-	$(CARGO) build --release --features exact-jpeg
+check-decoders: build
 	runs/bench-torch/venv/bin/python benches/decoders/compare.py
 
 # Which changes no test sees of the files that decide which rows, candidates and results belong together, into

@@ -18,6 +18,7 @@ use arrow::{
 };
 use candle_core::{Device, Tensor};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use parquet::{arrow::ArrowWriter, file::metadata::KeyValue, file::properties::WriterProperties};
 use tiff::encoder::{TiffEncoder, colortype::RGB8};
 
@@ -226,11 +227,16 @@ pub fn picture(class: usize, i: usize, side: u32) -> RgbImage {
 /// A picture as the bytes of a file.
 pub fn encoded(picture: RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    if format == ImageFormat::Tiff {
-        let (width, height) = picture.dimensions();
-        TiffEncoder::new(&mut bytes).unwrap().write_image::<RGB8>(width, height, &picture).unwrap();
-    } else {
-        DynamicImage::from(picture).write_to(&mut bytes, format).unwrap();
+    let (width, height) = picture.dimensions();
+    match format {
+        ImageFormat::Jpeg => {
+            let (width, height) = (width as usize, height as usize);
+            return compress(&picture, width, height, PixelFormat::Rgb, 75, Subsampling::S444).unwrap();
+        }
+        ImageFormat::Tiff => {
+            TiffEncoder::new(&mut bytes).unwrap().write_image::<RGB8>(width, height, &picture).unwrap();
+        }
+        _ => DynamicImage::from(picture).write_to(&mut bytes, format).unwrap(),
     }
     bytes.into_inner()
 }

@@ -130,8 +130,7 @@ impl Preprocess {
             Resize::Shortest(side) => format!("shortest side {side}, {filter}; centre crop {crop}"),
             Resize::Squash => format!("squashed to {crop}, {filter}"),
         };
-        let decoder = if cfg!(feature = "exact-jpeg") { "; JPEG by libjpeg-turbo" } else { "" };
-        format!("rgb8; {shape}; mean {mean:?}; std {std:?}; exif {exif}{decoder}")
+        format!("rgb8; {shape}; mean {mean:?}; std {std:?}; exif {exif}; JPEG by libjpeg-turbo")
     }
 
     /// An encoded picture to normalised pixels (3, crop, crop), flat.

@@ -6,8 +6,6 @@ mod gif;
 mod ico;
 mod jpeg;
 mod levels;
-#[cfg(feature = "exact-jpeg")]
-mod libjpeg;
 mod png;
 mod tiff;
 
