@@ -129,9 +129,9 @@ fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Le
         classes += generators.len() as u64;
     }
     let mut text = format!(
-        "kept of each of its {} in the stream {}, on average: a generator ({kind}) of {} KB, and a count and a mean of {} \
-         bytes; of all classes together a covariance of {} KB, and what prompts and evidence need. A mean of few images is \
-         close to them; of one image it is the image's embedding.\n",
+        "kept of each of its {} in the stream {}, on average: a generator ({kind}) of {} KB, a count, and a mean of {} bytes\n\
+         kept of all classes together: a covariance of {} KB, and what prompts and evidence need\n\
+         a mean of few images is close to them; of one image it is the image's embedding\n",
         counted(classes as usize, "class"),
         stream.name,
         bytes / classes.max(1) / 1000,

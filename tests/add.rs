@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use arrow::{array::AsArray, datatypes::Int64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{copy, encoded, fails, files, golden, path, picture, query, run, text};
@@ -270,4 +272,63 @@ fn pictures_come_from_anywhere_and_go_where_their_class_is() {
     run(&["classify", "--run", &run_dir, path(&test), "--sort-into", path(&sorted), "--link"]);
     assert_eq!(count(&sorted), 12); // none took another's name
     fails(&["classify", "--run", &run_dir, &data.at("nowhere")], &["nowhere", "is not there"]);
+}
+
+/// The shell commands of docs/tutorial.md below a heading.
+fn commands_of_tutorial(heading: &str) -> String {
+    let page = include_str!("../docs/tutorial.md");
+    let part = &page[page.find(heading).expect("the heading is there")..];
+    part.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect::<Vec<_>>().concat()
+}
+
+/// The demo's pictures as the tutorial has them: photos/SPLIT/CLASS/NNNN.jpg.
+fn unpack_photos(to: &Path) {
+    for split in ["train", "test"] {
+        let file = fs::File::open(format!("data/demo/pictures/{split}-00000-of-00001.parquet")).unwrap();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let footer = builder.schema().metadata()["huggingface"].clone();
+        let footer: serde_json::Value = serde_json::from_str(&footer).unwrap();
+        let names = footer["info"]["features"]["label"]["names"].as_array().unwrap();
+        let mut number = 0;
+        for batch in builder.build().unwrap() {
+            let batch = batch.unwrap();
+            let bytes = batch["image"].as_struct()["bytes"].clone();
+            let labels = batch["label"].as_primitive::<Int64Type>();
+            for (i, bytes) in bytes.as_binary::<i32>().iter().enumerate() {
+                let dir = to.join("photos").join(split).join(names[labels.value(i) as usize].as_str().unwrap());
+                fs::create_dir_all(&dir).unwrap();
+                fs::write(dir.join(format!("{number:04}.jpg")), bytes.unwrap()).unwrap();
+                number += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_second_half_of_the_tutorial_runs_as_it_stands() {
+    let dir = tempdir().unwrap();
+    unpack_photos(dir.path());
+    copy(Path::new("data/demo/clip"), &dir.path().join("cgil-demo/clip"));
+    let program = Path::new(env!("CARGO_BIN_EXE_cgil")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let script = commands_of_tutorial("## New classes arrive");
+    assert_eq!(script.matches("cgil ").count(), 5, "{script}");
+    let output = Command::new("sh").args(["-ec", &script]).env("PATH", path).current_dir(&dir).output().unwrap();
+    let (said, told) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}\n{told}");
+    for part in [
+        "forgotten: 600 training embeddings of base",
+        "forgotten: 400 training embeddings of delivery-2",
+        "a teal car (",
+    ] {
+        assert!(said.contains(part), "expected {part:?} in:\n{said}");
+    }
+    let sorted = files(&dir.path().join("sorted"));
+    let right = sorted.keys().filter(|link| {
+        let class = link.parent().unwrap();
+        let target = fs::read_link(dir.path().join("sorted").join(link)).unwrap();
+        target.parent().unwrap().ends_with(class)
+    });
+    assert_eq!(sorted.len(), 500);
+    assert!(right.count() >= 480); // the page's figures, but for an image or two
 }
