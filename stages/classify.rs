@@ -31,19 +31,22 @@ use serde_json::json;
 use crate::{
     baseline::Text,
     checkpoint::{self, ClipOptions},
-    options::{StreamOption, at_least},
+    options::{StreamOption, at_least, fraction},
     terminal,
 };
 
 /// Batches in hand at a time, for each thread.
 const BATCHES_PER_THREAD: usize = 2;
 
+/// Directory of pictures that are refused.
+const NONE: &str = "none of these";
+
 /// How answers are printed.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
     /// A line per picture, with its likeliest classes
     Table,
-    /// path, rank, class, probability, learned
+    /// path, rank, class, probability, learned, rejected
     Csv,
     /// An object per picture
     Jsonl,
@@ -70,6 +73,11 @@ pub struct Options {
     /// More classes, by what they are called, which nobody has learned: "a red fox,a wolf"
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     also: Vec<String>,
+    /// Refuse pictures that are of none of the learned classes, and at most this share of those that are
+    ///
+    /// Above 0 and below 1. Which are refused was calibrated on training embeddings, each left out.
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    reject: Option<f64>,
     /// How answers are printed
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -91,6 +99,8 @@ struct Ready {
     classes: Vec<Class>,
     preprocess: Preprocess,
     encoder: ImageEncoder,
+    /// The confidence below which a picture is of no class.
+    least_confidence: Option<f32>,
 }
 
 /// A picture, and the classes that it is of with their probabilities, likeliest first, or why it
@@ -99,6 +109,8 @@ struct Answer {
     name: String,
     file: Option<PathBuf>,
     classes: Result<Vec<(usize, f32)>, String>,
+    /// Whether it is none of the learned classes.
+    is_rejected: bool,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -143,10 +155,10 @@ impl Options {
 
     /// What stands before the answers.
     fn head(&self) -> &'static str {
-        if self.format == Format::Csv { "path,rank,class,probability,learned\n" } else { "" }
+        if self.format == Format::Csv { "path,rank,class,probability,learned,rejected\n" } else { "" }
     }
 
-    fn line(&self, Answer { name, classes, .. }: &Answer, ready: &Ready) -> Result<String> {
+    fn line(&self, Answer { name, classes, is_rejected, .. }: &Answer, ready: &Ready) -> Result<String> {
         let shown = |class: usize| &ready.classes[class].name;
         let is_learned = |class: usize| class < ready.classifier.seen();
         let classes = match classes {
@@ -165,28 +177,33 @@ impl Options {
                     let new = if is_learned(class) { "" } else { ", not learned" };
                     format!("{} ({:.1} %{new})", shown(class), 100.0 * p)
                 };
-                format!("{name}: {}\n", classes.iter().map(cell).collect::<Vec<_>>().join(", "))
+                let none = if *is_rejected { "none of these; " } else { "" };
+                format!("{name}: {none}{}\n", classes.iter().map(cell).collect::<Vec<_>>().join(", "))
             }
             Format::Csv => {
                 let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
                 for (rank, &(class, p)) in (1..).zip(classes) {
-                    let (rank, p) = (rank.to_string(), p.to_string());
-                    writer.write_record([name, &rank, shown(class), &p, &is_learned(class).to_string()])?;
+                    let (rank, p, learned) = (rank.to_string(), p.to_string(), is_learned(class).to_string());
+                    writer.write_record([name, &rank, shown(class), &p, &learned, &is_rejected.to_string()])?;
                 }
                 String::from_utf8(writer.into_inner()?)?
             }
             Format::Jsonl => {
                 let of = |&(class, p): &(usize, f32)| json!({"class": shown(class), "probability": p, "learned": is_learned(class)});
-                format!("{}\n", json!({"path": name, "classes": classes.iter().map(of).collect::<Vec<_>>()}))
+                format!(
+                    "{}\n",
+                    json!({"path": name, "classes": classes.iter().map(of).collect::<Vec<_>>(), "rejected": is_rejected})
+                )
             }
         })
     }
 
     /// Puts a picture where its class is.
-    fn sort(&self, Answer { name, file, classes }: &Answer, ready: &Ready) -> Result<()> {
+    fn sort(&self, Answer { name, file, classes, is_rejected }: &Answer, ready: &Ready) -> Result<()> {
         let (Some(dir), Ok(classes)) = (&self.sort_into, classes) else { return Ok(()) };
         let Some(file) = file else { bail!("{name} lies in a tar: --sort-into takes files; unpack it first") };
         let class = classes.first().map(|&(class, _)| &ready.classes[class].name).context("no class")?;
+        let class = if *is_rejected { NONE } else { class };
         let dir = dir.join(class.replace(['/', '\\', '\0'], "_"));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let to = free(&dir, file)?;
@@ -237,13 +254,20 @@ impl Ready {
             classes.extend(also(&options.also, &classes)?);
             classifier = with_others(&run, &stream, &checkpoint, clip, template, &classes, &classifier)?;
         }
+        let least_confidence = options.reject.map(|share| {
+            classifier.least_confidence(share).context(
+                "the classifier does not know how sure it is of training images, since no class had two of them: leave \
+                 --reject out",
+            )
+        });
+        let least_confidence = least_confidence.transpose()?;
         let embeddings = Embeddings::open(&run, stream.source(0))?;
         let device = options.device.open_one()?;
         terminal::note_device(&options.device, &device);
         let precision = Precision::usual(&device);
         precision.prepare(std::slice::from_ref(&device))?;
         let encoder = checkpoint.image_encoder(&device, precision.dtype())?;
-        Ok(Ready { classifier, classes, preprocess: preprocess(&checkpoint, &embeddings)?, encoder })
+        Ok(Ready { classifier, classes, preprocess: preprocess(&checkpoint, &embeddings)?, encoder, least_confidence })
     }
 
     /// The answers to pictures, in their order.
@@ -261,22 +285,31 @@ impl Ready {
             })
             .collect();
         let pixels: Vec<f32> = decoded.iter().flatten().flatten().copied().collect();
-        let mut logits = match pixels.is_empty() {
+        let embeddings = match pixels.is_empty() {
             true => Vec::new(),
-            false => self.classifier.logits(&self.encoder.encode(&pixels, &mut Workspace::default())?),
+            false => self.encoder.encode(&pixels, &mut Workspace::default())?,
         };
+        let mut logits = self.classifier.logits(&embeddings);
+        let confidence = self.least_confidence.map(|least| (least, self.classifier.confidence(&embeddings)));
         log_softmax(&mut logits, self.classes.len());
-        let mut rows = logits.chunks_exact(self.classes.len());
+        let mut rows = logits.chunks_exact(self.classes.len()).enumerate();
         let ranked = |row: &[f32]| {
             let mut ranked: Vec<(usize, f32)> = row.iter().map(|log| log.exp()).enumerate().collect();
             ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
             ranked.truncate(top);
             ranked
         };
-        let answer = |(picture, decoded): (&Picture, Result<Vec<f32>, String>)| Answer {
-            name: picture.name.clone(),
-            file: picture.file.clone(),
-            classes: decoded.map(|_| rows.next().map(ranked).unwrap_or_default()),
+        let answer = |(picture, decoded): (&Picture, Result<Vec<f32>, String>)| {
+            let row = decoded.and_then(|_| rows.next().ok_or_else(|| "has no embedding".to_owned()));
+            let is_below = |row: usize| confidence.as_ref().is_some_and(|(least, confidence)| confidence[row] < *least);
+            let is_of_none = |row: usize, best: usize| best < self.classifier.seen() && is_below(row);
+            let classes = row.map(|(row, logits)| (row, ranked(logits)));
+            Answer {
+                name: picture.name.clone(),
+                file: picture.file.clone(),
+                is_rejected: classes.as_ref().is_ok_and(|(row, classes)| is_of_none(*row, classes[0].0)),
+                classes: classes.map(|(_, classes)| classes),
+            }
         };
         Ok(pictures.iter().zip(decoded).map(answer).collect())
     }

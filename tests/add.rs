@@ -181,12 +181,12 @@ fn pictures_are_classified_as_the_tables_say() {
         let test = root.join("test");
         let csv = run(&["classify", "--run", &run_dir, path(&test), "--top", "1", "--format", "csv"]);
         let (head, lines) = csv.split_once('\n').unwrap();
-        assert_eq!(head, "path,rank,class,probability,learned");
+        assert_eq!(head, "path,rank,class,probability,learned,rejected");
         for line in lines.lines() {
-            let [file, rank, class, probability, learned] = line.split(',').collect::<Vec<_>>()[..] else {
+            let [file, rank, class, probability, learned, rejected] = line.split(',').collect::<Vec<_>>()[..] else {
                 panic!("{line}")
             };
-            assert_eq!((rank, learned), ("1", "true"));
+            assert_eq!((rank, learned, rejected), ("1", "true", "false"));
             assert!(probability.parse::<f32>().unwrap() > 0.25, "{line}");
             let id = Path::new(file).strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
             found.push((id, class.to_owned()));
@@ -194,6 +194,16 @@ fn pictures_are_classified_as_the_tables_say() {
     }
     found.sort();
     assert_eq!(found, expected);
+
+    // a share of them are refused, where that is asked for
+    let rejected = |share: &str| -> usize {
+        let test = data.root.join("0/test");
+        let lines = run(&["classify", "--run", &run_dir, path(&test), "--reject", share, "--format", "jsonl"]);
+        let is_rejected = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["rejected"] == true;
+        lines.lines().filter(|line| is_rejected(line)).count()
+    };
+    let counts = ["0.001", "0.5", "0.999"].map(rejected);
+    assert!(counts[0] <= 1 && counts.is_sorted() && counts[2] >= 5, "{counts:?}");
 
     // all classes of a picture, one nobody has learned among them
     let one = data.root.join("0/test/ant/6.png");

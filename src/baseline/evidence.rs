@@ -36,6 +36,9 @@ const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.
 const TEMPERATURES: [f64; 17] =
     [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
 
+/// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
+const QUANTILES: usize = 101;
+
 /// The weight where no row can be left out, and text tells classes of one row no better than a guess:
 /// a place in [`WEIGHTS`]. Where it does, the smallest.
 const UNJUDGED: usize = 10;
@@ -74,6 +77,7 @@ struct Tally {
     seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
     text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
+    known: Vec<f64>,  // (quantiles), of the highest scores of the last task's rows, each left out; none before
     errors: Vec<f64>, // (temperatures), squared errors of probabilities of the rows, each left out
 }
 
@@ -91,6 +95,7 @@ impl Evidence {
                 seen: vec![0.0; BIASES],
                 tasks: [0.0; 2],
                 text: [0.0; 2],
+                known: Vec::new(),
                 errors: vec![0.0; TEMPERATURES.len()],
             },
             chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, temperature: 1.0 },
@@ -178,7 +183,16 @@ impl Evidence {
     pub fn classifier(&self, prompts: Option<&[f32]>) -> Option<OpenClassifier> {
         let whitened = self.model.as_ref()?.whitened.clone();
         let prompts = prompts.map(|prompts| unit_rows(prompts, whitened.dim));
-        Some(OpenClassifier::new(self.text.clone(), prompts, whitened, self.seen(), self.logit_scale, self.chosen))
+        let known = Some(&self.tally.known).filter(|known| !known.is_empty()).cloned();
+        Some(OpenClassifier {
+            text: self.text.clone(),
+            prompts,
+            whitened,
+            seen: self.seen(),
+            logit_scale: self.logit_scale,
+            chosen: self.chosen,
+            known,
+        })
     }
 
     /// Number of classes learned, n.
@@ -236,15 +250,17 @@ impl Evidence {
 
     /// Adds, for each temperature, the Brier scores of rows (N, D) of the classes `truth` (N), each left
     /// out, among the seen classes. One that is alone in its class has none. A cross-entropy would
-    /// follow the few rows that a heavy weight is most wrong about.
+    /// follow the few rows that a heavy weight is most wrong about. Their highest scores say what known
+    /// rows have.
     fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
-        let (dim, n) = (self.statistics.dim(), self.seen());
+        let (dim, n, mut known) = (self.statistics.dim(), self.seen(), Vec::new());
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let mut scores = self.logits(rows, &self.text); // (B, C)
             scores.iter_mut().zip(model.left_out(rows, truth)).for_each(|(x, evidence)| *x += weight * evidence);
             for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
+                    known.push(highest);
                     for (error, temperature) in self.tally.errors.iter_mut().zip(TEMPERATURES) {
                         let power = |x: &f64| ((x - highest) / temperature).exp();
                         let (sum, squares) =
@@ -254,6 +270,7 @@ impl Evidence {
                 }
             }
         }
+        self.tally.set_known(known);
     }
 
     /// What each model hits of rows of the classes `truth`, each left out.
@@ -285,7 +302,7 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, text, errors } = &self.tally;
+        let Tally { hits, unseen, seen, tasks, text, known, errors } = &self.tally;
         let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
@@ -293,6 +310,9 @@ impl Incremental for Evidence {
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
         state.insert("text_hits".into(), flat(text));
+        if !known.is_empty() {
+            state.insert("known".into(), flat(known));
+        }
         state.insert("errors".into(), flat(errors));
         state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature]));
         state
@@ -305,6 +325,10 @@ impl Incremental for Evidence {
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
             text: take(&mut state, "text_hits", &[2])?.try_into().unwrap_or_default(),
+            known: match state.contains_key("known") {
+                true => take(&mut state, "known", &[QUANTILES])?,
+                false => Vec::new(),
+            },
             errors: take(&mut state, "errors", &[TEMPERATURES.len()])?,
         };
         let chosen = take(&mut state, "chosen", &[4])?;
@@ -324,8 +348,8 @@ impl Incremental for Evidence {
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, errors, .. } = &self.tally;
-        let numbers = hits.len() + unseen.len() + seen.len() + errors.len() + 8;
+        let Tally { hits, unseen, seen, known, errors, .. } = &self.tally;
+        let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + 8;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
 }
@@ -374,6 +398,18 @@ impl Judged {
 }
 
 impl Tally {
+    /// Keeps the quantiles of the highest scores of the last task's rows.
+    fn set_known(&mut self, mut scores: Vec<f64>) {
+        scores.sort_by(f64::total_cmp);
+        let Some(last) = scores.len().checked_sub(1) else { return };
+        let quantile = |place: usize| {
+            let at = last as f64 * place as f64 / (QUANTILES - 1) as f64;
+            let (below, above) = (scores[at.floor() as usize], scores[at.ceil() as usize]);
+            below + (above - below) * at.fract()
+        };
+        self.known = (0..QUANTILES).map(quantile).collect();
+    }
+
     /// The temperature of the least error; 1 where no row could be left out.
     fn temperature(&self) -> f64 {
         let (place, least) = highest(self.errors.iter().map(|error| -error));

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{matrix::product, whitened::Whitened};
+use super::{QUANTILES, matrix::product, whitened::Whitened};
 use crate::{
     baseline::classifier::take_f32,
     dense::product::Matrix,
@@ -33,12 +33,13 @@ pub struct Chosen {
 
 /// All that scores embeddings for the classes of a stream, of which the first n are learned.
 pub struct OpenClassifier {
-    text: Vec<f64>,            // (C, D), zero-shot, of length 1
-    prompts: Option<Vec<f64>>, // (n, D), learned, of length 1
-    whitened: Whitened,
-    seen: usize,
-    logit_scale: f64,
-    chosen: Chosen,
+    pub(super) text: Vec<f64>,            // (C, D), zero-shot, of length 1
+    pub(super) prompts: Option<Vec<f64>>, // (n, D), learned, of length 1
+    pub(super) whitened: Whitened,
+    pub(super) seen: usize,
+    pub(super) logit_scale: f64,
+    pub(super) chosen: Chosen,
+    pub(super) known: Option<Vec<f64>>, // (101), quantiles of the confidence in training rows, each left out
 }
 
 /// What stands beside the tensors in the file.
@@ -73,17 +74,6 @@ pub(super) struct Together {
 }
 
 impl OpenClassifier {
-    pub(super) fn new(
-        text: Vec<f64>,
-        prompts: Option<Vec<f64>>,
-        whitened: Whitened,
-        seen: usize,
-        logit_scale: f64,
-        chosen: Chosen,
-    ) -> Self {
-        OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen }
-    }
-
     /// Number of classes learned, n.
     pub fn seen(&self) -> usize {
         self.seen
@@ -120,6 +110,29 @@ impl OpenClassifier {
         logits
     }
 
+    /// The confidence (N) that embeddings (N, D) are of a learned class at all: the highest of the
+    /// scores of text and evidence, without prompts, which are sure of what they were trained on.
+    pub fn confidence(&self, embeddings: &[f32]) -> Vec<f32> {
+        let (dim, n, classes) = (self.whitened.dim, self.seen, self.whitened.classes());
+        let rows = unit_rows(embeddings, dim);
+        let text = logits(&rows, &self.text[..n * dim], dim, self.logit_scale);
+        let evidence = self.whitened.evidence(&rows);
+        let highest = |(text, evidence): (&[f64], &[f64])| {
+            let scores = text.iter().zip(evidence).map(|(text, evidence)| text + self.chosen.weight * evidence);
+            scores.fold(f64::NEG_INFINITY, f64::max) as f32
+        };
+        text.chunks_exact(n).zip(evidence.chunks_exact(classes)).map(highest).collect()
+    }
+
+    /// The confidence below which a share, 0 to 1, of training rows was, each left out; none where no
+    /// row could be left out, or the file says nothing of it.
+    pub fn least_confidence(&self, share: f64) -> Option<f32> {
+        let known = self.known.as_ref()?;
+        let at = share.clamp(0.0, 1.0) * (known.len() - 1) as f64;
+        let (below, above) = (known[at.floor() as usize], known[at.ceil() as usize]);
+        Some((below + (above - below) * at.fract()) as f32)
+    }
+
     /// The learned prompts (n, D), of length 1, where there are some.
     pub fn prompts(&self) -> Option<Vec<f32>> {
         self.prompts.as_ref().map(|prompts| prompts.iter().map(|&x| x as f32).collect())
@@ -140,6 +153,9 @@ impl OpenClassifier {
         ]);
         if let Some(prompts) = &self.prompts {
             tensors.insert("prompts".into(), rows(prompts));
+        }
+        if let Some(known) = &self.known {
+            tensors.insert("known".into(), (vec![known.len()], known.iter().map(|&x| x as f32).collect()));
         }
         let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
         let about = About {
@@ -189,8 +205,10 @@ impl OpenClassifier {
         let text = rows("text", classes.len())?;
         let prompts = stored.contains_key("prompts").then(|| take_f32(&mut stored, "prompts", &[seen, dim]));
         let prompts = prompts.transpose()?.map(|prompts| prompts.into_iter().map(f64::from).collect());
+        let known = stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[QUANTILES])).transpose()?;
+        let known = known.map(|known| known.into_iter().map(f64::from).collect());
         let chosen = Chosen { shrinkage, weight, bias, temperature };
-        Ok((Self::new(text, prompts, whitened, seen, logit_scale, chosen), classes))
+        Ok((OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen, known }, classes))
     }
 }
 

@@ -87,8 +87,16 @@ fn the_spread_of_few_rows_is_not_taken_for_noise() {
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
         let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
-        Tally { hits: Vec::new(), unseen: fill(unseen), seen: fill(seen), tasks, text: [0.0; 2], errors: Vec::new() }
-            .bias()
+        Tally {
+            hits: Vec::new(),
+            unseen: fill(unseen),
+            seen: fill(seen),
+            tasks,
+            text: [0.0; 2],
+            known: Vec::new(),
+            errors: Vec::new(),
+        }
+        .bias()
     };
     // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
     assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
@@ -338,8 +346,16 @@ fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() 
     errors[9] = 4.0;
     let tally = |errors: Vec<f64>| {
         let zeros = || vec![0.0; BIASES];
-        Tally { hits: Vec::new(), unseen: zeros(), seen: zeros(), tasks: [0.0; 2], text: [0.0; 2], errors }
-            .temperature()
+        Tally {
+            hits: Vec::new(),
+            unseen: zeros(),
+            seen: zeros(),
+            tasks: [0.0; 2],
+            text: [0.0; 2],
+            known: Vec::new(),
+            errors,
+        }
+        .temperature()
     };
     assert_eq!((tally(errors), tally(vec![0.0; TEMPERATURES.len()])), (TEMPERATURES[9], 1.0));
 
@@ -366,4 +382,33 @@ fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() 
     let least = evidence.tally.errors.iter().copied().fold(f64::INFINITY, f64::min);
     let place = TEMPERATURES.iter().position(|&t| t == evidence.chosen().temperature).unwrap();
     assert_eq!(evidence.tally.errors[place], least);
+}
+
+#[test]
+fn a_share_of_the_rows_that_were_left_out_is_below_the_confidence_for_it() {
+    let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
+    tally.set_known((0..=200).map(f64::from).rev().collect());
+    assert_eq!((tally.known[0], tally.known[5], tally.known[100]), (0.0, 10.0, 200.0));
+    tally.set_known(Vec::new()); // of a task whose classes have one row each nothing is known
+    assert_eq!((tally.known[0], tally.known[100]), (0.0, 200.0));
+    tally.set_known(vec![3.0]);
+    assert_eq!((tally.known[0], tally.known[100]), (3.0, 3.0));
+
+    let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 160 { 1.0 } else { 0.0 };
+    let rows: Vec<f64> = (0..80 * 8).map(value).collect();
+    let mut evidence = Evidence::new(text(4, 8), 8, 20.0);
+    evidence.learn_rows(&rows, &[20; 4]).unwrap();
+    let classifier = evidence.classifier(None).unwrap();
+    let values: Vec<f32> = rows.iter().map(|&x| x as f32).collect();
+    let confidence = classifier.confidence(&values);
+    let known = &evidence.tally.known;
+    for (share, expected) in [(0.1, known[10]), (0.125, (known[12] + known[13]) / 2.0), (1.0, known[100])] {
+        assert!((f64::from(classifier.least_confidence(share).unwrap()) - expected).abs() < 1e-4);
+    }
+    // without prompts, it is the highest of the scores among seen classes
+    let scores = evidence.open_scores(&values, None).seen.unwrap();
+    for (found, scores) in confidence.iter().zip(scores.chunks(4)) {
+        let expected = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+    }
 }
