@@ -58,10 +58,10 @@ dist: build
 test:
 	$(CARGO) test --release
 
-# The snippets of docs/python.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that has them, else they
-# are installed below target/.
+# The snippets of docs/python.md and docs/export.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that
+# has them, else they are installed below target/.
 test-python:
-	$(CARGO) test --release --test cgil python -- --include-ignored
+	$(CARGO) test --release --test cgil -- --include-ignored python:: export::
 
 # The wheel in an empty virtual environment: the demo runs from it.
 test-wheel: wheel

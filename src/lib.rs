@@ -17,6 +17,7 @@ pub mod embed;
 pub mod embeddings;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod generator;
 pub mod hash;
 #[cfg(feature = "hub")]

@@ -1,7 +1,6 @@
 //! Pictures to classes, with what a run has learned: the classes of its stream, and others by name.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, BufRead},
     path::{Path, PathBuf},
@@ -9,19 +8,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use cgil::{
-    artefact::{self, Manifest},
-    baseline::{Incremental, OpenClassifier},
+    baseline::OpenClassifier,
     clip::{Checkpoint, ImageEncoder, Preprocess, image::Workspace},
-    dense::softmax::log_softmax,
     device::{DeviceChoice, Precision},
     embeddings::Embeddings,
-    results::{CLASSIFIER, Results},
     run::Run,
     source::loose::{Picture, pictures},
-    states::States,
-    stream::Stream,
     task::Class,
-    texts::{self, TextModel},
     words::counted,
 };
 use clap::{Args, ValueEnum};
@@ -29,9 +22,9 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::{
-    baseline::Text,
     checkpoint::{self, ClipOptions},
-    options::{StreamOption, at_least, fraction},
+    classifier::{ClassifierOptions, Learned},
+    options::{at_least, fraction},
     terminal,
 };
 
@@ -61,10 +54,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
-    stream: StreamOption,
-    /// The method that classifies, as tables call it, where several have a classifier
-    #[arg(long, value_name = "METHOD", hide_short_help = true)]
-    method: Option<String>,
+    classifier: ClassifierOptions,
     #[command(flatten)]
     clip: ClipOptions,
     /// Classes that are told of each picture
@@ -242,18 +232,10 @@ fn link(file: &Path, to: &Path) -> io::Result<()> {
 impl Ready {
     fn open(options: &Options) -> Result<Self> {
         let run = Run::open(&options.run, terminal::note)?;
-        let none = || format!("{} has learned nothing yet: run `cgil add` first", options.run.display());
-        let stream = options.stream.find(&run)?.with_context(none)?;
-        let (checkpoint, clip) = checkpoint::open(&run, &stream, &options.clip)?;
-        let dir = step(&run, &stream, options.method.as_deref())?;
-        let (file, made) = (dir.join(CLASSIFIER), Manifest::read(&dir, &artefact::RESULTS)?);
-        made.check_file(&dir, CLASSIFIER)?;
-        let (mut classifier, mut classes) = OpenClassifier::read(&file)?;
-        if !options.also.is_empty() {
-            let template = made.options["template"].as_str().unwrap_or(texts::TEMPLATE);
-            classes.extend(also(&options.also, &classes)?);
-            classifier = with_others(&run, &stream, &checkpoint, clip, template, &classes, &classifier)?;
-        }
+        let learned = options.classifier.open(&run)?;
+        let (checkpoint, clip) = checkpoint::open(&run, &learned.stream, &options.clip)?;
+        let ready = learned.with(&run, &options.also, &checkpoint, clip)?;
+        let Learned { stream, classifier, classes, .. } = ready;
         let least_confidence = options.reject.map(|share| {
             classifier.least_confidence(share).context(
                 "the classifier does not know how sure it is of training images, since no class had two of them: leave \
@@ -289,12 +271,11 @@ impl Ready {
             true => Vec::new(),
             false => self.encoder.encode(&pixels, &mut Workspace::default())?,
         };
-        let mut logits = self.classifier.logits(&embeddings);
+        let probabilities = self.classifier.probabilities(&embeddings);
         let confidence = self.least_confidence.map(|least| (least, self.classifier.confidence(&embeddings)));
-        log_softmax(&mut logits, self.classes.len());
-        let mut rows = logits.chunks_exact(self.classes.len()).enumerate();
+        let mut rows = probabilities.chunks_exact(self.classes.len()).enumerate();
         let ranked = |row: &[f32]| {
-            let mut ranked: Vec<(usize, f32)> = row.iter().map(|log| log.exp()).enumerate().collect();
+            let mut ranked: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
             ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
             ranked.truncate(top);
             ranked
@@ -315,27 +296,6 @@ impl Ready {
     }
 }
 
-/// The last step of the method whose classifier is asked for, or of the only one that has a
-/// classifier; of several, of the one with default options.
-fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<PathBuf> {
-    let has = |method: &str| Results::new(run, stream, method).step_dir(stream.tasks()).join(CLASSIFIER).exists();
-    let ready: Vec<String> = run.methods(&stream.name).into_iter().filter(|method| has(method)).collect();
-    let chosen = match (method, &ready[..]) {
-        (Some(method), _) if has(method) => method,
-        (Some(method), _) => {
-            bail!("{method} has no classifier after the last task; those that have: {}", ready.join(", "))
-        }
-        (None, [only]) => only,
-        (None, []) => bail!(
-            "{} has no classifier after the last task: run `cgil add` or `cgil prompt-tune`, which make one",
-            run.dir().display()
-        ),
-        (None, _) if has("cgil") => "cgil",
-        (None, _) => bail!("several methods have a classifier ({}): choose one by --method", ready.join(", ")),
-    };
-    Ok(Results::new(run, stream, chosen).step_dir(stream.tasks()))
-}
-
 /// The preprocessing that the embeddings were made with.
 fn preprocess(checkpoint: &Checkpoint, embeddings: &Embeddings) -> Result<Preprocess> {
     let mut preprocess = checkpoint.preprocess()?;
@@ -349,35 +309,4 @@ fn preprocess(checkpoint: &Checkpoint, embeddings: &Embeddings) -> Result<Prepro
     bail!(
         "the run's images were prepared otherwise ({recorded}) than its checkpoint says now: restore it, or begin another run"
     )
-}
-
-/// Classes by name, which nobody has learned.
-fn also(names: &[String], known: &[Class]) -> Result<Vec<Class>> {
-    let labels: BTreeMap<&str, i64> = known.iter().map(|class| (class.name.as_str(), class.label)).collect();
-    let next = labels.values().max().map_or(0, |label| label + 1);
-    let class = |(label, name): (i64, &String)| {
-        let name = name.trim();
-        ensure!(!name.is_empty(), "--also has a name without letters");
-        ensure!(!labels.contains_key(name), "--also names {name:?}, which the run knows");
-        Ok(Class { label, name: name.to_owned() })
-    };
-    (next..).zip(names).map(class).collect()
-}
-
-/// The classifier of a stream with more classes that are not learned, whose means their texts
-/// predict.
-fn with_others(
-    run: &Run,
-    stream: &Stream,
-    checkpoint: &Checkpoint,
-    clip: TextModel,
-    template: &str,
-    classes: &[Class],
-    classifier: &OpenClassifier,
-) -> Result<OpenClassifier> {
-    let (learner, evidence) = Text::new(classes, checkpoint, clip, template)?.evidence();
-    let mut states = States::new(run, stream, learner, evidence);
-    let evidence = states.after(stream.tasks())?;
-    ensure!(evidence.stored().per_class > 0, "nothing was learned");
-    evidence.classifier(classifier.prompts().as_deref()).context("nothing was learned")
 }

@@ -4,9 +4,11 @@
 mod add;
 mod baseline;
 mod checkpoint;
+mod classifier;
 mod classify;
 mod demo;
 mod doctor;
+mod export;
 mod extract;
 mod fit_vae;
 mod forget;
@@ -68,6 +70,8 @@ enum Stage {
     Forget(forget::Options),
     /// Classify pictures with what a run has learned
     Classify(classify::Options),
+    /// A classifier, or embeddings, as other programs take them
+    Export(export::Options),
     /// A benchmark from its recipe: embeddings, methods and seeds, their table and report
     Run(run::Options),
     /// Print a class order as JSON
@@ -101,6 +105,7 @@ impl Stage {
             Stage::Add(options) => add::run(options),
             Stage::Forget(options) => forget::run(options),
             Stage::Classify(options) => classify::run(options),
+            Stage::Export(options) => export::run(options),
             Stage::Run(options) => run::run(options),
             Stage::Order(options) => order::run(options),
             Stage::Quality(options) => quality::run(options),

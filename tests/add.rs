@@ -32,13 +32,13 @@ fn folder(dir: &Path, classes: std::ops::Range<usize>) {
 }
 
 /// Three deliveries of two classes, and all of them in one folder.
-struct Data {
+pub struct Data {
     _dir: TempDir,
-    root: PathBuf,
+    pub root: PathBuf,
 }
 
 impl Data {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempdir().unwrap();
         for k in 0..3 {
             folder(&dir.path().join(format!("{k}")), 2 * k..2 * k + 2);
@@ -48,11 +48,11 @@ impl Data {
         Data { _dir: dir, root }
     }
 
-    fn at(&self, name: &str) -> String {
+    pub fn at(&self, name: &str) -> String {
         path(&self.root.join(name)).to_owned()
     }
 
-    fn add(&self, run_dir: &str, delivery: &str, more: &[&str]) -> String {
+    pub fn add(&self, run_dir: &str, delivery: &str, more: &[&str]) -> String {
         let data = self.at(delivery);
         let model = golden("checkpoint");
         let begin = if Path::new(run_dir).exists() { vec![] } else { vec!["--model", path(&model)] };

@@ -14,6 +14,7 @@ mod checkpoints;
 mod contract;
 mod doctor;
 mod example;
+mod export;
 mod formats;
 mod formats_odd;
 mod generators;

@@ -5,7 +5,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, StringArray};
@@ -81,19 +81,29 @@ fn check(sections: &[Section]) {
     learned(dir.path());
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/python.md")).unwrap();
     for Section { title, holds, .. } in sections {
-        let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
-        let section = section.split_once("\n## ").unwrap().0;
-        let snippets: Vec<&str> =
-            section.split("```python\n").skip(1).map(|s| s.split("```").next().unwrap()).collect();
-        assert!(!snippets.is_empty(), "{title}");
-        let program =
-            format!("{}\nNAMES = set({})\n{holds}", snippets.concat(), serde_json::to_string(&NAMES).unwrap());
-        let mut command = Command::new(&python);
-        command.args(["-c", &program]).current_dir(dir.path()).env("HF_HOME", dir.path());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{title}: {}", text(&output.stderr));
-        assert!(!output.stdout.is_empty(), "{title} prints nothing");
+        let snippets = snippets(&page, title, "python");
+        let program = format!("{snippets}\nNAMES = set({})\n{holds}", serde_json::to_string(&NAMES).unwrap());
+        executes(&python, title, &program, dir.path());
     }
+}
+
+/// What a section of a page shows in a language.
+pub fn snippets(page: &str, title: &str, language: &str) -> String {
+    let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let fence = format!("```{language}\n");
+    let snippets: String = section.split(&fence).skip(1).map(|s| s.split("```").next().unwrap()).collect();
+    assert!(!snippets.is_empty(), "{title}");
+    snippets
+}
+
+/// Runs a program, which has to print something, in a directory.
+pub fn executes(python: &Path, title: &str, program: &str, dir: &Path) {
+    let mut command = Command::new(python);
+    command.args(["-c", program]).current_dir(dir).env("HF_HOME", dir);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{title}: {}", text(&output.stderr));
+    assert!(!output.stdout.is_empty(), "{title} prints nothing");
 }
 
 /// The run that the page reads, of five classes in five tasks with 64 values.
@@ -122,7 +132,9 @@ fn learned(dir: &Path) {
 
 /// A Python with these packages: that of CGIL_PYTHON, else one made below target/. None, and a line
 /// that says so, where there is no Python, or nothing to fetch them from.
-fn python(packages: &[&str]) -> Option<PathBuf> {
+pub fn python(packages: &[&str]) -> Option<PathBuf> {
+    static ONE: Mutex<()> = Mutex::new(()); // pip at a time
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(python) = env::var_os("CGIL_PYTHON") {
         return Some(python.into());
     }

@@ -12,7 +12,8 @@ mod whitened;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-pub use self::open::{Chosen, OpenClassifier};
+pub use self::open::{Chosen, ClassifierAbout, OpenClassifier};
+pub(crate) use self::whitened::EXACT;
 use self::{
     map::Text,
     model::{Model, Spread},

@@ -228,6 +228,16 @@ impl Embeddings {
         self.reader()?.test_rows(labels)
     }
 
+    /// Calls `each` with the rows of some classes in a split, some at a time, in the source's
+    /// order.
+    pub fn each<S: Split>(
+        &self,
+        labels: &BTreeSet<i64>,
+        each: impl FnMut(LabelledRows<S>) -> Result<()>,
+    ) -> Result<()> {
+        self.reader()?.each(labels, each)
+    }
+
     /// The rows of each of some classes in a split, each in the source's order.
     pub fn class_rows<S: Split>(&self, labels: &[i64]) -> Result<Vec<Rows<S>>> {
         self.reader()?.class_rows(labels)

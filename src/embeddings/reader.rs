@@ -48,12 +48,29 @@ impl Reader<'_> {
     /// The test rows of some classes, in the source's order.
     pub fn test_rows(&self, labels: &BTreeSet<i64>) -> Result<LabelledRows<Test>> {
         let (mut sample_ids, mut all_labels, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        self.scan(Test::NAME, labels, &["sample_id", "label", "embedding"], |batch| {
-            sample_ids.extend(file::text(batch, "sample_id").map(str::to_owned));
-            all_labels.extend_from_slice(file::int64s(batch, "label"));
-            values.extend_from_slice(file::floats(batch, "embedding"));
+        self.each::<Test>(labels, |batch| {
+            sample_ids.extend(batch.sample_ids);
+            all_labels.extend(batch.labels);
+            values.extend_from_slice(batch.rows.values());
+            Ok(())
         })?;
         Ok(LabelledRows { sample_ids, labels: all_labels, rows: Rows::new(self.dim, values) })
+    }
+
+    /// Calls `each` with the rows of some classes in a split, some at a time, in the source's
+    /// order.
+    pub fn each<S: Split>(
+        &self,
+        labels: &BTreeSet<i64>,
+        mut each: impl FnMut(LabelledRows<S>) -> Result<()>,
+    ) -> Result<()> {
+        self.scan(S::NAME, labels, &["sample_id", "label", "embedding"], |batch| {
+            each(LabelledRows {
+                sample_ids: file::text(batch, "sample_id").map(str::to_owned).collect(),
+                labels: file::int64s(batch, "label").to_vec(),
+                rows: Rows::new(self.dim, file::floats(batch, "embedding").to_vec()),
+            })
+        })
     }
 
     /// The rows of each of some classes in a split, each in the source's order.
@@ -70,6 +87,7 @@ impl Reader<'_> {
                     values[place].extend_from_slice(embedding);
                 }
             }
+            Ok(())
         })?;
         Ok(values.into_iter().map(|values| Rows::new(dim, values)).collect())
     }
@@ -81,7 +99,7 @@ impl Reader<'_> {
         split: &str,
         labels: &BTreeSet<i64>,
         columns: &[&str],
-        mut each: impl FnMut(&RecordBatch),
+        mut each: impl FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
         let (sealed, dim, table) = (self.sealed, self.dim, contract::embeddings());
         for shard in sealed.shards.iter().filter(|shard| shard.split == split) {
@@ -115,7 +133,7 @@ impl Reader<'_> {
                     format!("{} is damaged; remove it and run the command that made it again", path.display())
                 })?;
                 found += batch.num_rows();
-                each(&batch);
+                each(&batch)?;
             }
             ensure!(
                 found == wanted,

@@ -63,8 +63,12 @@ enum Kind {
     Float64,
     #[serde(rename = "float64?")]
     NullableFloat64,
+    #[serde(rename = "bool")]
+    Bool,
     #[serde(rename = "float32[D]")]
     Vector,
+    #[serde(rename = "float32[D]?")]
+    NullableVector,
 }
 
 /// A file that does not keep its table's contract.
@@ -105,7 +109,7 @@ macro_rules! contracts {
     };
 }
 
-contracts!(embeddings quarantine classes latents generator_losses quality embedding_stream text_features statistics_head prompt_losses predictions metrics);
+contracts!(embeddings quarantine classes latents generator_losses quality embedding_stream text_features statistics_head prompt_losses predictions metrics exported_classes);
 
 /// The contracts of tables that lie on disk.
 pub fn on_disk() -> impl Iterator<Item = &'static Contract> {
@@ -186,7 +190,8 @@ impl Kind {
             Kind::Int64 | Kind::NullableInt64 => DataType::Int64,
             Kind::Float32 | Kind::NullableFloat32 => DataType::Float32,
             Kind::Float64 | Kind::NullableFloat64 => DataType::Float64,
-            Kind::Vector => vector_type(dim),
+            Kind::Bool => DataType::Boolean,
+            Kind::Vector | Kind::NullableVector => vector_type(dim),
         }
     }
 
@@ -200,7 +205,9 @@ impl Kind {
             Kind::NullableFloat32 => "float32, nullable",
             Kind::Float64 => "float64",
             Kind::NullableFloat64 => "float64, nullable",
+            Kind::Bool => "bool",
             Kind::Vector => "fixed-size list of D float32",
+            Kind::NullableVector => "fixed-size list of D float32, nullable",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 use anyhow::{Context, Result, bail};
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch},
+    buffer::NullBuffer,
     datatypes::{DataType, Field, Float32Type, Int64Type},
 };
 use parquet::{
@@ -18,7 +19,7 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::{
         metadata::{KeyValue, PageIndexPolicy},
-        properties::{EnabledStatistics, WriterProperties},
+        properties::{CdcOptions, EnabledStatistics, WriterProperties},
     },
     schema::types::ColumnPath,
 };
@@ -49,12 +50,30 @@ pub fn vectors(values: Vec<f32>, dim: usize) -> ArrayRef {
     Arc::new(FixedSizeListArray::new(item, dim as i32, Arc::new(Float32Array::from(values)), None))
 }
 
+/// A vector column of so many `rows`, of which the first have `values` (flat), and the others none.
+pub fn vectors_or_null(mut values: Vec<f32>, dim: usize, rows: usize) -> ArrayRef {
+    let there = values.len() / dim;
+    values.resize(rows * dim, 0.0);
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    let nulls = NullBuffer::from_iter((0..rows).map(|row| row < there));
+    Arc::new(FixedSizeListArray::new(item, dim as i32, Arc::new(Float32Array::from(values)), Some(nulls)))
+}
+
 /// Writes a file of a table.
 pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Footer) -> Result<()> {
-    let mut pairs = vec![KeyValue::new(TABLE_KEY.into(), format!("{} {}", contract.name, contract.version))];
-    pairs.extend(footer.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())));
+    let table = (TABLE_KEY.to_owned(), format!("{} {}", contract.name, contract.version));
+    let footer: Footer = [table].into_iter().chain(footer.iter().cloned()).collect();
+    write_rows(path, rows, &footer, None)
+}
+
+/// Writes a file of no table of this program. With `chunks` its pages end where their contents say
+/// so, and not after so many rows: what keeps blocks by their contents keeps those of equal rows
+/// once.
+pub(crate) fn write_rows(path: &Path, rows: &RecordBatch, footer: &Footer, chunks: Option<CdcOptions>) -> Result<()> {
+    let pairs = footer.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
     let mut properties = WriterProperties::builder()
         .set_key_value_metadata(Some(pairs))
+        .set_content_defined_chunking(chunks)
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?));
     for field in rows.schema().fields() {
         if let DataType::FixedSizeList(item, _) = field.data_type() {

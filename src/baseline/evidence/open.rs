@@ -43,21 +43,29 @@ pub struct OpenClassifier {
 }
 
 /// What stands beside the tensors in the file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct About {
+pub struct ClassifierAbout {
     /// In learning order; the first `seen` are learned.
-    classes: Vec<Class>,
-    seen: usize,
-    logit_scale: f64,
-    /// What the evidence weighs among seen classes, and where these and the others are told apart.
-    weight: f64,
-    gate: f64,
+    pub classes: Vec<Class>,
+    /// Number of classes learned, n.
+    pub seen: usize,
+    /// What cosines are multiplied with.
+    pub logit_scale: f64,
+    /// What the evidence weighs among seen classes.
+    pub weight: f64,
+    /// What it weighs where seen and unseen classes are told apart.
+    pub gate: f64,
     /// What unseen classes' logits are raised by.
-    bias: f64,
-    shrinkage: f64,
+    pub bias: f64,
+    /// As [`Chosen::shrinkage`]; scoring does not need it.
+    pub shrinkage: f64,
+    /// What logits are divided by before they become probabilities.
     #[serde(default = "not_tempered")]
-    temperature: f64,
+    pub temperature: f64,
+    /// What it was made from, in a file that has left its run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_from: Option<serde_json::Value>,
 }
 
 /// The temperature of a file that says none.
@@ -81,33 +89,43 @@ impl OpenClassifier {
 
     /// Scores of embeddings (N, D), of any length.
     pub fn scores(&self, embeddings: &[f32]) -> Scores {
+        self.together(embeddings).scores(self.whitened.classes(), self.seen)
+    }
+
+    fn together(&self, embeddings: &[f32]) -> Together {
         let Whitened { dim, .. } = self.whitened;
         let rows = unit_rows(embeddings, dim);
         let text = logits(&rows, &self.text, dim, self.logit_scale);
         let prompts = self.prompts.as_ref().map(|prompts| logits(&rows, prompts, dim, self.logit_scale));
         let evidence = self.whitened.evidence(&rows);
-        let classes = self.whitened.classes();
-        let together = self.chosen.together(text, prompts.as_deref(), Some(&evidence), classes, self.seen);
-        together.scores(classes, self.seen)
+        self.chosen.together(text, prompts.as_deref(), Some(&evidence), self.whitened.classes(), self.seen)
     }
 
-    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order, whose
-    /// softmax are probabilities: among learned classes they differ as the scores do that tell those
-    /// apart, and the highest of them stands to those of the others as it does where learned and
-    /// other classes are told apart; all divided by the temperature.
-    pub fn logits(&self, embeddings: &[f32]) -> Vec<f32> {
-        let Scores { open, seen, unseen } = self.scores(embeddings);
-        let (n, others) = (self.seen, self.whitened.classes() - self.seen);
-        let highest = |scores: &[f32]| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (seen, unseen) = (seen.unwrap_or_else(|| open.clone()), unseen.unwrap_or_default());
-        let mut logits = Vec::with_capacity(embeddings.len() / self.whitened.dim * (n + others));
-        for (row, (open, seen)) in open.chunks_exact(n).zip(seen.chunks_exact(n)).enumerate() {
-            let shift = highest(open) - highest(seen);
-            logits.extend(seen.iter().map(|score| score + shift));
-            logits.extend_from_slice(&unseen[row * others..(row + 1) * others]);
+    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order: among
+    /// learned classes they differ as the scores do that tell those apart, and the highest of them
+    /// stands to those of the others as it does where learned and other classes are told apart; all
+    /// divided by the temperature.
+    pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
+        let Together { seen, mut all } = self.together(embeddings);
+        for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
+            let learned = &mut all[..self.seen];
+            let shift = highest(learned) - highest(seen);
+            learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = score + shift);
         }
-        logits.iter_mut().for_each(|logit| *logit /= self.chosen.temperature as f32);
-        logits
+        all.iter_mut().for_each(|logit| *logit /= self.chosen.temperature);
+        all
+    }
+
+    /// Probabilities (N, C) of all classes for embeddings (N, D): the softmax of their logits.
+    pub fn probabilities(&self, embeddings: &[f32]) -> Vec<f32> {
+        let mut logits = self.logits(embeddings);
+        for row in logits.chunks_exact_mut(self.whitened.classes()) {
+            let highest = highest(row);
+            row.iter_mut().for_each(|x| *x = (*x - highest).exp());
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|x| *x /= sum);
+        }
+        logits.into_iter().map(|x| x as f32).collect()
     }
 
     /// The confidence (N) that embeddings (N, D) are of a learned class at all: the highest of the
@@ -141,6 +159,11 @@ impl OpenClassifier {
     /// Its tensors, and what stands beside them, as [`OpenClassifier::read`] takes them; `classes`
     /// are in learning order.
     pub fn file(&self, classes: &[Class]) -> Result<(Tensors, serde_json::Value)> {
+        Ok((self.tensors(), serde_json::to_value(self.about(classes))?))
+    }
+
+    /// Its tensors, by the names of `schemas/classifier.md`.
+    pub fn tensors(&self) -> Tensors {
         let Whitened { dim, whitener, centre, mu } = &self.whitened;
         let rows = |values: &[f64]| -> (Vec<usize>, Vec<f32>) {
             (vec![values.len() / dim, *dim], values.iter().map(|&x| x as f32).collect())
@@ -157,8 +180,13 @@ impl OpenClassifier {
         if let Some(known) = &self.known {
             tensors.insert("known".into(), (vec![known.len()], known.iter().map(|&x| x as f32).collect()));
         }
+        tensors
+    }
+
+    /// What stands beside its tensors; `classes` are in learning order.
+    pub fn about(&self, classes: &[Class]) -> ClassifierAbout {
         let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
-        let about = About {
+        ClassifierAbout {
             classes: classes.to_vec(),
             seen: self.seen,
             logit_scale: self.logit_scale,
@@ -167,19 +195,20 @@ impl OpenClassifier {
             bias,
             shrinkage,
             temperature,
-        };
-        Ok((tensors, serde_json::to_value(about)?))
+            made_from: None,
+        }
     }
 
     /// Reads a file of [`OpenClassifier::file`], and the classes that it is of, in learning order.
     /// An error where it does not fit together.
     pub fn read(path: &Path) -> Result<(Self, Vec<Class>)> {
-        let (stored, about): (Tensors, About) = tensors::read(path)?;
+        let (stored, about): (Tensors, ClassifierAbout) = tensors::read(path)?;
         Self::from_file(stored, about).with_context(|| format!("{} is no classifier: is it damaged?", path.display()))
     }
 
-    fn from_file(stored: Tensors, about: About) -> Result<(Self, Vec<Class>)> {
-        let About { classes, seen, logit_scale, weight, gate, bias, shrinkage, temperature } = about;
+    fn from_file(stored: Tensors, about: ClassifierAbout) -> Result<(Self, Vec<Class>)> {
+        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, temperature, made_from: _ } =
+            about;
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
         for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
@@ -250,6 +279,10 @@ impl Together {
             seen: Some(self.seen.into_iter().map(|x| x as f32).collect()),
         }
     }
+}
+
+fn highest(scores: &[f64]) -> f64 {
+    scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.

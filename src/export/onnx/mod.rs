@@ -1,0 +1,162 @@
+//! The classifier as an ONNX graph: `embedding` (N, D) of any length in, `logits` and
+//! `probabilities` (N, C) out. In between it computes in float64, as
+//! [`OpenClassifier`](crate::baseline::OpenClassifier) does.
+
+mod graph;
+mod wire;
+
+use std::{io::Write, path::Path};
+
+use anyhow::{Result, ensure};
+
+use self::graph::{Attribute, Graph, Side, Value};
+use super::head::{Head, KEY};
+use crate::{
+    atomic,
+    baseline::{ClassifierAbout, EXACT},
+};
+
+/// What a length is at least, so that a row of zeros stays one.
+const TINY: f64 = 1e-300;
+
+/// Most bytes of a message that its readers take.
+const MOST: usize = i32::MAX as usize;
+
+pub(super) fn write(head: &Head, path: &Path) -> Result<()> {
+    let model = graph(head).model(&[(KEY, &head.json()?.to_string())]);
+    ensure!(model.len() <= MOST, "the graph would have {} bytes, and an ONNX file has {MOST} at most", model.len());
+    atomic::write_file(path, |file| Ok(file.write_all(&model)?))
+}
+
+/// The formulas of `schemas/classifier.md`.
+fn graph(head: &Head) -> Graph {
+    let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, temperature, shrinkage: _, made_from: _ } =
+        &head.about;
+    let (all, seen) = (classes.len(), *seen);
+    let mut g = Operators(Graph::default());
+    let embedding = g.0.input("embedding", &[Side::Any("N"), Side::Of(head.dim)]);
+    let scale = g.number("logit_scale", *logit_scale);
+    let unit = g.unit(&embedding);
+    let text = g.tensor(head, "text");
+    let logits = g.logits(&unit, &text, &scale);
+    let evidence = g.evidence(&unit, head);
+
+    // where learned and other classes are told apart
+    let gate = g.number("gate", *gate);
+    let biases: Vec<f64> = (0..all).map(|class| if class < seen { 0.0 } else { *bias }).collect();
+    let biases = g.0.row("biases", &biases);
+    let open = g.mul(&evidence, &gate);
+    let open = g.of("Add", &logits, &open);
+    let open = g.of("Add", &open, &biases); // (N, C)
+
+    // among learned classes
+    let [start, end, last, axis] =
+        [("start", 0), ("seen", seen), ("all", all), ("axis", 1)].map(|(name, place)| g.0.places(name, &[place]));
+    let learned = |g: &mut Operators, of: &Value| g.0.node("Slice", &[of, &start, &end, &axis], &[]); // (N, n)
+    let mut among = learned(&mut g, &logits);
+    if head.tensors.contains_key("prompts") {
+        let prompts = g.tensor(head, "prompts");
+        let prompts = g.logits(&unit, &prompts, &scale);
+        let both = g.of("Add", &among, &prompts);
+        let half = g.number("half", 0.5);
+        among = g.mul(&both, &half);
+    }
+    let weight = g.number("weight", *weight);
+    let own = learned(&mut g, &evidence);
+    let own = g.mul(&own, &weight);
+    let among = g.of("Add", &among, &own);
+
+    // on one scale
+    let open_learned = learned(&mut g, &open);
+    let highest = [g.highest(&open_learned), g.highest(&among)];
+    let shift = g.of("Sub", &highest[0], &highest[1]);
+    let among = g.of("Add", &among, &shift);
+    let others = g.0.node("Slice", &[&open, &end, &last, &axis], &[]); // (N, C - n)
+    let together = g.0.node("Concat", &[&among, &others], &[("axis", Attribute::Int(1))]);
+    let temperature = g.number("temperature", *temperature);
+    let together = g.of("Div", &together, &temperature);
+    let probabilities = g.0.node("Softmax", &[&together], &[("axis", Attribute::Int(1))]);
+    for (name, value) in [("logits", together), ("probabilities", probabilities)] {
+        g.0.output(name, &value, &[Side::Any("N"), Side::Of(all)]);
+    }
+    g.0
+}
+
+/// A graph, and what its operators make together.
+struct Operators(Graph);
+
+impl Operators {
+    fn of(&mut self, operator: &str, a: &Value, b: &Value) -> Value {
+        self.0.node(operator, &[a, b], &[])
+    }
+
+    fn mul(&mut self, a: &Value, b: &Value) -> Value {
+        self.of("Mul", a, b)
+    }
+
+    /// A tensor of a classifier.
+    fn tensor(&mut self, head: &Head, name: &str) -> Value {
+        head.tensors.get(name).map_or_else(String::new, |(shape, values)| self.0.tensor(name, shape, values))
+    }
+
+    fn number(&mut self, name: &str, value: f64) -> Value {
+        self.0.row(name, &[value])
+    }
+
+    /// The sum of squares of each row (N, 1).
+    fn square(&mut self, rows: &Value) -> Value {
+        self.0.node("ReduceSumSquare", &[rows], &[("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))])
+    }
+
+    /// The highest of each row (N, 1).
+    fn highest(&mut self, rows: &Value) -> Value {
+        self.0.node("ReduceMax", &[rows], &[("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))])
+    }
+
+    /// a bᵀ (N, k) of rows (N, D) and (k, D).
+    fn product(&mut self, a: &Value, b: &Value) -> Value {
+        self.0.node("Gemm", &[a, b], &[("transB", Attribute::Int(1))])
+    }
+
+    /// Rows (N, D) in float64 at length 1.
+    fn unit(&mut self, embedding: &Value) -> Value {
+        let rows = self.0.double(embedding);
+        let square = self.square(&rows);
+        let length = self.0.node("Sqrt", &[&square], &[]);
+        let tiny = self.number("tiny", TINY);
+        let length = self.of("Max", &length, &tiny);
+        self.of("Div", &rows, &length)
+    }
+
+    /// Logits (N, k) of unit rows (N, D) for text features (k, D).
+    fn logits(&mut self, unit: &Value, text: &Value, scale: &Value) -> Value {
+        let cosines = self.product(unit, text);
+        self.mul(&cosines, scale)
+    }
+
+    /// Evidence (N, C) of unit rows (N, D).
+    fn evidence(&mut self, unit: &Value, head: &Head) -> Value {
+        let [whitener, means, centre] = ["whitener", "means", "centre"].map(|name| self.tensor(head, name));
+        let z = self.of("MatMul", unit, &whitener);
+        let own = self.square(&z);
+        // ‖z − μ‖² = ‖z‖² − 2 z·μ + ‖μ‖²
+        let squares = self.0.node(
+            "ReduceSumSquare",
+            &[&means],
+            &[("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(0))],
+        );
+        let [two, exact] = [("two", 2.0), ("exact", EXACT)].map(|(name, value)| self.number(name, value));
+        let cross = self.product(&z, &means);
+        let cross = self.mul(&cross, &two);
+        let distance = self.of("Sub", &own, &cross);
+        let distance = self.of("Add", &distance, &squares); // (N, C)
+        let away = self.of("Sub", &z, &centre);
+        let background = self.square(&away); // (N, 1)
+        let least = self.mul(&own, &exact);
+        let [distance, background] = [distance, background].map(|square| self.of("Max", &square, &least));
+        let ratio = self.of("Div", &distance, &background);
+        let log = self.0.node("Log", &[&ratio], &[]);
+        let factor = self.number("half_dim", -0.5 * head.dim as f64);
+        self.mul(&log, &factor)
+    }
+}

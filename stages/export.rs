@@ -1,0 +1,77 @@
+//! What a run has learned, or its embeddings, in the formats of other programs.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use cgil::{
+    export::{Counts, Format, Head, Sources},
+    run::Run,
+    words::counted,
+};
+use clap::Args;
+
+use crate::{
+    checkpoint::{self, ClipOptions},
+    classifier::ClassifierOptions,
+    options::choice,
+    terminal,
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// Directory of the run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// Format; docs/export.md says what is in each
+    #[arg(long, value_name = "FORMAT", value_parser = choice::<Format>())]
+    to: Format,
+    /// File or directory that is made
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    #[command(flatten)]
+    classifier: ClassifierOptions,
+    /// More classes, by what they are called, which nobody has learned: "a red fox,a wolf"
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    also: Vec<String>,
+    #[command(flatten)]
+    clip: ClipOptions,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let out = &options.out;
+    ensure!(out.symlink_metadata().is_err(), "{} is there already: remove it, or give another --out", out.display());
+    let run = Run::open(&options.run, terminal::note)?;
+    let made = if options.to.is_of_embeddings() { embeddings(options, &run)? } else { classifier(options, &run)? };
+    terminal::print(format!("{}: {made}\n", out.display()))
+}
+
+/// Exports the classifier after the last task.
+fn classifier(options: &Options, run: &Run) -> Result<String> {
+    let mut learned = options.classifier.open(run)?;
+    if !options.also.is_empty() {
+        let (checkpoint, clip) = checkpoint::open(run, &learned.stream, &options.clip)?;
+        learned = learned.with(run, &options.also, &checkpoint, clip)?;
+    }
+    let made_from = Sources::new(run, Some(&learned.stream))?.made_from();
+    let made_from = made_from.classifier(&learned.method, &learned.template, &learned.clip_sha256);
+    Head::new(&learned.classifier, &learned.classes, &made_from)?.write(options.to, &options.out)?;
+    Ok(format!("{}, {} of them learned", counted(learned.classes.len(), "class"), learned.classifier.seen()))
+}
+
+/// Exports the embeddings that are there.
+fn embeddings(options: &Options, run: &Run) -> Result<String> {
+    let (format, ClassifierOptions { stream, method }) = (options.to, &options.classifier);
+    for (is_given, name) in [
+        (method.is_some(), "--method"),
+        (!options.also.is_empty(), "--also"),
+        (options.clip.model.is_some(), "--model"),
+    ] {
+        ensure!(!is_given, "{format} is of embeddings: {name} is of a classifier");
+    }
+    let sources = Sources::new(run, stream.find(run)?.as_ref())?;
+    for name in sources.forgotten() {
+        terminal::note(&format!("note: training embeddings of {name} were forgotten: its test embeddings go alone"));
+    }
+    let Counts { train, test } = sources.write(format, &options.out, &sources.made_from())?;
+    Ok(format!("{} and {} to test on", counted(train, "training embedding"), test))
+}
