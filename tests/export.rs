@@ -100,13 +100,15 @@ fn other_programs_read_a_classifier_and_answer_as_classify_does() {
     let Some(python) = python(&["numpy", "onnxruntime", "pyarrow", "safetensors"]) else { return };
     let (data, page) = documented();
     let run_dir = data.at("runs/birds");
-    run(&["baseline", "evidence", "--run", &run_dir]);
-    for (name, more) in [("also", ["--also", "a red fox,wolf"]), ("evidence", ["--method", "evidence"])] {
+    let graph = |name: &str, more: &[&str]| {
         let out = data.at(&format!("{name}.onnx"));
-        run(&[&["export", "--run", &run_dir, "--to", "onnx", "--out", &out][..], &more].concat());
-        fs::write(data.at(&format!("{name}.json")), answers(&data, &more).to_string()).unwrap();
-    }
+        run(&[&["export", "--run", &run_dir, "--to", "onnx", "--out", &out][..], more].concat());
+        fs::write(data.at(&format!("{name}.json")), answers(&data, more).to_string()).unwrap();
+    };
     fs::write(data.at("answers.json"), answers(&data, &[]).to_string()).unwrap();
+    graph("also", &["--also", "a red fox,wolf"]);
+    run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]); // which has no prompts
+    graph("evidence", &["--method", "evidence"]);
     let titles = ["onnx", "safetensors", "npy", "parquet", "clip-retrieval"];
     let shown = titles.map(|title| snippets(&page, title, "python")).concat();
     executes(&python, "docs/export.md", &format!("{shown}{HOLDS}"), &data.root);
