@@ -75,7 +75,7 @@ pub struct DataOptions {
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Column of the images, or of their paths, where several fit
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     image_column: Option<String>,
     /// Column of the labels, or their key in the .json of a WebDataset
     ///
@@ -88,10 +88,10 @@ pub struct DataOptions {
     /// Rows per file of embeddings
     ///
     /// An interrupted run loses one file's rows at most; of 768 values, 4096 rows are 12 MB.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", hide_short_help = true, default_value_t = 4096, value_parser = at_least::<1>)]
     shard_rows: usize,
     /// Turn images as their EXIF orientation says; the original CLIP does not
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     exif: bool,
     /// auto (CUDA if there), cpu, cuda, or cuda:0,1
     #[arg(long, default_value = "auto")]

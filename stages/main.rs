@@ -64,7 +64,7 @@ enum Stage {
     Baseline(baseline::Options),
     /// Methods and seeds side by side: runs what is missing, and tables it
     Sweep(sweep::Options),
-    /// New classes into a classifier that is in use: extract, fit-vae and prompt-tune in one go
+    /// New classes into a classifier in use: the three stages in one go
     Add(add::Options),
     /// Take the training embeddings away that were learned from
     Forget(forget::Options),
@@ -87,6 +87,7 @@ enum Stage {
     /// The three stages on pictures and a CLIP that are part of the program
     Demo(demo::Options),
     /// Print what a shell needs to complete commands and options
+    #[command(hide = true)]
     Completions(shell::Completions),
     /// Write the man pages into a directory
     #[command(hide = true)]

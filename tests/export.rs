@@ -48,7 +48,9 @@ def of_graph(file, answers, classes):
     return about
 
 stored = dict(text=text, whitener=whitener, means=means, centre=centre[None], prompts=prompts)
-assert set(stored) == set(tensors)
+known = tensors.pop('known')
+assert known.shape == (1, 101) and (np.diff(known) >= 0).all(), known
+assert set(stored) == set(tensors), tensors.keys()
 for name in stored:
     assert tensors[name].dtype == np.float32 and (tensors[name] == stored[name]).all(), name
 wide = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}

@@ -178,7 +178,7 @@ impl OpenClassifier {
             tensors.insert("prompts".into(), rows(prompts));
         }
         if let Some(known) = &self.known {
-            tensors.insert("known".into(), (vec![known.len()], known.iter().map(|&x| x as f32).collect()));
+            tensors.insert("known".into(), (vec![1, known.len()], known.iter().map(|&x| x as f32).collect()));
         }
         tensors
     }
@@ -234,7 +234,8 @@ impl OpenClassifier {
         let text = rows("text", classes.len())?;
         let prompts = stored.contains_key("prompts").then(|| take_f32(&mut stored, "prompts", &[seen, dim]));
         let prompts = prompts.transpose()?.map(|prompts| prompts.into_iter().map(f64::from).collect());
-        let known = stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[QUANTILES])).transpose()?;
+        let known =
+            stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[1, QUANTILES])).transpose()?;
         let known = known.map(|known| known.into_iter().map(f64::from).collect());
         let chosen = Chosen { shrinkage, weight, bias, temperature };
         Ok((OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen, known }, classes))
