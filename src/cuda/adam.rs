@@ -9,8 +9,6 @@ use super::{
 };
 use crate::dense::adam::{BETA1, BETA2, EPS};
 
-pub const KERNELS: &[&str] = &["adam"];
-
 const THREADS: usize = 256;
 
 /// A step, in place, of C parameters (C, …) with their first and second moments, from their

@@ -14,6 +14,23 @@ use candle_core::{
     },
 };
 
+/// The kernels of `transformer.cu`.
+const TRANSFORMER: &[&str] = &[
+    "layer_norm_f32",
+    "layer_norm_bf16",
+    "layer_norm_backward_f32",
+    "patches_f32",
+    "patches_bf16",
+    "embed_f32",
+    "embed_bf16",
+    "activation_f32",
+    "activation_bf16",
+    "activation_backward_f32",
+    "attention_f32",
+    "attention_bf16",
+    "attention_backward_f32",
+];
+
 /// A source of kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -77,10 +94,8 @@ impl Kernels {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.contains_key(&(source, name)) {
             let (text, names, define): (_, &[_], _) = match source {
-                Source::Transformer { head } => {
-                    (include_str!("transformer.cu"), super::transformer::KERNELS, format!("-DHEAD={head}"))
-                }
-                Source::Adam => (include_str!("adam.cu"), super::adam::KERNELS, "-DADAM".to_owned()),
+                Source::Transformer { head } => (include_str!("transformer.cu"), TRANSFORMER, format!("-DHEAD={head}")),
+                Source::Adam => (include_str!("adam.cu"), &["adam"], "-DADAM".to_owned()),
             };
             let options = CompileOptions { options: vec![self.architecture.clone(), define], ..Default::default() };
             let ptx = compile_ptx_with_opts(text, options).context("NVRTC cannot compile the kernels")?;

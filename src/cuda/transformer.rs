@@ -9,22 +9,6 @@ use super::{
 };
 use crate::clip::config::Activation;
 
-pub const KERNELS: &[&str] = &[
-    "layer_norm_f32",
-    "layer_norm_bf16",
-    "layer_norm_backward_f32",
-    "patches_f32",
-    "patches_bf16",
-    "embed_f32",
-    "embed_bf16",
-    "activation_f32",
-    "activation_bf16",
-    "activation_backward_f32",
-    "attention_f32",
-    "attention_bf16",
-    "attention_backward_f32",
-];
-
 /// What a source is compiled for where the head dimension does not count.
 const ANY_HEAD: Source = Source::Transformer { head: 64 };
 
