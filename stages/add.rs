@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use cgil::{
     clip::Checkpoint,
     embeddings::{Embeddings, FIRST_SOURCE},
+    rows::Train,
     run::Run,
     source::Source,
     stream::Stream,
@@ -68,6 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
         extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data)?;
     }
     let embeddings = Embeddings::open_complete(&run, &name)?;
+    require_rows(&embeddings, generators.0.least_rows())?; // before the stream has it as a task
     let stream = match stream.take() {
         None => Stream::new(&embeddings, &Order::of_seed(None), Cut::Tasks(1), None)?.create(&run)?,
         Some(mut stream) => {
@@ -156,6 +158,20 @@ fn require_new_classes(source: &Source, stream: Option<&Stream>, name: &str) -> 
                 class.name,
                 source.id.origin,
                 stream.source(stream.task_of(known))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// An error where a class has fewer training embeddings than a generator needs.
+fn require_rows(embeddings: &Embeddings, least: usize) -> Result<()> {
+    for class in &embeddings.plan.classes {
+        let rows = embeddings.count::<Train>(class.label)?;
+        if rows < least {
+            bail!(
+                "{class} has {rows} training embeddings, and at least {least} must be there: add images of it, or leave \
+                 the class out, and add them again (the quarantine says which images could not be read)"
             );
         }
     }

@@ -147,6 +147,16 @@ fn what_does_not_fit_a_run_is_refused_by_name() {
     refused(add("0", &[]), &["does not know its CLIP", "--model"]);
     fails(&["forget", "--run", &run_dir, "--source", "base"], &["no embeddings", "base"]);
     fails(&["classify", "--run", &run_dir, &data.at("0")], &["learned nothing yet", "cgil add"]);
+    let lost = data.at("lost");
+    folder(Path::new(&lost), 0..2);
+    (0..6).for_each(|i| fs::remove_file(format!("{lost}/train/bee/{i}.png")).unwrap());
+    let lone = data.at("lone");
+    fails(
+        &["add", "--run", &lone, "--data", &lost, "--model", path(&golden("checkpoint"))],
+        &["\"bee\"", "0 training"],
+    );
+    assert!(!Path::new(&lone).join("streams").exists()); // no task that could never be learned
+
     data.add(&run_dir, "0", &[]);
     let before = files(Path::new(&run_dir));
     refused(add("all", &[]), &["\"ant\"", "learned from base already", "--class-names"]);
