@@ -25,6 +25,9 @@ pub struct TestSet {
     pub sample_ids: Vec<String>,
     /// Position of each image's class in learning order.
     pub classes: Vec<usize>,
+    /// How many tasks there were when each image came: those with more images of known classes have
+    /// some that earlier steps were not scored on.
+    pub since: Vec<usize>,
     /// Their embeddings (N, D).
     pub rows: Rows<Test>,
 }
@@ -87,26 +90,38 @@ impl From<Vec<f32>> for Scores {
     }
 }
 
+impl Scores {
+    /// An error where a score is no number.
+    fn check(&self) -> Result<()> {
+        [Some(&self.open), self.seen.as_ref(), self.unseen.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|x| require_finite(x))
+    }
+
+    /// Without some of the n seen classes.
+    fn leave_out(&mut self, classes: &[usize], n: usize) {
+        for scores in [Some(&mut self.open), self.seen.as_mut()].into_iter().flatten().filter(|_| !classes.is_empty()) {
+            for row in scores.chunks_exact_mut(n) {
+                classes.iter().for_each(|&class| row[class] = f32::NEG_INFINITY);
+            }
+        }
+    }
+}
+
 impl TestSet {
     /// The test images of the stream: of every task, or none at all, where nothing is scored.
     pub fn read(run: &Run, stream: &Stream) -> Result<Self> {
-        let mut tasks_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        let mut order: Vec<&str> = Vec::new();
-        for t in 0..stream.tasks() {
-            let source = stream.source(t);
-            let tasks = tasks_of.entry(source).or_default();
-            if tasks.is_empty() {
-                order.push(source);
-            }
-            tasks.push(t);
-        }
-        let (mut sources, mut sample_ids, mut classes, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut sources, mut sample_ids, mut classes, mut since, mut values) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut dim = 1;
-        for source in order {
-            let tasks = &tasks_of[source];
+        for source in stream.sources() {
+            let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == Some(source)).collect();
             let embeddings = stream.embeddings(run, tasks[0])?;
-            let class_of: BTreeMap<i64, usize> =
-                tasks.iter().flat_map(|&t| stream.source_labels(t).into_iter().zip(stream.task(t))).collect();
+            let of_task = |&t: &usize| {
+                stream.source_labels(t).into_iter().zip(stream.learns(t)).map(move |own| (own.0, (own.1, t + 1)))
+            };
+            let class_of: BTreeMap<i64, (usize, usize)> = tasks.iter().flat_map(of_task).collect();
             let found = embeddings.test_rows(&class_of.keys().copied().collect::<BTreeSet<_>>())?;
             ensure!(
                 values.is_empty() || found.rows.dim() == dim,
@@ -118,18 +133,20 @@ impl TestSet {
             sources.extend(vec![source.to_owned(); found.labels.len()]);
             sample_ids.extend(found.sample_ids);
             for label in &found.labels {
-                let class = class_of.get(label).with_context(|| {
+                let (class, came) = class_of.get(label).with_context(|| {
                     format!(
                         "{} has a test row of label {label}, which it had not before: make it again",
                         embeddings.dir().display()
                     )
                 })?;
                 classes.push(*class);
+                since.push(*came);
             }
             values.extend(found.rows.into_values());
         }
-        let test = TestSet { sources, sample_ids, classes, rows: Rows::new(dim, values) };
-        let without = test.per_task(stream).iter().position(|&images| images == 0);
+        let test = TestSet { sources, sample_ids, classes, since, rows: Rows::new(dim, values) };
+        let images = test.per_task(stream);
+        let without = (0..stream.tasks()).find(|&t| images[t] == 0 && !stream.task(t).is_empty());
         if let Some(task) = without.filter(|_| !test.is_empty()) {
             let names: Vec<&str> = stream.classes_of(task).iter().map(|c| c.name.as_str()).collect();
             bail!(
@@ -139,6 +156,14 @@ impl TestSet {
             );
         }
         Ok(test)
+    }
+
+    /// Whether an image is scored after `learned` tasks, when `known` were there: one of a class that
+    /// is learned once it came, until its class is taken out.
+    pub fn is_scored(&self, image: usize, learned: usize, known: usize, stream: &Stream) -> bool {
+        let class = self.classes[image];
+        let came_by = if class < stream.seen(learned) { learned } else { known };
+        self.since[image] <= came_by && stream.removed(learned).all(|removed| removed != class)
     }
 
     /// Whether there is nothing to score on.
@@ -174,19 +199,22 @@ pub fn evaluate(
     let unseen = zero_shot.map_or(&[][..], |zero_shot| &zero_shot.features[seen * d..]); // (C - n, D)
     let lengths: Vec<f32> = unseen.chunks_exact(d).map(|row| dot(row, row).sqrt()).collect();
 
+    let (step, removed): (usize, Vec<usize>) = (learned, stream.removed(learned).collect());
     let mut predictions = Vec::with_capacity(test.classes.len());
     for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes.chunks(BATCH)) {
-        let learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
+        let mut learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
+        learned.check()?;
+        learned.leave_out(&removed, seen);
         let decisive = learned.seen.as_ref().unwrap_or(&learned.open); // (rows, n)
         let mut others = vec![0.0; classes.len() * lengths.len()]; // (rows, C - n)
         Product::on(Threads::All).into(&mut others, lengths.len(), Matrix::new(images, d), Matrix::new(unseen, d).t());
         for (i, &class) in classes.iter().enumerate() {
             let among_seen = &decisive[i * seen..(i + 1) * seen];
-            if class >= seen && zero_shot.is_none() {
+            if class >= seen && zero_shot.is_none() || !test.is_scored(predictions.len(), step, stream.tasks(), stream)
+            {
                 predictions.push(None);
                 continue;
             }
-            require_finite(among_seen)?;
             let own = stream.task(stream.task_of(class));
             let image = &images[i * d..(i + 1) * d];
             let length = dot(image, image).sqrt();
@@ -199,7 +227,7 @@ pub fn evaluate(
                 Some(unseen) => [open, &unseen[i * lengths.len()..][..lengths.len()]].concat(),
                 None => open.iter().copied().chain(cosines).collect(),
             };
-            require_finite(&normal)?;
+            require_finite(&normal[seen..])?;
             let (answer, unseen) = among_all(&normal, among_seen);
             let open = zero_shot.map(|_| answer);
             predictions.push(Some(if class < seen {
@@ -261,6 +289,7 @@ mod tests {
             sources: vec!["base".into(); classes.len()],
             sample_ids: (0..classes.len()).map(|i| i.to_string()).collect(),
             classes: classes.to_vec(),
+            since: classes.iter().map(|&class| 1 + class / 2).collect(),
             rows: Rows::new(3, rows.to_vec()),
         }
     }

@@ -249,7 +249,9 @@ impl<'a> Results<'a> {
             .any(|(p, &class)| p.is_some() && self.stream.task_of(class) >= learned);
         let wanted = if others { known } else { learned };
         for (i, prediction) in predictions.iter().enumerate() {
-            if prediction.is_none() && self.stream.task_of(test.classes[i]) < wanted {
+            let is_wanted =
+                self.stream.task_of(test.classes[i]) < wanted && test.is_scored(i, learned, known, self.stream);
+            if prediction.is_none() && is_wanted {
                 bail!("{} lacks the test image {:?}; remove {}", path.display(), test.sample_ids[i], dir.display());
             }
         }
@@ -339,6 +341,7 @@ mod tests {
             sources: vec!["base".into(); classes.len()],
             sample_ids: (0..classes.len()).map(|i| format!("image {i}")).collect(),
             classes: classes.to_vec(),
+            since: vec![1; classes.len()],
             rows: Rows::<Test>::new(1, vec![1.0; classes.len()]),
         }
     }

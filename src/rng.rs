@@ -49,6 +49,8 @@ pub enum Draw {
     QualityNoise = 29,
     /// The training rows of a class that are its shots; key: class.
     Shots = 30,
+    /// Rows that stand for earlier ones where a class has more; key: class, task.
+    EarlierRows = 31,
     /// Initial context vectors that all classes share.
     SharedContext = 25,
     /// Initial weights of the meta-net.

@@ -1,6 +1,9 @@
 //! Streams: append-only lists of tasks, each of some classes of one source. Every task is an
 //! artefact whose identity has those of the tasks before it in it, so what was made of the first
 //! tasks stays what it is when others follow.
+//!
+//! A task may have no classes of its own: it brings more images of known ones, calls one by another
+//! name, or takes one out.
 
 use std::{
     collections::HashMap,
@@ -37,7 +40,8 @@ pub struct Stream {
     pub seed: Option<u32>,
     /// Training rows of each class that are learned from, as the seed draws them; none is all.
     pub shots: Option<usize>,
-    /// The classes in learning order.
+    /// The classes in learning order, as they are called now; those that were taken out stay in
+    /// their places.
     pub classes: Vec<Class>,
     tasks: Vec<Task>,
     seen: Vec<usize>,            // classes known before the first task, and after each
@@ -45,14 +49,30 @@ pub struct Stream {
     places: HashMap<i64, usize>, // of each label in the classes
 }
 
-/// A task: which classes of which source are learned.
+/// A task: which classes of which source are learned, and what becomes of known ones.
 #[derive(Clone, Debug, PartialEq)]
 struct Task {
-    source: Input,
-    /// The classes, and what their source's label is.
+    /// None where there are no images.
+    source: Option<Input>,
+    /// The classes that are new, and what their source's label is.
     classes: Vec<(Class, i64)>,
+    /// Known classes of which there are more images: their positions, and their source's labels.
+    more: Vec<(usize, i64)>,
+    /// The position of a class, and what it is called from this task on.
+    renamed: Option<(usize, String)>,
+    /// The position of a class that is no candidate from this task on.
+    removed: Option<usize>,
     /// Of the stream up to this task.
     identity: Identity,
+}
+
+/// What becomes of a class in a task without images.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It is called otherwise.
+    Rename(String),
+    /// It is no candidate any more.
+    Remove,
 }
 
 /// What a task's manifest says.
@@ -66,6 +86,19 @@ struct Options {
     /// From 1.
     task: usize,
     classes: Vec<ClassOption>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<MoreOption>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renamed: Option<Class>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    removed: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoreOption {
+    label: i64,
+    source_label: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,7 +121,7 @@ impl Stream {
         for size in sizes {
             let (own, others) = rest.split_at(size);
             let own = own.iter().map(|class| (class.clone(), class.label)).collect();
-            stream.push(input.clone(), own)?;
+            stream.push(Task::of(input.clone(), own))?;
             rest = others;
         }
         Ok(stream)
@@ -102,7 +135,7 @@ impl Stream {
         for &size in sizes {
             let (own, others) = rest.split_at(size);
             let own = own.iter().map(|class| (class.clone(), class.label)).collect();
-            stream.push(Input { path: String::new(), identity: source.clone() }, own)?;
+            stream.push(Task::of(Input { path: String::new(), identity: source.clone() }, own))?;
             rest = others;
         }
         Ok(stream)
@@ -113,18 +146,23 @@ impl Stream {
         Stream { name, order, seed, shots, classes, tasks, seen: vec![0], task_of, places: HashMap::new() }
     }
 
-    fn push(&mut self, source: Input, classes: Vec<(Class, i64)>) -> Result<()> {
-        ensure!(!classes.is_empty(), "a task needs a class");
-        for (class, _) in &classes {
+    /// Adds a task, whose identity it gives it.
+    fn push(&mut self, mut task: Task) -> Result<()> {
+        let is_change = task.renamed.is_some() || task.removed.is_some();
+        ensure!(!task.classes.is_empty() || !task.more.is_empty() || is_change, "a task needs a class");
+        for (class, _) in &task.classes {
             let before = self.places.insert(class.label, self.classes.len());
             ensure!(before.is_none(), "{class} is learned twice");
             self.classes.push(class.clone());
             self.task_of.push(self.tasks.len());
         }
+        if let Some((class, name)) = &task.renamed {
+            self.classes[*class].name.clone_from(name);
+        }
         self.seen.push(self.classes.len());
         let before = self.tasks().checked_sub(1).map(|before| self.input(before));
-        let identity = self.plan_after(before, self.tasks() + 1, &source, &classes).identity();
-        self.tasks.push(Task { source, classes, identity });
+        task.identity = self.plan_after(before, self.tasks() + 1, &task).identity();
+        self.tasks.push(task);
         Ok(())
     }
 
@@ -150,14 +188,15 @@ impl Stream {
         Ok(there)
     }
 
-    /// Adds the classes of a source as one more task. Where a label of theirs is another class's
-    /// already, all of them get labels that are free.
+    /// Adds the classes of a source as one more task; those that have the name of one that is known
+    /// are more images of it. Where a label of the new ones is another class's already, all of them
+    /// get labels that are free.
     pub fn append(&mut self, run: &Run, source: &Embeddings) -> Result<()> {
         let _lock = run.lock(&run.dir().join(STREAMS))?;
-        let mut grown = Stream::open(run, &self.name)?; // another process may have added a task
+        let grown = Stream::open(run, &self.name)?; // another process may have added a task
         let (input, first) = (source.input()?, grown.embeddings(run, 0)?);
         ensure!(
-            grown.tasks.iter().all(|task| task.source.identity != input.identity),
+            grown.tasks.iter().flat_map(|task| &task.source).all(|known| known.identity != input.identity),
             "the stream {} has the classes of the source {} already",
             self.name,
             source.name
@@ -165,15 +204,40 @@ impl Stream {
         if let Some(difference) = first.plan.difference_of_encoders(&source.plan) {
             bail!("the sources {} and {} cannot be of one stream: {difference}", first.name, source.name);
         }
-        let clash = source.plan.classes.iter().any(|class| grown.places.contains_key(&class.label));
+        let (mut more, mut new) = (Vec::new(), Vec::new());
+        for class in &source.plan.classes {
+            match grown.class_called(&class.name) {
+                Some(known) => more.push((known, class.label)),
+                None => new.push(class),
+            }
+        }
+        let clash = new.iter().any(|class| grown.places.contains_key(&class.label));
         let highest = grown.places.keys().max().copied().unwrap_or(0);
-        let class = |(i, class): (i64, &Class)| {
+        let class = |(i, class): (i64, &&Class)| {
             let free = highest.checked_add(1 + i).context("there is no label left for a further class");
             let label = if clash { free? } else { class.label };
             Ok((Class { label, name: class.name.clone() }, class.label))
         };
-        let classes = (0..).zip(&source.plan.classes).map(class).collect::<Result<_>>()?;
-        grown.push(input, classes)?;
+        let classes = (0..).zip(&new).map(class).collect::<Result<_>>()?;
+        self.grow(run, grown, Task { more, ..Task::of(input, classes) })
+    }
+
+    /// Adds a change of the class at a position as one more task.
+    pub fn change(&mut self, run: &Run, class: usize, change: &Change) -> Result<()> {
+        let _lock = run.lock(&run.dir().join(STREAMS))?;
+        let grown = Stream::open(run, &self.name)?;
+        ensure!(grown.tasks() == self.tasks(), "the stream {} has grown meanwhile: run the command again", self.name);
+        let none = Task { source: None, ..Task::of(self.input(0), Vec::new()) };
+        let task = match change {
+            Change::Rename(name) => Task { renamed: Some((class, name.clone())), ..none },
+            Change::Remove => Task { removed: Some(class), ..none },
+        };
+        self.grow(run, grown, task)
+    }
+
+    /// Adds a task to what the stream is in the run.
+    fn grow(&mut self, run: &Run, mut grown: Stream, task: Task) -> Result<()> {
+        grown.push(task)?;
         let t = grown.tasks() - 1;
         grown.write_task(t, &dir(run, &self.name).join(step_name(t + 1)))?;
         *self = grown;
@@ -192,11 +256,13 @@ impl Stream {
             if manifest.place != run.place(&task_dir) {
                 return Err(damaged(&format!("it is a copy of {}, or was renamed", manifest.place)).into());
             }
-            let source = manifest.inputs.get("source").ok_or_else(|| damaged("it has no source"))?.clone();
             let Options { order, seed, shots, .. } = &options;
             let stream = stream.get_or_insert_with(|| Stream::empty(name.to_owned(), order.clone(), *seed, *shots));
-            let class = |c: ClassOption| (Class { label: c.label, name: c.name }, c.source_label);
-            stream.push(source, options.classes.into_iter().map(class).collect())?;
+            stream.push(
+                stream
+                    .read_task(manifest.inputs.get("source"), options)
+                    .ok_or_else(|| damaged("a class or its source is missing"))?,
+            )?;
             if stream.tasks[number - 1].identity != manifest.identity {
                 return Err(damaged("it does not follow from the task before it").into());
             }
@@ -211,6 +277,24 @@ impl Stream {
             );
         }
         Ok(stream)
+    }
+
+    /// The next task, as its manifest has it; none where that does not fit.
+    fn read_task(&self, source: Option<&Input>, options: Options) -> Option<Task> {
+        let place = |label: &i64| self.places.get(label).copied();
+        let class = |c: ClassOption| (Class { label: c.label, name: c.name }, c.source_label);
+        let more = options.more.iter().map(|c| Some((place(&c.label)?, c.source_label))).collect::<Option<Vec<_>>>()?;
+        let renamed = options.renamed.map(|class| Some((place(&class.label)?, class.name)));
+        let classes: Vec<_> = options.classes.into_iter().map(class).collect();
+        let has_images = !classes.is_empty() || !more.is_empty();
+        Some(Task {
+            source: if has_images { Some(source?.clone()) } else { None },
+            classes,
+            more,
+            renamed: if let Some(renamed) = renamed { Some(renamed?) } else { None },
+            removed: if let Some(label) = options.removed { Some(place(&label)?) } else { None },
+            identity: Plan::new(&artefact::STREAM, Value::Null).identity(), // its own when it is pushed
+        })
     }
 
     /// The stream of an order and a cut with so many `shots`; of the only cut that the run has,
@@ -235,7 +319,7 @@ impl Stream {
         match fitting[..] {
             [stream] => {
                 if let Some(file) = &order.file {
-                    let source = Embeddings::open(run, stream.source(0))?;
+                    let source = stream.embeddings(run, 0)?;
                     let asked: Vec<i64> = order.apply(&source.plan.classes)?.iter().map(|class| class.label).collect();
                     let there: Vec<i64> = stream.classes.iter().map(|class| class.label).collect();
                     ensure!(
@@ -290,14 +374,75 @@ impl Stream {
         self.seen[learned]
     }
 
-    /// The classes that task `t` (from 0) learns, as positions in `classes`.
+    /// The classes that are new in task `t` (from 0), as positions in `classes`.
     pub fn task(&self, t: usize) -> Range<usize> {
         self.seen(t)..self.seen(t + 1)
     }
 
-    /// The classes that task `t` (from 0) learns.
+    /// The classes that are new in task `t` (from 0).
     pub fn classes_of(&self, t: usize) -> &[Class] {
         &self.classes[self.task(t)]
+    }
+
+    /// All classes that task `t` (from 0) learns from images, as positions in `classes`: new ones, then
+    /// those of which it has more.
+    pub fn learns(&self, t: usize) -> Vec<usize> {
+        self.task(t).chain(self.more(t)).collect()
+    }
+
+    /// The known classes of which task `t` (from 0) has more images, as positions in `classes`.
+    pub fn more(&self, t: usize) -> impl Iterator<Item = usize> {
+        self.tasks[t].more.iter().map(|(class, _)| *class)
+    }
+
+    /// What task `t` (from 0) does to the class at a position, where it has no images.
+    pub fn changes(&self, t: usize) -> Option<(usize, Change)> {
+        let Task { renamed, removed, .. } = &self.tasks[t];
+        let renamed = renamed.as_ref().map(|(class, name)| (*class, Change::Rename(name.clone())));
+        renamed.or(removed.map(|class| (class, Change::Remove)))
+    }
+
+    /// The classes of [`Stream::learns`], as they were called then.
+    pub fn learned_classes(&self, t: usize) -> Vec<Class> {
+        let classes = self.classes_after(t + 1);
+        self.learns(t).into_iter().map(|class| classes[class].clone()).collect()
+    }
+
+    /// The last task before task `t` (from 0) that learned the class at a position.
+    pub fn learned_before(&self, t: usize, class: usize) -> Option<usize> {
+        (0..t).rev().find(|&t| self.task(t).contains(&class) || self.more(t).any(|more| more == class))
+    }
+
+    /// The classes that were taken out in the first `learned` tasks, as positions in `classes`.
+    pub fn removed(&self, learned: usize) -> impl Iterator<Item = usize> {
+        self.tasks[..learned].iter().filter_map(|task| task.removed)
+    }
+
+    /// The position of the class that is called so now, unless it was taken out.
+    pub fn class_called(&self, name: &str) -> Option<usize> {
+        let is_called = |&class: &usize| self.classes[class].name == name;
+        (0..self.classes.len())
+            .filter(is_called)
+            .find(|class| self.removed(self.tasks()).all(|removed| removed != *class))
+    }
+
+    /// All classes in learning order, as they were called after `learned` tasks, but for those that
+    /// were taken out by then.
+    pub fn candidates_after(&self, learned: usize) -> Vec<Class> {
+        let removed: Vec<usize> = self.removed(learned).collect();
+        let all = self.classes_after(learned).into_iter().enumerate();
+        all.filter(|(class, _)| !removed.contains(class)).map(|(_, class)| class).collect()
+    }
+
+    /// All classes in learning order, as they were called after `learned` tasks: those that came later
+    /// as they came.
+    pub fn classes_after(&self, learned: usize) -> Vec<Class> {
+        let mut classes: Vec<Class> =
+            self.tasks.iter().flat_map(|task| task.classes.iter().map(|(class, _)| class.clone())).collect();
+        for (class, name) in self.tasks[..learned].iter().flat_map(|task| &task.renamed) {
+            classes[*class].name.clone_from(name);
+        }
+        classes
     }
 
     /// The task (from 0) that learns the class at a position.
@@ -318,21 +463,34 @@ impl Stream {
         u64::from(self.seed.unwrap_or(0))
     }
 
-    /// The name of the source of task `t` (from 0).
-    pub fn source(&self, t: usize) -> &str {
-        let path = &self.tasks[t].source.path;
-        path.rsplit('/').next().unwrap_or(path)
+    /// The name of the source of task `t` (from 0); none where it has no images.
+    pub fn source(&self, t: usize) -> Option<&str> {
+        let path = &self.tasks[t].source.as_ref()?.path;
+        Some(path.rsplit('/').next().unwrap_or(path))
     }
 
-    /// The labels that its source gives to the classes of task `t` (from 0).
+    /// The names of the sources, each once, in the order in which they came.
+    pub fn sources(&self) -> Vec<&str> {
+        let mut sources: Vec<&str> = Vec::new();
+        for source in (0..self.tasks()).filter_map(|t| self.source(t)) {
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    /// The labels that its source gives to the classes that task `t` (from 0) learns, in the order of
+    /// [`Stream::learns`].
     pub fn source_labels(&self, t: usize) -> Vec<i64> {
-        self.tasks[t].classes.iter().map(|(_, label)| *label).collect()
+        let Task { classes, more, .. } = &self.tasks[t];
+        classes.iter().map(|(_, label)| *label).chain(more.iter().map(|(_, label)| *label)).collect()
     }
 
     /// The first tasks alone, as if no others had followed.
     pub fn first_tasks(&self, tasks: usize) -> Result<Self> {
         let mut first = Stream::empty(self.name.clone(), self.order.clone(), self.seed, self.shots);
-        self.tasks[..tasks].iter().try_for_each(|task| first.push(task.source.clone(), task.classes.clone()))?;
+        self.tasks[..tasks].iter().try_for_each(|task| first.push(task.clone()))?;
         Ok(first)
     }
 
@@ -341,11 +499,16 @@ impl Stream {
         Input { path: self.place(t), identity: self.tasks[t].identity.clone() }
     }
 
-    /// The embeddings of the source of task `t` (from 0). An error where they are others than the
-    /// stream was made of.
+    /// The embeddings of the source of task `t` (from 0), which has one. An error where they are others
+    /// than the stream was made of.
     pub fn embeddings(&self, run: &Run, t: usize) -> Result<Embeddings> {
-        let embeddings = Embeddings::open_complete(run, self.source(t))?;
-        if embeddings.input()?.identity != self.tasks[t].source.identity {
+        let source = self.source(t).with_context(|| format!("task {} of {} has no images", t + 1, self.name))?;
+        let embeddings = Embeddings::open_complete(run, source)?;
+        if self.tasks[t]
+            .source
+            .as_ref()
+            .is_none_or(|made| embeddings.input().is_ok_and(|now| now.identity != made.identity))
+        {
             bail!(
                 "the embeddings in {} are others now than the stream {} was made of: remove {}, and what was made of it \
                  in latents, statistics, prompts and results",
@@ -357,20 +520,26 @@ impl Stream {
         Ok(embeddings)
     }
 
-    /// The training rows of task `t` (from 0). A class that has none is an [`Error::TooFewRows`].
+    /// The training rows of task `t` (from 0), of new classes and of known ones. A class that has none
+    /// is an [`Error::TooFewRows`].
     pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
+        let classes: Vec<Class> = self.learns(t).into_iter().map(|class| self.classes[class].clone()).collect();
+        if classes.is_empty() {
+            return Ok(TaskRows { task: t, classes, rows: Vec::new() });
+        }
         let embeddings = self.embeddings(run, t)?;
         self.require_rows(&embeddings, t, 1)?;
         let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
-        Ok(TaskRows { task: t, classes: self.classes_of(t).to_vec(), rows })
+        Ok(TaskRows { task: t, classes, rows })
     }
 
-    /// An [`Error::TooFewRows`] where a class of task `t` (from 0), of these embeddings, has fewer
-    /// training rows than are `needed`.
+    /// An [`Error::TooFewRows`] where a new class of task `t` (from 0), of these embeddings, has fewer
+    /// training rows than are `needed`, or a known one has none.
     pub fn require_rows(&self, embeddings: &Embeddings, t: usize, needed: usize) -> Result<()> {
-        for (class, label) in self.classes_of(t).iter().zip(self.source_labels(t)) {
-            if self.count_rows(embeddings, label)? < needed {
-                return Err(self.too_few_rows(embeddings, class, label, needed)?.into());
+        let needed_of = |class: usize| if self.task(t).contains(&class) { needed } else { 1 };
+        for (class, label) in self.learns(t).into_iter().zip(self.source_labels(t)) {
+            if self.count_rows(embeddings, label)? < needed_of(class) {
+                return Err(self.too_few_rows(embeddings, &self.classes[class], label, needed_of(class))?.into());
             }
         }
         Ok(())
@@ -386,9 +555,10 @@ impl Stream {
     pub fn train_rows(&self, embeddings: &Embeddings, t: usize, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
         let rows = embeddings.class_rows::<Train>(labels)?;
         let Some(shots) = self.shots else { return Ok(rows) };
-        let drawn = |(rows, &label): (Rows<Train>, &i64)| {
-            let (class, _) =
-                self.tasks[t].classes.iter().find(|(_, own)| *own == label).context("a class of the task")?;
+        let (classes, own) = (self.classes_after(0), self.learns(t).into_iter().zip(self.source_labels(t)));
+        let of_label: HashMap<i64, usize> = own.map(|(class, label)| (label, class)).collect();
+        let drawn = |(rows, label): (Rows<Train>, &i64)| {
+            let class = &classes[*of_label.get(label).context("a class of the task")?];
             let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(rows.len());
             places.truncate(shots);
             places.sort();
@@ -442,21 +612,32 @@ impl Stream {
     /// What the artefact of task `t` (from 0) is.
     fn plan(&self, t: usize) -> Plan {
         let before = t.checked_sub(1).map(|before| self.input(before));
-        self.plan_after(before, t + 1, &self.tasks[t].source, &self.tasks[t].classes)
+        self.plan_after(before, t + 1, &self.tasks[t])
     }
 
     /// What the artefact of a task is, `number` from 1, after the one `before` it.
-    fn plan_after(&self, before: Option<Input>, number: usize, source: &Input, classes: &[(Class, i64)]) -> Plan {
+    fn plan_after(&self, before: Option<Input>, number: usize, task: &Task) -> Plan {
         let class = |(class, source_label): &(Class, i64)| ClassOption {
             label: class.label,
             source_label: *source_label,
             name: class.name.clone(),
         };
-        let classes = classes.iter().map(class).collect();
-        let (order, seed, shots) = (self.order.clone(), self.seed, self.shots);
-        let options = Options { order, seed, shots, task: number, classes };
+        let label = |class: usize| self.classes[class].label;
+        let more = |&(class, source_label): &(usize, i64)| MoreOption { label: label(class), source_label };
+        let renamed = |(class, name): &(usize, String)| Class { label: label(*class), name: name.clone() };
+        let options = Options {
+            order: self.order.clone(),
+            seed: self.seed,
+            shots: self.shots,
+            task: number,
+            classes: task.classes.iter().map(class).collect(),
+            more: task.more.iter().map(more).collect(),
+            renamed: task.renamed.as_ref().map(renamed),
+            removed: task.removed.map(label),
+        };
         let options = serde_json::to_value(options).expect("options are plain values");
-        let plan = Plan::new(&artefact::STREAM, options).with("source", source.clone());
+        let plan = Plan::new(&artefact::STREAM, options);
+        let plan = task.source.iter().fold(plan, |plan, source| plan.with("source", source.clone()));
         before.into_iter().fold(plan, |plan, before| plan.with("before", before))
     }
 
@@ -472,7 +653,7 @@ impl Stream {
             Arc::new(Int64Array::from(vec![t as i64 + 1; classes.len()])) as ArrayRef,
             Arc::new(Int64Array::from_iter_values(classes.iter().map(|(class, _)| class.label))),
             Arc::new(StringArray::from_iter_values(classes.iter().map(|(class, _)| &class.name))),
-            Arc::new(StringArray::from(vec![self.source(t); classes.len()])),
+            Arc::new(StringArray::from(vec![self.source(t).unwrap_or_default(); classes.len()])),
             Arc::new(Int64Array::from_iter_values(classes.iter().map(|(_, label)| *label))),
         ]);
         let rows = file::rows(contract::classes(), 0, columns)?;
@@ -480,6 +661,14 @@ impl Stream {
             file::write(&dir.join("classes.parquet"), contract::classes(), &rows, &vec![])
         })?;
         Ok(())
+    }
+}
+
+impl Task {
+    /// Of new classes of a source; its identity comes when it is pushed.
+    fn of(source: Input, classes: Vec<(Class, i64)>) -> Self {
+        let identity = source.identity.clone();
+        Task { source: Some(source), classes, more: Vec::new(), renamed: None, removed: None, identity }
     }
 }
 

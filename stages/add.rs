@@ -1,7 +1,7 @@
 //! New classes into a classifier that is in use: extract, fit-vae and prompt-tune in one go. What
 //! comes first begins the run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use cgil::{
@@ -13,14 +13,13 @@ use cgil::{
     stream::Stream,
     task::{Cut, Order},
 };
-use clap::{Args, Parser};
+use clap::Args;
 
 use crate::{
-    Cli, Stage,
     extract::{self, DataOptions},
-    fit_vae, forget, hub,
-    options::{StreamOption, flags, pairs},
-    prompt_tune, terminal,
+    forget, hub,
+    learn::LearnOptions,
+    terminal,
 };
 
 #[derive(Args)]
@@ -39,13 +38,7 @@ pub struct Options {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     #[command(flatten)]
-    stream: StreamOption,
-    /// Options of fit-vae, such as epochs=100,latent=64
-    #[arg(long, value_name = "OPTIONS", default_value = "")]
-    fit_vae: String,
-    /// Options of prompt-tune, such as epochs=10,batch-size=512
-    #[arg(long, value_name = "OPTIONS", default_value = "")]
-    prompt_tune: String,
+    learn: LearnOptions,
     /// Take the training embeddings away once they are learned, as `cgil forget` does
     #[arg(long)]
     forget: bool,
@@ -53,14 +46,10 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
-    let (Stage::FitVae(fit), Stage::PromptTune(tune)) = (options.fit_vae()?, options.prompt_tune()?) else {
-        bail!("the stages have other names")
-    };
-    let generators = fit.generators()?;
-    let mut stream = options.stream.find(&run)?;
+    let stages = options.learn.stages(&options.run)?;
+    let mut stream = options.learn.stream.find(&run)?;
     let source = extract::open_source(&options.data, &options.run)?;
     let name = options.name(&run, &source)?;
-    require_new_classes(&source, stream.as_ref(), &name)?;
 
     let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten());
     if is_forgotten {
@@ -69,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
         extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data)?;
     }
     let embeddings = Embeddings::open_complete(&run, &name)?;
-    require_rows(&embeddings, generators.0.least_rows())?; // before the stream has it as a task
+    require_rows(&embeddings, stream.as_ref(), stages.least_rows())?; // before the stream has it as a task
     let stream = match stream.take() {
         None => Stream::new(&embeddings, &Order::of_seed(None), Cut::Tasks(1), None)?.create(&run)?,
         Some(mut stream) => {
@@ -79,20 +68,11 @@ pub fn run(options: &Options) -> Result<()> {
             stream
         }
     };
-    fit_vae::fit(&run, &stream, generators.0, &generators.1)?;
-    prompt_tune::tune(&tune, &run, &stream)?;
+    stages.learn(&run, &stream)?;
     if options.forget { forget::forget(&run, &name, false) } else { Ok(()) }
 }
 
 impl Options {
-    fn fit_vae(&self) -> Result<Stage> {
-        parse("fit-vae", &self.run, &self.fit_vae)
-    }
-
-    fn prompt_tune(&self) -> Result<Stage> {
-        parse("prompt-tune", &self.run, &self.prompt_tune)
-    }
-
     /// What the source is called in the run: where its images are there already, what they are
     /// called.
     fn name(&self, run: &Run, source: &Source) -> Result<String> {
@@ -145,29 +125,16 @@ impl Options {
 
 /// Whether a stream has the classes of a source.
 fn has(stream: &Stream, source: &str) -> bool {
-    (0..stream.tasks()).any(|t| stream.source(t) == source)
+    stream.sources().contains(&source)
 }
 
-/// An error where a class of the source is known by the stream, from another source.
-fn require_new_classes(source: &Source, stream: Option<&Stream>, name: &str) -> Result<()> {
-    let Some(stream) = stream.filter(|stream| !has(stream, name)) else { return Ok(()) };
-    for class in &source.classes {
-        if let Some(known) = stream.classes.iter().position(|known| known.name == class.name) {
-            bail!(
-                "the class {:?} of {} was learned from {} already: leave it out, or call it something else by --class-names",
-                class.name,
-                source.id.origin,
-                stream.source(stream.task_of(known))
-            );
-        }
-    }
-    Ok(())
-}
-
-/// An error where a class has fewer training embeddings than a generator needs.
-fn require_rows(embeddings: &Embeddings, least: usize) -> Result<()> {
+/// An error where a class has fewer training embeddings than a generator needs; of one that is known
+/// one is enough.
+fn require_rows(embeddings: &Embeddings, stream: Option<&Stream>, least: usize) -> Result<()> {
     for class in &embeddings.plan.classes {
         let rows = embeddings.count::<Train>(class.label)?;
+        let is_known = stream.is_some_and(|stream| stream.class_called(&class.name).is_some());
+        let least = if is_known { 1 } else { least };
         if rows < least {
             bail!(
                 "{class} has {rows} training embeddings, and at least {least} must be there: add images of it, or leave \
@@ -176,16 +143,4 @@ fn require_rows(embeddings: &Embeddings, least: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A stage with these options, on the run.
-fn parse(stage: &str, run: &Path, options: &str) -> Result<Stage> {
-    let run = run.to_str().with_context(|| format!("{} is not UTF-8", run.display()))?;
-    let own = flags(&pairs(options).with_context(|| format!("--{stage}"))?);
-    let words = ["cgil", stage, "--run", run].map(str::to_owned).into_iter().chain(own);
-    let parsed = Cli::try_parse_from(words).map_err(|error| {
-        let text = error.to_string();
-        anyhow::anyhow!("--{stage}: {}", text.lines().next().unwrap_or_default().trim_start_matches("error: "))
-    })?;
-    Ok(parsed.stage)
 }

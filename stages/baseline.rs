@@ -458,7 +458,7 @@ impl Setting {
         if !training.is_complete()? {
             bail!("the prompts {:?} have not learned all tasks: run the command that makes them again", options.method);
         }
-        let load = || backend::new(&checkpoint, &stream.classes, config, stream.draws(), &device);
+        let load = |classes: &[Class]| backend::new(&checkpoint, classes, config, stream.draws(), &device);
         let statistics = discriminant(run, stream, test.dim(), options.weight);
         self.score(baseline, &mut Prompted::new(stream, training, statistics, load, |_, _| ()))
     }
@@ -472,7 +472,7 @@ impl Setting {
         config.check_size(stream.classes.len(), self.test.dim())?;
         let training = Training::new(run, stream, &baseline.method()?, &config, clip, replay, class_of(&device));
         let progress = Progress::new("baseline", stream.tasks() * config.epochs);
-        let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
+        let load = |classes: &[Class]| backend::new(&checkpoint, classes, &config, stream.draws(), &device);
         let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
         let mut recipe = Prompted::new(stream, training, None, load, tick);
         let results = Results::new(run, stream, &baseline.method()?);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use cgil::{
     clip::{Checkpoint, ModelId},
     embeddings::Embeddings,
@@ -26,13 +26,10 @@ pub struct ClipOptions {
 
 /// The CLIP that made the embeddings of a stream, and what artefacts record of its text encoder.
 pub fn open(run: &Run, stream: &Stream, options: &ClipOptions) -> Result<(Checkpoint, TextModel)> {
-    let embeddings = Embeddings::open(run, stream.source(0))?;
-    let (checkpoint, id) = of_embeddings(run, &embeddings, options.model.as_deref())?;
-    for t in 1..stream.tasks() {
-        if stream.source(t) != stream.source(t - 1) {
-            require(run, &Embeddings::open(run, stream.source(t))?, &checkpoint, &id)?;
-        }
-    }
+    let sources =
+        stream.sources().into_iter().map(|source| Embeddings::open(run, source)).collect::<Result<Vec<_>>>()?;
+    let (checkpoint, id) = of_embeddings(run, sources.first().context("no source")?, options.model.as_deref())?;
+    sources[1..].iter().try_for_each(|embeddings| require(run, embeddings, &checkpoint, &id))?;
     let text = TextModel::new(&checkpoint, &id)?;
     Ok((checkpoint, text))
 }

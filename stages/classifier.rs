@@ -70,12 +70,16 @@ impl Learned {
         if names.is_empty() {
             return Ok(self);
         }
-        self.classes.extend(also(names, &self.classes)?);
-        let (learner, evidence) = Text::new(&self.classes, checkpoint, clip, &self.template)?.evidence();
+        let also = also(names, &self.stream.classes)?;
+        self.classes.extend(also.iter().cloned());
+        let all = [&self.stream.classes[..], &also].concat();
+        let (learner, evidence) = Text::new(&all, checkpoint, clip, &self.template)?.evidence();
         let mut states = States::new(run, &self.stream, learner, evidence);
         let evidence = states.after(self.stream.tasks())?;
         ensure!(evidence.stored().per_class > 0, "nothing was learned");
-        self.classifier = evidence.classifier(self.classifier.prompts().as_deref()).context("nothing was learned")?;
+        let classifier = evidence.classifier(None).context("nothing was learned")?;
+        let removed: Vec<usize> = self.stream.removed(self.stream.tasks()).collect();
+        self.classifier = classifier.without(&removed).with_prompts(self.classifier.prompts().as_deref());
         Ok(self)
     }
 }

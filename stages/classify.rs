@@ -243,7 +243,7 @@ impl Ready {
             )
         });
         let least_confidence = least_confidence.transpose()?;
-        let embeddings = Embeddings::open(&run, stream.source(0))?;
+        let embeddings = stream.embeddings(&run, 0)?;
         let device = options.device.open_one()?;
         terminal::note_device(&options.device, &device);
         let precision = Precision::usual(&device);

@@ -9,8 +9,11 @@ use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE},
     generator::{ClassRows, GeneratorConfig, LatentStore, fit_all},
     profile::{Phase, time},
+    rng::{Draw, Rng},
+    rows::{Rows, Train},
     run::Run,
     stream::Stream,
+    task::Class,
     words::counted,
 };
 use clap::Args;
@@ -71,7 +74,7 @@ pub fn fit(run: &Run, stream: &Stream, config: GeneratorConfig, device: &Device)
         store.lock()?;
     }
     let missing = missing_tasks(run, &store)?; // another process may have been faster
-    let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
+    let classes: usize = missing.iter().map(|&task| stream.learns(task).len()).sum();
     let progress = Progress::new("fit-vae", classes * store.config.ticks());
     let mut fitted = 0;
     for tasks in groups(&missing, stream) {
@@ -94,7 +97,7 @@ fn missing_tasks(run: &Run, store: &LatentStore) -> Result<Vec<usize>> {
             missing.push(task);
         }
     }
-    for &task in &missing {
+    for &task in missing.iter().filter(|&&task| stream.source(task).is_some()) {
         stream.require_rows(&stream.embeddings(run, task)?, task, least)?;
     }
     Ok(missing)
@@ -106,9 +109,12 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     let enough = CLASSES_PER_THREAD * rayon::current_num_threads();
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     for &task in tasks {
-        let classes = stream.task(task).len();
+        let classes = stream.learns(task).len();
         match groups.last_mut() {
-            Some((sum, group)) if *sum < enough => (*sum += classes, group.push(task)).1,
+            // more of a known class needs the generator that the class has
+            Some((sum, group)) if *sum < enough && stream.more(task).next().is_none() => {
+                (*sum += classes, group.push(task)).1
+            }
             _ => groups.push((classes, vec![task])),
         }
     }
@@ -119,20 +125,33 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
 fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
     let (mut missing, mut data, mut dim, mut alone) = (Vec::new(), Vec::new(), 1, Vec::new());
+    let mut more = More::default();
     for &task in tasks {
         store.begin(task)?;
-        let classes = stream.classes_of(task).iter().zip(stream.source_labels(task));
-        let (there, own): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| store.has_class(task, class));
+        let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
+        let (there, own): (Vec<_>, Vec<_>) = learned.partition(|((class, _), _)| store.has_class(task, class));
         progress.inc((there.len() * config.ticks()) as u64);
+        if own.is_empty() {
+            continue;
+        }
         let embeddings = stream.embeddings(run, task)?;
         dim = embeddings.plan.dim;
         let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
         let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, &labels))?;
-        alone.extend(own.iter().zip(&rows).filter(|(_, rows)| rows.len() == 1).map(|((class, _), _)| &class.name[..]));
-        data.extend(own.iter().zip(rows).map(|((class, _), rows)| ClassRows { key: class.key(), rows }));
-        missing.extend(own.into_iter().map(|(class, _)| (task, class)));
+        for (((class, place), _), rows) in own.into_iter().zip(rows) {
+            let rows = match stream.task(task).contains(&place) {
+                true => rows,
+                false => with_earlier(store, task, place, &class, rows, &mut more)?,
+            };
+            if rows.len() == 1 {
+                alone.push(class.name.clone());
+            }
+            data.push(ClassRows { key: class.key(), rows });
+            missing.push((task, class));
+        }
     }
     note_alone(&alone);
+    note_more(&more);
     fit_all(
         &data,
         dim,
@@ -141,7 +160,7 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         device,
         || progress.inc(1),
         |i, fitted| {
-            let (task, class) = missing[i];
+            let (task, class) = &missing[i];
             if !fitted.generator.is_finite() {
                 let advice = match config.lr() {
                     Some(lr) => format!("use a smaller --lr than {lr}"),
@@ -149,15 +168,51 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
                 };
                 bail!("the generator of {class} diverged: {advice}");
             }
-            time(Phase::Write, || store.put_class(task, class, &fitted))
+            time(Phase::Write, || store.put_class(*task, class, &fitted))
         },
     )?;
     tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))?;
     Ok(missing.len())
 }
 
+/// Classes of which there are more embeddings.
+#[derive(Default)]
+struct More {
+    classes: usize,
+    new: usize,
+    earlier: usize,
+}
+
+/// The training rows of a known class, at a place in learning order, before them as many as its
+/// generator was fitted to, which that gives.
+fn with_earlier(
+    store: &LatentStore,
+    task: usize,
+    place: usize,
+    class: &Class,
+    rows: Rows<Train>,
+    more: &mut More,
+) -> Result<Rows<Train>> {
+    let (generator, earlier) = store.generator_before(task, place)?;
+    let mut rng = Rng::new(store.stream().draws(), Draw::EarlierRows, &[class.key(), task as u64]);
+    *more = More { classes: more.classes + 1, new: more.new + rows.len(), earlier: more.earlier + earlier };
+    Ok(Rows::new(rows.dim(), [generator.sample(earlier, &mut rng), rows.into_values()].concat()))
+}
+
+/// Tells what generators of known classes were fitted to.
+fn note_more(more: &More) {
+    if more.classes > 0 {
+        terminal::note(&format!(
+            "note: {} known: generators are fitted to {} and to {} that the earlier generators give for those before",
+            counted(more.classes, "class"),
+            counted(more.new, "new embedding"),
+            more.earlier
+        ));
+    }
+}
+
 /// Tells which classes have one training embedding.
-fn note_alone(names: &[&str]) {
+fn note_alone(names: &[String]) {
     if let [first, others @ ..] = names {
         let of = match others.len() {
             0 => format!("{first:?} has"),

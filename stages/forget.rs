@@ -70,7 +70,7 @@ fn learned(run: &Run, source: &str) -> Result<Vec<Learned>> {
     let mut learned = Vec::new();
     for name in run.streams() {
         let stream = Stream::open(run, &name)?;
-        let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == source).collect();
+        let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == Some(source)).collect();
         if tasks.is_empty() {
             continue;
         }
@@ -113,7 +113,7 @@ fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Le
     for &task in tasks {
         let generators = latents.read_task(task)?;
         let measured = quality::measure(SAMPLES, run, stream, task, &generators, &noise)?;
-        for ((_, quality), class) in measured.iter().zip(stream.classes_of(task)) {
+        for ((_, quality), class) in measured.iter().zip(stream.learned_classes(task)) {
             if let Some(distance) = quality.neighbour_distance {
                 distances.push(distance);
                 if distance < NEAR {

@@ -3,6 +3,7 @@
 
 mod add;
 mod baseline;
+mod change;
 mod checkpoint;
 mod classifier;
 mod classify;
@@ -14,6 +15,7 @@ mod fit_vae;
 mod forget;
 mod hub;
 mod import;
+mod learn;
 mod options;
 mod order;
 mod prompt_tune;
@@ -68,6 +70,10 @@ enum Stage {
     Add(add::Options),
     /// Take the training embeddings away that were learned from
     Forget(forget::Options),
+    /// Call a learned class otherwise
+    Rename(change::Rename),
+    /// Take a learned class out
+    RemoveClass(change::Remove),
     /// Classify pictures with what a run has learned
     Classify(classify::Options),
     /// A classifier, or embeddings, as other programs take them
@@ -105,6 +111,8 @@ impl Stage {
             Stage::Sweep(options) => sweep::run(options),
             Stage::Add(options) => add::run(options),
             Stage::Forget(options) => forget::run(options),
+            Stage::Rename(options) => change::rename(options),
+            Stage::RemoveClass(options) => change::remove(options),
             Stage::Classify(options) => classify::run(options),
             Stage::Export(options) => export::run(options),
             Stage::Run(options) => run::run(options),

@@ -19,6 +19,7 @@ use cgil::{
     run::Run,
     states::States,
     stream::Stream,
+    task::Class,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -101,7 +102,7 @@ pub fn tune(options: &Options, run: &Run, stream: &Stream) -> Result<()> {
     };
     let training = Training::new(run, stream, &options.prompts()?, &config, clip, replay, class_of(&device));
     let progress = Progress::new("prompt-tune", stream.tasks() * config.epochs);
-    let load = || backend::new(&checkpoint, &stream.classes, &config, stream.draws(), &device);
+    let load = |classes: &[Class]| backend::new(&checkpoint, classes, &config, stream.draws(), &device);
     let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
     let mut recipe = Prompted::new(stream, training, statistics, load, tick);
     let history = score(&mut recipe, &Results::new(run, stream, &options.method()?), &test, stream)?;

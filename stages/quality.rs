@@ -1,7 +1,7 @@
 //! How good the generators are: what each gives, beside held-out embeddings of its class. The table
 //! is made anew each time.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -107,15 +107,18 @@ pub fn run(options: &Options) -> Result<()> {
     let noise = noise(&latents, statistics.after(stream.tasks())?)?;
 
     let progress = Progress::new("quality", 2 * stream.classes.len());
-    let (mut sets, mut qualities) = (Vec::new(), Vec::new());
-    for task in 0..stream.tasks() {
+    let mut measured = BTreeMap::new(); // of each class its last generator, on the embeddings that came with it
+    for task in (0..stream.tasks()).filter(|&task| stream.source(task).is_some()) {
         let generators = latents.read_task(task)?;
-        for (own, quality) in measure(options.samples, &run, &stream, task, &generators, &noise)? {
-            sets.push(own);
-            qualities.push(quality);
-            progress.inc(1);
+        for own in
+            measure(options.samples, &run, &stream, task, &generators, &noise)?.into_iter().zip(stream.learns(task))
+        {
+            if measured.insert(own.1, own.0).is_none() {
+                progress.inc(1);
+            }
         }
     }
+    let (sets, qualities): (Vec<Sets>, Vec<Quality>) = measured.into_values().unzip();
     let accuracies = accuracies(&sets, dim, || progress.inc(1));
     progress.finish();
     quality::write(&plan, &latents, &qualities, &accuracies)?;
@@ -126,15 +129,13 @@ pub fn run(options: &Options) -> Result<()> {
 pub fn noise(latents: &LatentStore, statistics: &ClassStatistics) -> Result<Noise> {
     let stream = latents.stream();
     let mut variation = Variation::new(statistics.dim());
-    for task in 0..stream.tasks() {
-        for (class, generator) in stream.classes_of(task).iter().zip(latents.read_task(task)?) {
-            variation.add(&generator, class.key(), stream.draws());
-        }
+    for (class, generator) in stream.classes.iter().zip(latents.generators(stream.tasks())?) {
+        variation.add(&generator, class.key(), stream.draws());
     }
     variation.noise(statistics)
 }
 
-/// Measures the classes of a task (from 0), each by itself.
+/// Measures the classes that a task (from 0) learned, each by itself, on its embeddings.
 pub fn measure(
     samples: usize,
     run: &Run,
@@ -163,7 +164,8 @@ pub fn measure(
         Ok((sets, quality))
     };
     let rows: Vec<_> = train.into_iter().zip(test).collect();
-    stream.classes_of(task).par_iter().zip(generators).zip(rows).map(of_class).collect()
+    let classes: Vec<&Class> = stream.learns(task).into_iter().map(|class| &stream.classes[class]).collect();
+    classes.into_par_iter().zip(generators).zip(rows).map(of_class).collect()
 }
 
 /// Rows (N, D), each called `what`, brought to length 1, as the classifier sees them.

@@ -182,7 +182,7 @@ pub fn scores(history: &History, stream: &Stream) -> String {
     };
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
-    for k in 0..tasks {
+    for k in (0..tasks).filter(|&k| !stream.task(k).is_empty()) {
         let names: Vec<&str> = stream.classes_of(k).iter().map(|class| class.name.as_str()).collect();
         let head = [(k + 1).to_string(), shorten(&names.join(", "), 60), history.images[k].to_string()];
         table.add_row(row(head, &|of| of[k]));

@@ -159,7 +159,6 @@ fn what_does_not_fit_a_run_is_refused_by_name() {
 
     data.add(&run_dir, "0", &[]);
     let before = files(Path::new(&run_dir));
-    refused(add("all", &[]), &["\"ant\"", "learned from base already", "--class-names"]);
     refused(add("1", &["--name", "base"]), &["a source base of other images", "--name"]);
     refused(add("0", &["--name", "other"]), &["was added as base already"]);
     let wrong = ["add", "--run", &run_dir, "--data", &data.at("1"), "--prompt-tune", "epoch=2"];

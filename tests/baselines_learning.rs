@@ -3,8 +3,8 @@
 
 use cgil::{
     baseline::{
-        Classifier, Covariance, Discriminant, Examples, FEATURES, Features, Incremental, NearestMean, RandomProjection,
-        ReplayHead, Ridge, Shrinkage, TextAndMean,
+        ClassStatistics, Classifier, Covariance, Discriminant, Examples, FEATURES, Features, Incremental, NearestMean,
+        RandomProjection, ReplayHead, Ridge, Shrinkage, TextAndMean,
     },
     rows::{Rows as TrainRows, Train},
     task::Class,
@@ -41,6 +41,64 @@ fn classes_learned_task_by_task_are_learned_as_well_as_at_once() {
     for set in SETS.map(Set::golden) {
         for (i, (mut by_task, mut at_once)) in all(set.dim).into_iter().zip(all(set.dim)).take(5).enumerate() {
             assert_eq!(set.scores(&mut *by_task, 2), set.scores(&mut *at_once, 10), "{} classifier {i}", set.name);
+        }
+    }
+}
+
+/// Some classes with other rows.
+fn with<'a>(
+    examples: &[Examples<'a>],
+    rows: &'a [TrainRows<Train>],
+    classes: std::ops::Range<usize>,
+) -> Vec<Examples<'a>> {
+    classes.map(|class| Examples { class: examples[class].class, rows: &rows[class] }).collect()
+}
+
+/// Rows of known classes that come later count as if they had come at once.
+#[test]
+fn more_rows_of_known_classes_are_learned_exactly() {
+    for set in SETS.map(Set::golden) {
+        let dim = set.dim;
+        let part = |from: f64, to: f64| -> Vec<TrainRows<Train>> {
+            let of_class = |rows: &TrainRows<Train>| {
+                let at = |share: f64| (1.0 + share * (rows.len() - 1) as f64) as usize * dim;
+                let from = if from == 0.0 { 0 } else { at(from) };
+                TrainRows::new(dim, rows.values()[from..at(to)].to_vec())
+            };
+            set.train.iter().map(of_class).collect()
+        };
+        let (all, early, late) = (part(0.0, 1.0), part(0.0, 0.4), part(0.4, 1.0));
+        let examples = set.examples();
+        let (few, n) = (examples.len() / 2, examples.len());
+        let (mut at_once, mut by_task) = (ClassStatistics::new(dim), ClassStatistics::new(dim));
+        at_once.learn(&with(&examples, &all, 0..n)).unwrap();
+        by_task.learn(&with(&examples, &early, 0..few)).unwrap();
+        // new classes and more of known ones in one task
+        by_task.learn(&[with(&examples, &all, few..n), with(&examples, &late, 0..few)].concat()).unwrap();
+        assert_eq!(by_task.counts(), at_once.counts(), "{}", set.name);
+        let scatter = |statistics: &ClassStatistics| statistics.scatter().values().to_vec();
+        for (found, expected) in
+            [(by_task.means().to_vec(), at_once.means().to_vec()), (scatter(&by_task), scatter(&at_once))]
+        {
+            let most = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(worst <= 1e-9 * most, "{}: off by {worst:e} of {most:e}", set.name);
+        }
+        // and so is what is made of them, of ridge regression too
+        let ridge = || Box::new(RandomProjection::new(dim, Features::Fixed(60), Ridge::Fixed(10.0), 1));
+        let both = [
+            [Box::new(Discriminant::new(dim, Shrinkage::Oas)) as Box<dyn Classifier>, ridge()],
+            [Box::new(Discriminant::new(dim, Shrinkage::Oas)), ridge()],
+        ];
+        let [at_once, by_task] = both;
+        for (mut at_once, mut by_task) in at_once.into_iter().zip(by_task) {
+            at_once.learn(&with(&examples, &all, 0..n)).unwrap();
+            by_task.learn(&with(&examples, &early, 0..few)).unwrap();
+            by_task.learn(&[with(&examples, &all, few..n), with(&examples, &late, 0..few)].concat()).unwrap();
+            let (found, expected) = (by_task.scores(&set.test), at_once.scores(&set.test));
+            let most = expected.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 1e-4 * most, "{}: off by {worst:e} of {most:e}", set.name);
         }
     }
 }
@@ -157,10 +215,19 @@ fn what_cannot_be_learned_is_refused_by_name() {
     for mut classifier in all(2) {
         refused(&mut *classifier, &cat, &[1.0, 2.0, f32::NAN, 1.0], "embedding 1");
     }
+    let twice = [1.0, 2.0, 2.0, 1.0];
     for mut classifier in all(2) {
-        let rows = &TrainRows::new(2, vec![1.0, 2.0, 2.0, 1.0]);
-        classifier.learn(&[Examples { class: &cat, rows }]).unwrap();
-        refused(&mut *classifier, &cat, &[1.0, 2.0, 2.0, 1.0], "learned before");
+        let rows = &TrainRows::new(2, twice.to_vec());
+        let error = classifier.learn(&[cat.clone(), cat.clone()].each_ref().map(|class| Examples { class, rows }));
+        assert!(format!("{:?}", error.unwrap_err()).contains("class \"cat\" (label 7)"));
+    }
+    for mut classifier in [
+        Box::new(NearestMean::new(2)) as Box<dyn Classifier>,
+        Box::new(TextAndMean::new(&[1.0, 0.0], 2, 0.5).unwrap()),
+        Box::new(ReplayHead::new(2, Covariance::Class, 0)),
+    ] {
+        classifier.learn(&[Examples { class: &cat, rows: &TrainRows::new(2, twice.to_vec()) }]).unwrap();
+        refused(&mut *classifier, &cat, &twice, "learned before");
     }
     let pointless = [1.0, 2.0, 0.0, 0.0];
     refused(&mut NearestMean::new(2), &dog, &pointless, "embedding 1");

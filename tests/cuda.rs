@@ -8,7 +8,7 @@ use cgil::{
     clip::{Checkpoint, tensor::text::TextEncoder},
     device::{DeviceChoice, Precision},
     generator::{ClassRows, Generator, GeneratorConfig, VaeConfig, fit, fit_together},
-    prompt::{Context, Learner, Optimizer, PromptConfig, tensor::Prompts},
+    prompt::{Context, Learner, Learning, Optimizer, PromptConfig, tensor::Prompts},
     rows::Rows,
     task::Class,
 };
@@ -118,7 +118,7 @@ fn texts_and_prompts(device: &Device, [most, most_of_gradients]: [f64; 2]) {
             let config = PromptConfig { optimizer, lr: 1e-3, weight_decay: 0.1, ..PromptConfig::default() };
             let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
                 let mut prompts = Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
-                prompts.begin(0).unwrap();
+                prompts.begin(&Learning::after(0)).unwrap();
                 let batches: [&[usize]; 3] = [&[0, 1, 2], &[3, 4, 5], &[5, 0]];
                 prompts.steps(4, &rows, &labels, &batches).unwrap();
                 prompts.parameters().unwrap().values

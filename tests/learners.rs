@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use cgil::{
     clip::Checkpoint,
     dense::cosine::normalise,
-    prompt::{Context, Learner, Optimizer, PromptConfig, TrainPrompts, cpu, parameters::Parameters, tensor},
+    prompt::{Context, Learner, Learning, Optimizer, PromptConfig, TrainPrompts, cpu, parameters::Parameters, tensor},
     task::Class,
 };
 use serde_json::Value;
@@ -264,7 +264,7 @@ fn learn(learner: &mut dyn Learner) -> Parameters {
     let (embeddings, labels) = batch(40, 4);
     let batches: Vec<Vec<usize>> = (0..40).collect::<Vec<_>>().chunks(10).map(<[usize]>::to_vec).collect();
     let batches: Vec<&[usize]> = batches.iter().map(Vec::as_slice).collect();
-    learner.begin(2).unwrap();
+    learner.begin(&Learning::after(2)).unwrap();
     let losses = learner.steps(4, &embeddings, &labels, &batches).unwrap();
     assert!(losses.len() == 4 && losses.iter().all(|loss| loss.is_finite()));
     learner.parameters().unwrap()
@@ -324,8 +324,8 @@ fn features_of_frozen_classes_are_kept_where_nothing_in_their_prompts_learns() {
     let frozen = PromptConfig { train_prompts: TrainPrompts::Current, ortho: 0.1, ..config(Context::Class, 2) };
     let all = PromptConfig { train_prompts: TrainPrompts::All, ..frozen.clone() };
     fn check(frozen: &mut dyn Differentiable, all: &mut dyn Differentiable, (embeddings, labels): (&[f32], &[u32])) {
-        frozen.begin(2).unwrap();
-        all.begin(2).unwrap();
+        frozen.begin(&Learning::after(2)).unwrap();
+        all.begin(&Learning::after(2)).unwrap();
         let (loss, gradient) = frozen.differentiate(4, embeddings, labels);
         let (expected_loss, expected) = all.differentiate(4, embeddings, labels);
         assert!((loss - expected_loss).abs() <= 1e-6 * loss, "{loss} {expected_loss}");

@@ -10,6 +10,7 @@ mod bad_tables;
 mod baselines;
 mod baselines_learning;
 mod baselines_states;
+mod changes;
 mod checkpoints;
 mod contract;
 mod doctor;

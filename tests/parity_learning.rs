@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use cgil::{
     generator::{ClassRows, Fitted, Generator, GeneratorConfig, Scaler, Vae, VaeConfig, fit, fit_together},
     metrics::{Scores, transfer},
-    prompt::{Learner, PromptConfig, cpu, tensor},
+    prompt::{Learner, Learning, PromptConfig, cpu, tensor},
     rows::Rows,
     task::{Class, class_order},
     tensors::Tensors,
@@ -147,7 +147,7 @@ fn prompts_take_pytorchs_steps<L: Learner>(
         assert_close(&format!("gradient of {name}"), &gradient, &golden_grads[name].1, 1e-3);
     }
 
-    learner.begin(0).unwrap();
+    learner.begin(&Learning::after(0)).unwrap();
     for step in 0..losses.len() {
         let rows: Vec<usize> = (0..labels(step).len()).collect();
         let found = learner.steps(6, &values(features(step)), &labels(step), &[&rows]).unwrap();

@@ -293,7 +293,7 @@ fn real_embeddings_of_the_current_task_enter_the_stream() {
     let seen = [0, 1].map(|label| Class { label, name: format!("class {label}") });
     let stream = |current| EmbeddingStream {
         seen: &seen,
-        first: 0,
+        drawn: &[0, 1],
         generators: &generators,
         noise: None,
         real: [(1, Rows::new(4, rows.clone()))].into(),

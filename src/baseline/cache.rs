@@ -89,7 +89,7 @@ fn affinity(cosine: f32, beta: f64) -> f64 {
 impl Incremental for ClassCache {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let learned = self.seen();
-        require_texts(classes, learned, self.texts())?;
+        require_texts(classes, self.means.labels(), self.texts())?;
         self.means.learn(classes)?;
         let of_class = |(place, examples): (usize, &Examples)| self.hits_of(examples.rows.values(), learned + place);
         let all: Vec<Vec<f64>> = classes.par_iter().enumerate().map(of_class).collect();

@@ -17,8 +17,8 @@ pub type State = Named<f64>;
 
 /// What learns classes task by task. What it needs of past ones it keeps itself.
 pub trait Incremental {
-    /// Learns the classes of the next task. An error names the class that it is about; after one
-    /// the learner is not to be used.
+    /// Learns the classes of the next task: new ones, and where it can more rows of known ones. An
+    /// error names the class that it is about; after one the learner is not to be used.
     fn learn(&mut self, classes: &[Examples]) -> Result<()>;
 
     /// What it has learned, to be stored: everything that [`Incremental::restore`] needs.
@@ -45,16 +45,17 @@ pub trait OpenSet: Incremental {
     fn scores_of_all(&self, embeddings: &[f32]) -> Scores;
 
     /// What a program has to keep to classify, as a file; none where it has no form for that.
-    /// `classes` are all, in learning order.
-    fn file(&self, _classes: &[Class]) -> Result<Option<(Tensors, Value)>> {
+    /// `classes` are all, in learning order, but for those at the positions `removed`.
+    fn file(&self, _classes: &[Class], _removed: &[usize]) -> Result<Option<(Tensors, Value)>> {
         Ok(None)
     }
 }
 
 /// An error where a class has no text feature: those of the first `texts` classes are there, and
-/// `learned` of them are learned.
-pub(super) fn require_texts(classes: &[Examples], learned: usize, texts: usize) -> Result<()> {
-    match classes.get(texts.saturating_sub(learned)) {
+/// those with the labels `learned` are learned.
+pub(super) fn require_texts(classes: &[Examples], learned: &[i64], texts: usize) -> Result<()> {
+    let mut new = classes.iter().filter(|examples| !learned.contains(&examples.class.label));
+    match new.nth(texts.saturating_sub(learned.len())) {
         Some(Examples { class, .. }) => {
             bail!("{class} has no text feature: there are {texts} only, give one for every class of the stream")
         }
@@ -73,7 +74,7 @@ pub(super) fn require_texts_of_state(classes: usize, texts: usize) -> Result<()>
 pub struct Examples<'a> {
     /// The class.
     pub class: &'a Class,
-    /// All its training embeddings (N, D), raw.
+    /// Its training embeddings (N, D) of the task, raw.
     pub rows: &'a Rows<Train>,
 }
 
@@ -114,12 +115,27 @@ impl Known {
         Known { dim, labels: Vec::new(), keys: Vec::new() }
     }
 
-    /// Takes in the classes of a task, unless one of them cannot be learned by anything.
-    pub fn admit(&mut self, classes: &[Examples]) -> Result<()> {
-        for Examples { class, rows } in classes {
-            let (name, dim) = (class, self.dim);
+    /// As [`Known::admit`], for what cannot learn more rows of a class that it knows.
+    pub fn admit_new(&mut self, classes: &[Examples]) -> Result<()> {
+        for Examples { class, .. } in classes {
             if self.labels.contains(&class.label) {
-                bail!("{name} has been learned before: every class is learned once, with all its rows");
+                bail!(
+                    "{class} has been learned before, and this classifier learns a class once, with all its rows; lda, \
+                     ranpac, evidence and prompts learn more of it"
+                );
+            }
+        }
+        self.admit(classes).map(drop)
+    }
+
+    /// Takes in the classes of a task, unless one of them cannot be learned by anything. Returns
+    /// their places in learning order, those of known ones too.
+    pub fn admit(&mut self, classes: &[Examples]) -> Result<Vec<usize>> {
+        let mut places = Vec::with_capacity(classes.len());
+        for (i, Examples { class, rows }) in classes.iter().enumerate() {
+            let (name, dim) = (class, self.dim);
+            if classes[..i].iter().any(|other| other.class.label == class.label) {
+                bail!("{name} is twice in a task: give all its rows at once");
             }
             if rows.is_empty() {
                 let reason = format!("{name} has no training embeddings: give it some, or leave it out");
@@ -131,10 +147,13 @@ impl Known {
             if let Some(row) = (0..rows.len()).find(|&row| rows.row(row).iter().any(|x| !x.is_finite())) {
                 bail!("training embedding {row} of {name} is not finite: make the embeddings again");
             }
-            self.labels.push(class.label);
-            self.keys.push(class.key());
+            places.push(self.labels.iter().position(|&label| label == class.label).unwrap_or_else(|| {
+                self.labels.push(class.label);
+                self.keys.push(class.key());
+                self.count() - 1
+            }));
         }
-        Ok(())
+        Ok(places)
     }
 
     pub fn count(&self) -> usize {

@@ -109,20 +109,23 @@ impl Evidence {
         self.chosen
     }
 
-    /// Learns the unit rows (N, D) of the next classes, class after class: so many of each.
-    fn learn_rows(&mut self, rows: &[f64], counts: &[usize]) -> Result<()> {
+    /// Learns the unit rows (N, D) of the next classes, class after class: so many of each place in
+    /// learning order, the new ones first.
+    fn learn_rows(&mut self, rows: &[f64], counts: &[(usize, usize)]) -> Result<()> {
         let (dim, before) = (self.statistics.dim(), self.seen());
-        let truth: Vec<usize> = (before..).zip(counts).flat_map(|(class, &count)| vec![class; count]).collect(); // (N)
+        let truth: Vec<usize> = counts.iter().flat_map(|&(class, count)| vec![class; count]).collect(); // (N)
+        let unseen = truth.iter().filter(|&&class| class >= before).count();
         if let Some(model) = &self.model
             && before >= FEWEST_FOR_TEXT
+            && unseen > 0
         {
-            let hits = self.unseen_hits(model, rows, &truth);
-            self.tally.unseen.iter_mut().zip(hits).for_each(|(sum, hits)| *sum += hits / truth.len() as f64);
+            let hits = self.unseen_hits(model, &rows[..unseen * dim], &truth[..unseen]);
+            self.tally.unseen.iter_mut().zip(hits).for_each(|(sum, hits)| *sum += hits / unseen as f64);
             self.tally.tasks[0] += 1.0;
         }
         let mut rest = rows;
-        let classes = counts.iter().map(|&count| rest.split_off(..count * dim).unwrap_or_default());
-        self.statistics.add(&classes.collect::<Vec<_>>());
+        let of_class = |&(class, count): &(usize, usize)| (class, rest.split_off(..count * dim).unwrap_or_default());
+        self.statistics.add(&counts.iter().map(of_class).collect::<Vec<_>>());
         let spread = Spread::of(&self.statistics)?;
         let mut models: Vec<(f64, Model)> = Vec::new();
         let map = self.map()?;
@@ -294,11 +297,12 @@ impl Evidence {
 
 impl Incremental for Evidence {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        require_texts(classes, self.seen(), self.classes())?;
-        self.statistics.admit(classes)?;
+        require_texts(classes, self.statistics.labels(), self.classes())?;
+        let places = self.statistics.admit(classes)?;
         let dim = self.statistics.dim();
         let rows: Vec<f64> = classes.iter().flat_map(|examples| unit_rows(examples.rows.values(), dim)).collect();
-        self.learn_rows(&rows, &classes.iter().map(|examples| examples.rows.len()).collect::<Vec<_>>())
+        let counts = places.into_iter().zip(classes.iter().map(|examples| examples.rows.len()));
+        self.learn_rows(&rows, &counts.collect::<Vec<_>>())
     }
 
     fn state(&self) -> State {
@@ -360,8 +364,8 @@ impl OpenSet for Evidence {
         self.open_scores(embeddings, None)
     }
 
-    fn file(&self, classes: &[Class]) -> Result<Option<(Tensors, Value)>> {
-        self.classifier(None).map(|classifier| classifier.file(classes)).transpose()
+    fn file(&self, classes: &[Class], removed: &[usize]) -> Result<Option<(Tensors, Value)>> {
+        self.classifier(None).map(|classifier| classifier.without(removed).file(classes)).transpose()
     }
 }
 

@@ -46,8 +46,7 @@ impl TextAndMean {
 
 impl Incremental for TextAndMean {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        let learned = self.means.values().len() / self.means.dim();
-        require_texts(classes, learned, self.texts())?;
+        require_texts(classes, self.means.labels(), self.texts())?;
         self.means.learn(classes)?;
         self.weigh();
         Ok(())

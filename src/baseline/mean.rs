@@ -28,9 +28,14 @@ impl UnitMeans {
         &self.means
     }
 
+    /// Labels (n) of the classes.
+    pub fn labels(&self) -> &[i64] {
+        &self.known.labels
+    }
+
     /// Takes in the classes of a task; see [`Incremental::learn`].
     pub fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.known.admit(classes)?;
+        self.known.admit_new(classes)?;
         for class in classes {
             self.means.extend(unit_mean(class, self.known.dim)?);
         }

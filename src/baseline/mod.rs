@@ -32,6 +32,9 @@ use crate::rows::TaskRows;
 
 /// Shows a learner the training rows of a task.
 pub(crate) fn learn_task(learner: &mut impl Incremental, task: &TaskRows) -> Result<()> {
+    if task.classes.is_empty() {
+        return Ok(()); // a class was renamed or taken out
+    }
     let examples = task.classes.iter().zip(&task.rows).map(|(class, rows)| Examples { class, rows });
     learner.learn(&examples.collect::<Vec<_>>())
 }

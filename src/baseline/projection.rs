@@ -114,6 +114,11 @@ impl RandomProjection {
         self.known.count()
     }
 
+    /// Labels of the classes learned so far, in the order in which they were learned.
+    pub(super) fn labels(&self) -> &[i64] {
+        &self.known.labels
+    }
+
     /// The number of random features.
     pub fn feature_count(&self) -> usize {
         self.features
@@ -282,7 +287,7 @@ pub fn choose_ridge(errors: &[HeldOutError]) -> Option<f64> {
 impl Incremental for RandomProjection {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let is_first = self.known.count() == 0;
-        self.known.admit(classes)?;
+        let places = self.known.admit(classes)?;
         if is_first && self.choice == Features::HeldOut {
             self.choose_features(classes);
         }
@@ -293,14 +298,13 @@ impl Incremental for RandomProjection {
         }
         let m = self.features;
         let mut gram = self.gram.whole(); // (M, M)
-        for Examples { rows, .. } in classes {
-            let start = self.sums.len();
-            self.sums.resize(start + m, 0.0);
+        self.sums.resize(self.known.count() * m, 0.0);
+        for (place, Examples { rows, .. }) in places.into_iter().zip(classes) {
             for rows in rows.values().chunks(BATCH * self.known.dim) {
                 let features = self.wide_features(rows); // (B, M)
                 add_outer(&mut gram, m, m, 1.0, Matrix::new(&features, m).t());
                 for row in features.chunks_exact(m) {
-                    self.sums[start..].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+                    self.sums[place * m..][..m].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
                 }
             }
         }

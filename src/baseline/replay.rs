@@ -263,7 +263,7 @@ impl ReplayHead {
 
 impl Incremental for ReplayHead {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.known.admit(classes)?;
+        self.known.admit_new(classes)?;
         let dim = self.known.dim;
         match self.covariance {
             Covariance::Shared => {

@@ -36,6 +36,11 @@ impl ClassStatistics {
         self.known.dim
     }
 
+    /// Labels (n) of the classes, in the order in which they were learned.
+    pub fn labels(&self) -> &[i64] {
+        &self.known.labels
+    }
+
     /// Rows (n) of the classes, in the order in which they were learned.
     pub fn counts(&self) -> &[usize] {
         &self.counts
@@ -62,20 +67,33 @@ impl ClassStatistics {
         self.scatter.diagonal().any(|x| x > 0.0)
     }
 
-    /// Takes in the labels of classes whose rows follow.
-    pub(super) fn admit(&mut self, classes: &[Examples]) -> Result<()> {
+    /// Takes in the labels of classes whose rows follow. Returns their places.
+    pub(super) fn admit(&mut self, classes: &[Examples]) -> Result<Vec<usize>> {
         self.known.admit(classes)
     }
 
-    /// Adds classes by their rows (N, D).
-    pub(super) fn add<T: Copy + Into<f64>>(&mut self, classes: &[&[T]]) {
+    /// Adds classes by their places and their rows (N, D). Of a known class two samples become one
+    /// (Chan, Golub and LeVeque, 1983).
+    pub(super) fn add<T: Copy + Into<f64>>(&mut self, classes: &[(usize, &[T])]) {
         let dim = self.known.dim;
         let mut scatter = self.scatter.whole(); // (D, D)
-        for rows in classes {
-            let mean = mean_row(rows, dim);
+        for &(place, rows) in classes {
+            let (count, mean) = (rows.len() / dim, mean_row(rows, dim));
             add_scatter(&mut scatter, rows, &mean);
-            self.means.extend(mean);
-            self.counts.push(rows.len() / dim);
+            if place == self.counts.len() {
+                self.means.extend(mean);
+                self.counts.push(count);
+                continue;
+            }
+            let (before, own) = (self.counts[place] as f64, &mut self.means[place * dim..][..dim]);
+            let (all, apart) = (before + count as f64, mean.iter().zip(&*own).map(|(new, old)| new - old));
+            let apart: Vec<f64> = apart.collect(); // (D)
+            let share = before * count as f64 / all;
+            for (i, row) in scatter.chunks_exact_mut(dim).enumerate() {
+                row.iter_mut().zip(&apart).for_each(|(x, other)| *x += share * apart[i] * other);
+            }
+            own.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += count as f64 / all * apart);
+            self.counts[place] += count;
         }
         self.scatter.set(&scatter);
     }
@@ -126,8 +144,8 @@ impl ClassStatistics {
 
 impl Incremental for ClassStatistics {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.admit(classes)?;
-        self.add(&classes.iter().map(|examples| examples.rows.values()).collect::<Vec<_>>());
+        let places = self.admit(classes)?;
+        self.add(&places.into_iter().zip(classes.iter().map(|examples| examples.rows.values())).collect::<Vec<_>>());
         Ok(())
     }
 

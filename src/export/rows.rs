@@ -59,9 +59,11 @@ impl Sources {
         let mut sources: Vec<(Embeddings, Vec<(Class, i64)>)> = Vec::new();
         match stream {
             Some(stream) => {
-                for t in 0..stream.tasks() {
-                    let classes = stream.classes_of(t).iter().cloned().zip(stream.source_labels(t));
-                    match sources.iter_mut().find(|(source, _)| source.name == stream.source(t)) {
+                for (t, source) in (0..stream.tasks()).filter_map(|t| Some((t, stream.source(t)?))) {
+                    let own = stream.learns(t).into_iter().zip(stream.source_labels(t));
+                    let own = own.filter(|(class, _)| stream.removed(stream.tasks()).all(|removed| removed != *class));
+                    let classes = own.map(|(class, label)| (stream.classes[class].clone(), label));
+                    match sources.iter_mut().find(|(known, _)| known.name == source) {
                         Some((_, known)) => known.extend(classes),
                         None => sources.push((stream.embeddings(run, t)?, classes.collect())),
                     }
@@ -85,6 +87,7 @@ impl Sources {
         }
         let mut classes: Vec<Class> = sources.iter().flat_map(|(_, of)| of).map(|(class, _)| class.clone()).collect();
         classes.sort_by_key(|class| class.label);
+        classes.dedup(); // two sources may have images of one
         let place = |label: i64| classes.partition_point(|class| class.label < label);
         let part = |(embeddings, of): (Embeddings, Vec<(Class, i64)>)| Part {
             embeddings,

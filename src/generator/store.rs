@@ -6,6 +6,7 @@
 //! that are missing; a task's artefact appears when all its classes are there.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -133,7 +134,18 @@ impl<'a> LatentStore<'a> {
     fn plan(&self, task: usize) -> Plan {
         let options = Options { config: self.config.clone(), seed: self.stream.draws() };
         let options = serde_json::to_value(options).expect("options are plain values");
-        Plan::new(&artefact::GENERATORS, options).on(self.device).with("stream", self.stream.input(task))
+        let plan = Plan::new(&artefact::GENERATORS, options).on(self.device).with("stream", self.stream.input(task));
+        self.fitted_before(task).fold(plan, |plan, before| {
+            let input = Input::new(self.run.dir(), &self.task_dir(before), self.plan(before).identity());
+            plan.with(&format!("generators {}", before + 1), input)
+        })
+    }
+
+    /// The tasks that fitted generators of classes of which a task (from 0) has more embeddings.
+    fn fitted_before(&self, task: usize) -> impl Iterator<Item = usize> {
+        let before: BTreeSet<usize> =
+            self.stream.more(task).filter_map(|class| self.stream.learned_before(task, class)).collect();
+        before.into_iter()
     }
 
     /// The artefact of a task (from 0), where it is complete. An error where it was made otherwise.
@@ -183,7 +195,7 @@ impl<'a> LatentStore<'a> {
 
     /// Makes a task of its classes, all of which have been put.
     pub fn finish_task(&self, task: usize) -> Result<()> {
-        let classes = self.stream.classes_of(task);
+        let classes = &self.stream.learned_classes(task)[..];
         let mut stacked = Tensors::new();
         let mut fits: Vec<Fit> = Vec::new();
         for class in classes {
@@ -249,19 +261,44 @@ impl<'a> LatentStore<'a> {
         if dir.exists() { atomic::remove_dir(&dir) } else { Ok(()) }
     }
 
-    /// The generators of the classes that a task (from 0) learns, in learning order.
+    /// The generators of all classes of the first `learned` tasks, in learning order: of each the one
+    /// that was fitted last.
+    pub fn generators(&self, learned: usize) -> Result<Vec<Generator>> {
+        let mut all: Vec<Generator> = Vec::new();
+        for task in 0..learned {
+            for (class, generator) in self.stream.learns(task).into_iter().zip(self.read_task(task)?) {
+                match all.get_mut(class) {
+                    Some(known) => *known = generator,
+                    None => all.push(generator),
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The generator of a known class, at a position in learning order, as it was before task `task`
+    /// (from 0), and the number of embeddings that it was fitted to.
+    pub fn generator_before(&self, task: usize, class: usize) -> Result<(Generator, usize)> {
+        let before = self.stream.learned_before(task, class).context("the class was not learned before")?;
+        let learns = self.stream.learns(before);
+        let place = learns.iter().position(|&learned| learned == class).context("the class was not learned before")?;
+        let rows = file::int64s(&self.read_index(before)?, "rows")[place];
+        Ok((self.read_task(before)?.swap_remove(place), rows as usize))
+    }
+
+    /// The generators of the classes that a task (from 0) learns, in the order of
+    /// [`Stream::learns`].
     pub fn read_task(&self, task: usize) -> Result<Vec<Generator>> {
         self.input(task)?;
         let dir = self.task_dir(task);
         let manifest = Manifest::read(&dir, &artefact::GENERATORS)?;
-        manifest.check_file(&dir, INDEX)?;
         manifest.check_file(&dir, GENERATORS)?;
-        let index = file::read(&dir.join(INDEX), contract::latents(), 0)?;
+        let index = self.read_index(task)?;
         let path = dir.join(GENERATORS);
         let (stacked, _) = tensors::read::<f32, Value>(&path)?;
         let labels = file::int64s(&index, "label");
         ensure!(
-            labels.iter().eq(self.stream.classes_of(task).iter().map(|class| &class.label)),
+            labels.iter().eq(self.stream.learned_classes(task).iter().map(|class| &class.label)),
             "{} holds other classes than task {} learns; remove it and fit again",
             dir.display(),
             task + 1
@@ -275,10 +312,13 @@ impl<'a> LatentStore<'a> {
 
     /// Bytes of the generators of a task (from 0).
     pub fn stored(&self, task: usize) -> Result<usize> {
+        Ok(file::int64s(&self.read_index(task)?, "bytes").iter().sum::<i64>() as usize)
+    }
+
+    fn read_index(&self, task: usize) -> Result<RecordBatch> {
         let dir = self.task_dir(task);
         Manifest::read(&dir, &artefact::GENERATORS)?.check_file(&dir, INDEX)?;
-        let index = file::read(&dir.join(INDEX), contract::latents(), 0)?;
-        Ok(file::int64s(&index, "bytes").iter().sum::<i64>() as usize)
+        file::read(&dir.join(INDEX), contract::latents(), 0)
     }
 
     /// The directory of the artefact of a task (from 0).

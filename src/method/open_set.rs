@@ -53,6 +53,8 @@ impl<C: OpenSet> Recipe for WithText<'_, C> {
             evaluate(test, self.stream, learned, zero_shot, |images| Ok(own.scores_of_all(images)))
         })?;
         let stored = own.stored().total(self.stream.seen(learned));
-        Ok(Step { predictions, stored, tables: Vec::new(), classifier: own.file(&self.stream.classes)? })
+        let removed: Vec<usize> = self.stream.removed(learned).collect();
+        let classifier = own.file(&self.stream.candidates_after(learned), &removed)?;
+        Ok(Step { predictions, stored, tables: Vec::new(), classifier })
     }
 }

@@ -1,6 +1,6 @@
 //! Prompts, alone or with class statistics beside them.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray};
@@ -18,6 +18,7 @@ use crate::{
     states::States,
     stream::Stream,
     table::{contract, file},
+    task::Class,
 };
 
 choices! {
@@ -54,63 +55,90 @@ pub struct Prompted<'a> {
     stream: &'a Stream,
     training: Training<'a>,
     statistics: Option<Statistics<'a>>,
-    load: Box<dyn Fn() -> Result<Box<dyn Learner>> + 'a>,
-    learner: Option<Box<dyn Learner>>,
+    load: Box<dyn Fn(&[Class]) -> Result<Box<dyn Learner>> + 'a>,
+    /// With what its classes are called.
+    learner: Option<(Vec<Class>, Box<dyn Learner>)>,
     tick: Box<dyn Fn(usize, f64) + 'a>,
 }
 
 impl<'a> Prompted<'a> {
-    /// `load` makes the prompts as they are before the first task, when they are needed; `tick` is
-    /// called after each epoch of training with the task (from 0) and the mean loss.
+    /// `load` makes the prompts of classes as they are before the first task, when they are needed;
+    /// `tick` is called after each epoch of training with the task (from 0) and the mean loss.
     pub fn new(
         stream: &'a Stream,
         training: Training<'a>,
         statistics: Option<Statistics<'a>>,
-        load: impl Fn() -> Result<Box<dyn Learner>> + 'a,
+        load: impl Fn(&[Class]) -> Result<Box<dyn Learner>> + 'a,
         tick: impl Fn(usize, f64) + 'a,
     ) -> Self {
         Prompted { stream, training, statistics, load: Box::new(load), learner: None, tick: Box::new(tick) }
+    }
+
+    /// Makes the prompts what they are after `learned` tasks, each class called as it was then. Trains
+    /// what is missing.
+    fn prepare(&mut self, learned: usize) -> Result<()> {
+        let mut steps: Vec<usize> = if learned > 0 { self.training.missing(learned)?.collect() } else { Vec::new() };
+        steps.extend(steps.is_empty().then_some(learned));
+        for step in steps {
+            let classes = self.stream.classes_after(step);
+            if self.learner.as_ref().is_none_or(|(named, _)| *named != classes) {
+                let learner = time(Phase::Load, || (self.load)(&classes))?;
+                self.learner = Some((classes, learner));
+                self.training.forget_learner();
+            }
+            if let Some((_, learner)) = &mut self.learner {
+                self.training.after(step, &mut **learner, &self.tick)?;
+            }
+        }
+        Ok(())
     }
 
     /// The classifier after `learned` tasks as a table: normalised text features, learned for seen
     /// classes, zero-shot for the others. Where prompts depend on the image, those of the others
     /// alone.
     fn text_features(&self, learned: usize, keys: &[f32], zero_shot: &[f32]) -> Result<StepTable> {
-        let (classes, seen) = (&self.stream.classes, self.stream.seen(learned));
-        let dim = zero_shot.len() / classes.len();
+        let (stream, seen) = (self.stream, self.stream.seen(learned));
+        let all = stream.classes_after(learned);
+        let dim = zero_shot.len() / all.len();
         let mut features = keys.to_vec();
         features.extend_from_slice(&zero_shot[seen * dim..]);
         normalise(&mut features[keys.len()..], dim);
         if features.iter().any(|x| !x.is_finite()) {
             bail!("the text features are not finite: use a smaller --lr, or look whether the checkpoint is whole");
         }
-        let first = classes.len() - features.len() / dim; // those before it have none
-        let classes = &classes[first..];
-        let tasks = || (first..first + classes.len()).map(|c| self.stream.task_of(c));
+        let first = all.len() - features.len() / dim; // those before it have none
+        let shown = candidates(stream, learned, first..all.len());
+        let tasks = || shown.iter().map(|&class| stream.task_of(class));
+        let feature = |&class: &usize| &features[(class - first) * dim..][..dim];
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from_iter_values(tasks().map(|t| t as i64 + 1))),
-            Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
-            Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
+            Arc::new(Int64Array::from_iter_values(shown.iter().map(|&class| all[class].label))),
+            Arc::new(StringArray::from_iter_values(shown.iter().map(|&class| &all[class].name))),
             Arc::new(StringArray::from_iter_values(tasks().map(|t| if t < learned { "prompt" } else { "zero_shot" }))),
-            file::vectors(features, dim),
+            file::vectors(shown.iter().flat_map(feature).copied().collect(), dim),
         ];
-        Ok(StepTable { contract: contract::text_features(), dim, rows: classes.len(), columns })
+        Ok(StepTable { contract: contract::text_features(), dim, rows: shown.len(), columns })
     }
 }
 
+/// The classes within `range` that were not taken out in the first `learned` tasks.
+fn candidates(stream: &Stream, learned: usize, range: Range<usize>) -> Vec<usize> {
+    range.filter(|&class| stream.removed(learned).all(|removed| removed != class)).collect()
+}
+
 /// The linear head that class statistics make, as a table.
-fn statistics_head(stream: &Stream, statistics: &Discriminant) -> StepTable {
+fn statistics_head(stream: &Stream, learned: usize, statistics: &Discriminant) -> StepTable {
     let (directions, offsets) = statistics.head();
-    let (n, dim) = (offsets.len(), statistics.dim());
-    let classes = &stream.classes[..n];
+    let (dim, all) = (statistics.dim(), stream.classes_after(learned));
+    let shown = candidates(stream, learned, 0..offsets.len());
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values((0..n).map(|c| stream.task_of(c) as i64 + 1))),
-        Arc::new(Int64Array::from_iter_values(classes.iter().map(|c| c.label))),
-        Arc::new(StringArray::from_iter_values(classes.iter().map(|c| &c.name))),
-        Arc::new(Float32Array::from(offsets)),
-        file::vectors(directions.to_vec(), dim),
+        Arc::new(Int64Array::from_iter_values(shown.iter().map(|&c| stream.task_of(c) as i64 + 1))),
+        Arc::new(Int64Array::from_iter_values(shown.iter().map(|&c| all[c].label))),
+        Arc::new(StringArray::from_iter_values(shown.iter().map(|&c| &all[c].name))),
+        Arc::new(Float32Array::from_iter_values(shown.iter().map(|&c| offsets[c]))),
+        file::vectors(shown.iter().flat_map(|&c| &directions[c * dim..][..dim]).copied().collect(), dim),
     ];
-    StepTable { contract: contract::statistics_head(), dim, rows: n, columns }
+    StepTable { contract: contract::statistics_head(), dim, rows: shown.len(), columns }
 }
 
 impl Recipe for Prompted<'_> {
@@ -139,11 +167,8 @@ impl Recipe for Prompted<'_> {
     }
 
     fn step(&mut self, learned: usize, test: &TestSet) -> Result<Step> {
-        if self.learner.is_none() {
-            self.learner = Some(time(Phase::Load, &self.load)?);
-        }
-        let Some(learner) = self.learner.as_deref_mut() else { bail!("there are no prompts") };
-        self.training.after(learned, learner, &self.tick)?;
+        self.prepare(learned)?;
+        let Some((_, learner)) = &mut self.learner else { bail!("there are no prompts") };
         let (stream, seen, dim) = (self.stream, self.stream.seen(learned), test.dim());
         let statistics = match &mut self.statistics {
             Some(Statistics::Discriminant { states, weight }) if learned > 0 => {
@@ -175,20 +200,22 @@ impl Recipe for Prompted<'_> {
         });
         let predictions = predictions
             .context("the prompts do not score: use a smaller --lr, or look whether the checkpoint is whole")?;
-        let mut stored = self.training.stored(learned, learner)?;
+        let mut stored = self.training.stored(learned, &**learner)?;
         let (mut tables, mut classifier) = (Vec::new(), None);
         match statistics {
             Some(Own::Discriminant(own, _)) => {
                 if !self.training.keeps_statistics() {
                     stored += own.stored().total(seen);
                 }
-                tables.push(statistics_head(stream, own));
+                tables.push(statistics_head(stream, learned, own));
             }
             Some(Own::Evidence(own)) => {
                 stored += own.stored().total(seen);
                 // prompts that depend on the image are no tensor
                 let ready = if keys.is_empty() { None } else { own.classifier(Some(&keys)) };
-                classifier = ready.map(|ready| ready.file(&stream.classes)).transpose()?;
+                let removed: Vec<usize> = stream.removed(learned).collect();
+                classifier =
+                    ready.map(|ready| ready.without(&removed).file(&stream.candidates_after(learned))).transpose()?;
             }
             None => {}
         }

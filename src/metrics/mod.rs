@@ -47,11 +47,11 @@ impl Scores {
     pub fn new(matrix: &AccuracyMatrix) -> Self {
         let tasks = matrix.len();
         let last = &matrix[tasks - 1];
-        let over_past = |score: &dyn Fn(usize) -> f64| (tasks > 1).then(|| mean((0..tasks - 1).map(score)));
+        let over_past = |score: &dyn Fn(usize) -> f64| (tasks > 1).then(|| mean(known((0..tasks - 1).map(score))));
         Scores {
             faa: average_accuracy(matrix, tasks - 1),
-            caa: mean((0..tasks).map(|t| average_accuracy(matrix, t))),
-            forgetting: over_past(&|k| (k..tasks - 1).map(|t| matrix[t][k]).fold(f64::MIN, f64::max) - last[k]),
+            caa: mean(known((0..tasks).map(|t| average_accuracy(matrix, t)))),
+            forgetting: over_past(&|k| (k..tasks - 1).map(|t| matrix[t][k]).fold(f64::NAN, f64::max) - last[k]),
             bwt: over_past(&|k| last[k] - matrix[k][k]),
         }
     }
@@ -97,14 +97,15 @@ fn harmonic((a, b): (f64, f64)) -> f64 {
     if a + b > 0.0 { 2.0 * a * b / (a + b) } else { 0.0 }
 }
 
-/// The values that there are: a task that a stream got later has none, NaN, in the steps before.
+/// The values that there are: a task that a stream got later has none, NaN, in the steps before, and
+/// one without classes or test images in none.
 fn known(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
     values.filter(|value| value.is_finite())
 }
 
 /// Mean accuracy over the tasks seen after task `t` (from 0).
 pub fn average_accuracy(matrix: &AccuracyMatrix, t: usize) -> f64 {
-    mean(matrix[t][..=t].iter().copied())
+    mean(known(matrix[t][..=t].iter().copied()))
 }
 
 /// One row of the metrics table, for one step of a run.
@@ -132,6 +133,8 @@ pub struct Accuracies {
     pub open: Vec<f64>,
     /// The area under the curve of seen against unseen accuracy; none where there is no curve.
     pub ausuc: Option<f64>,
+    /// Test images of each task that were scored.
+    pub images: Vec<usize>,
 }
 
 impl Accuracies {
@@ -155,6 +158,7 @@ impl Accuracies {
             raw: percent(2),
             open: percent(3),
             ausuc: curve(predictions, truth, learned, stream).map(|curve| area(&curve)),
+            images: known.iter().map(|of_task| of_task[0]).collect(),
         }
     }
 }
@@ -217,7 +221,7 @@ impl History {
             rows.push(over_tasks(MetricName::OpenAccuracy, self.open_accuracy(t)));
         }
         rows.push(over_tasks(MetricName::AverageAccuracy, average_accuracy(&matrix, t)));
-        rows.push(over_tasks(MetricName::AverageTaskAccuracy, mean(last.task_il[..=t].iter().copied())));
+        rows.push(over_tasks(MetricName::AverageTaskAccuracy, mean(known(last.task_il[..=t].iter().copied()))));
         rows.push(over_tasks(MetricName::SampleAccuracy, self.sample_accuracy(t)));
         if t + 1 == tasks {
             let scores = Scores::new(&matrix);
@@ -253,7 +257,7 @@ impl History {
 
     /// Mean open accuracy over the tasks seen after task `t` (from 0).
     fn open_accuracy(&self, t: usize) -> f64 {
-        mean(self.steps[t].open[..=t].iter().copied())
+        mean(known(self.steps[t].open[..=t].iter().copied()))
     }
 
     /// Mean open accuracy over all steps and tasks, learned or not.
@@ -263,9 +267,10 @@ impl History {
 
     /// Accuracy over the images of all tasks seen after task `t` (from 0).
     fn sample_accuracy(&self, t: usize) -> f64 {
-        let images = &self.images[..=t];
-        let right: f64 = self.steps[t].class_il.iter().zip(images).map(|(accuracy, &n)| accuracy * n as f64).sum();
-        right / images.iter().sum::<usize>() as f64
+        let Accuracies { class_il, images, .. } = &self.steps[t];
+        let scored = || class_il[..=t].iter().zip(images).filter(|(accuracy, _)| accuracy.is_finite());
+        let right: f64 = scored().map(|(accuracy, &n)| accuracy * n as f64).sum();
+        right / scored().map(|(_, &n)| n).sum::<usize>() as f64
     }
 }
 
@@ -331,7 +336,8 @@ mod tests {
 
     #[test]
     fn without_zero_shot_there_is_no_transfer() {
-        let step = |class_il: [f64; 2]| Accuracies { class_il: class_il.into(), ..Default::default() };
+        let step =
+            |class_il: [f64; 2]| Accuracies { class_il: class_il.into(), images: vec![30, 10], ..Default::default() };
         let steps = vec![step([100.0, f64::NAN]), step([50.0, 90.0])];
         let steps = steps.into_iter().map(|s| Accuracies { task_il: s.class_il.clone(), ..s }).collect();
         let history = History { steps, images: vec![30, 10], ..Default::default() };

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{EmbeddingStream, Learner, PromptConfig};
+use super::{EmbeddingStream, Learner, Learning, PromptConfig};
 use crate::{
     Error,
     dense::moments::mean,
@@ -11,17 +11,16 @@ use crate::{
     table::file,
 };
 
-/// Trains the prompts of the stream's classes, `past` of which earlier tasks learned, with a new
-/// optimiser. `tick` is called after each epoch with the mean loss of its steps. Returns these
+/// Trains the prompts of the stream's classes, or what of them is `learning`, with a new optimiser. `tick` is called after each epoch with the mean loss of its steps. Returns these
 /// losses. One that is not finite is an [`Error::Diverged`].
 pub(crate) fn align(
     learner: &mut dyn Learner,
     stream: &EmbeddingStream,
-    past: usize,
+    learning: &Learning,
     config: &PromptConfig,
     tick: impl Fn(f64),
 ) -> Result<Vec<f64>> {
-    learner.begin(past)?;
+    learner.begin(learning)?;
     let mut curve = Vec::with_capacity(config.epochs);
     for epoch in 0..config.epochs {
         let rows = time(Phase::Sample, || stream.epoch(epoch))?;
@@ -81,8 +80,8 @@ mod tests {
             bail!("not asked for")
         }
 
-        fn begin(&mut self, past: usize) -> Result<()> {
-            self.begun.push(past);
+        fn begin(&mut self, learning: &Learning) -> Result<()> {
+            self.begun.push(learning.past);
             Ok(())
         }
 
@@ -113,7 +112,7 @@ mod tests {
         let learn = |task: usize, seed: u64, loss: f32| {
             let stream = EmbeddingStream {
                 seen: &seen,
-                first: 0,
+                drawn: &[0, 1],
                 generators: &generators,
                 noise: None,
                 real: Default::default(),
@@ -124,7 +123,7 @@ mod tests {
                 seed,
             };
             let mut shown = Shown { loss, ..Shown::default() };
-            let losses = align(&mut shown, &stream, 1, &config, |_| ());
+            let losses = align(&mut shown, &stream, &Learning::after(1), &config, |_| ());
             (shown, losses)
         };
         let (shown, losses) = learn(1, 7, 0.5);

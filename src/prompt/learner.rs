@@ -1,5 +1,7 @@
 //! Prompts that learn, wherever they are computed.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::{PromptConfig, parameters::Parameters};
@@ -8,6 +10,36 @@ use crate::{
     task::Class,
     texts::{self, spoken},
 };
+
+/// What learns in a task. Classes are positions in learning order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learning {
+    /// How many classes were learned before it.
+    pub past: usize,
+    /// The class whose own vectors alone learn; none is all that `--train-prompts` says.
+    pub alone: Option<usize>,
+    /// Classes that are no candidates any more.
+    pub removed: Vec<usize>,
+}
+
+impl Learning {
+    /// All that `--train-prompts` says, where `past` classes were learned before.
+    pub fn after(past: usize) -> Self {
+        Learning { past, ..Learning::default() }
+    }
+
+    /// The classes, of the first `n`, whose own vectors learn.
+    pub fn own(&self, config: &PromptConfig, n: usize) -> Range<usize> {
+        self.alone.map_or(config.frozen(self.past)..n, |class| class..class + 1)
+    }
+
+    /// Takes classes that are no candidates out of logits (B, n).
+    pub(super) fn leave_out(&self, logits: &mut [f32], n: usize) {
+        for row in logits.chunks_exact_mut(n).filter(|_| !self.removed.is_empty()) {
+            self.removed.iter().for_each(|&class| row[class] = f32::NEG_INFINITY);
+        }
+    }
+}
 
 /// The prompts of C classes: [start of text][context vectors][tokens of "NAME."][end of text], of
 /// SigLIP [context vectors][tokens of "NAME."][end of text][padding, to the last position], through
@@ -27,8 +59,8 @@ pub trait Learner {
     /// the first `n` classes.
     fn scores(&mut self, n: usize, embeddings: &[f32]) -> Result<Vec<f32>>;
 
-    /// Starts a new optimiser, for a task before which `past` classes were learned.
-    fn begin(&mut self, past: usize) -> Result<()>;
+    /// Starts a new optimiser for a task.
+    fn begin(&mut self, learning: &Learning) -> Result<()>;
 
     /// A step for each of the `batches`, which are rows of the `embeddings` (N, P), as the image
     /// encoder gives them, and of their `classes` (N), against the prompts of the first `n`

@@ -12,6 +12,6 @@ pub mod tensor;
 pub mod training;
 
 pub use config::{Context, Current, Optimizer, PromptConfig, ReplayNoise, TrainPrompts};
-pub use learner::Learner;
+pub use learner::{Learner, Learning};
 pub use parameters::Parameters;
 pub use stream::EmbeddingStream;

@@ -19,8 +19,8 @@ use crate::{
 pub struct EmbeddingStream<'a> {
     /// The seen classes in learning order; their names are the keys of their draws.
     pub seen: &'a [Class],
-    /// The first of them that rows are drawn of: 0, or the task's first.
-    pub first: usize,
+    /// Those of them that rows are drawn of, as positions.
+    pub drawn: &'a [usize],
     /// Their generators; none where all rows are real.
     pub generators: &'a [Generator],
     /// What is added to what they give.
@@ -42,15 +42,14 @@ pub struct EmbeddingStream<'a> {
 impl EmbeddingStream<'_> {
     /// The rows of an epoch, class by class, in the schema of `schemas/embedding_stream.toml`.
     pub fn epoch(&self, epoch: usize) -> Result<RecordBatch> {
-        let classes = self.seen.len() - self.first;
-        let mut rows = vec![0.0; classes * self.samples * self.dim];
+        let mut rows = vec![0.0; self.drawn.len() * self.samples * self.dim];
         let real: Vec<usize> = rows
             .par_chunks_exact_mut(self.samples * self.dim)
             .enumerate()
-            .map(|(i, rows)| self.draw(self.first + i, epoch, rows))
+            .map(|(i, rows)| self.draw(self.drawn[i], epoch, rows))
             .collect();
-        let n = classes * self.samples;
-        let class = (0..n).map(|i| (self.first + i / self.samples) as i64);
+        let n = self.drawn.len() * self.samples;
+        let class = (0..n).map(|i| self.drawn[i / self.samples] as i64);
         let origin = (0..n).map(|i| if i % self.samples < real[i / self.samples] { "real" } else { "generated" });
         file::rows(
             contract::embedding_stream(),

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Current, EmbeddingStream, Learner, Parameters, PromptConfig, align::align};
+use super::{Current, EmbeddingStream, Learner, Learning, Parameters, PromptConfig, align::align};
 use crate::{
     artefact::{self, Input, Manifest, Plan, slug},
     baseline::ClassStatistics,
@@ -18,7 +18,7 @@ use crate::{
     rows::{Rows, TaskRows, Train},
     run::{PROMPTS, Run, names, step_name},
     states::States,
-    stream::Stream,
+    stream::{Change, Stream},
     table::{contract, file},
     tensors,
     texts::TextModel,
@@ -64,8 +64,10 @@ pub struct Training<'a> {
     dir: PathBuf,
     /// The artefacts that are known, of the first tasks.
     known: RefCell<Vec<Input>>,
-    /// Read so far, of the first classes.
+    /// Read so far, of the first tasks.
     generators: Vec<Generator>,
+    /// Of how many tasks they are.
+    read: usize,
     /// How what the first of them give varies.
     variation: Option<Variation>,
     /// Bytes that are kept of each task's embeddings, of the first tasks.
@@ -98,6 +100,7 @@ impl<'a> Training<'a> {
             dir: run.dir().join(PROMPTS).join(&stream.name).join(slug(name)),
             known: RefCell::default(),
             generators: Vec::new(),
+            read: 0,
             variation: None,
             replayed: RefCell::default(),
             initial: None,
@@ -172,7 +175,21 @@ impl<'a> Training<'a> {
         self.plan(learned)?.find(&self.step_dir(learned), ADVICE)
     }
 
-    /// Sets `learner` to what it is after `learned` tasks. Trains what is missing; `tick` is called
+    /// The numbers of tasks, up to `learned`, after which the prompts have to be trained yet.
+    pub fn missing(&self, learned: usize) -> Result<std::ops::RangeInclusive<usize>> {
+        let mut start = learned;
+        while start > 0 && self.find(start)?.is_none() {
+            start -= 1;
+        }
+        Ok(start + 1..=learned)
+    }
+
+    /// Forgets the learner that it was given, for another one of the same prompts.
+    pub fn forget_learner(&mut self) {
+        (self.initial, self.at) = (None, 0);
+    }
+
+    /// Sets `learner`, whose classes are called as after `learned` tasks, to what it is then. Trains what is missing; `tick` is called
     /// after each epoch with the task (from 0) and the mean loss.
     pub fn after(&mut self, learned: usize, learner: &mut dyn Learner, tick: &dyn Fn(usize, f64)) -> Result<()> {
         if self.initial.is_none() {
@@ -181,10 +198,7 @@ impl<'a> Training<'a> {
         if self.at == learned {
             return Ok(());
         }
-        let mut start = learned;
-        while start > 0 && self.find(start)?.is_none() {
-            start -= 1;
-        }
+        let start = self.missing(learned)?.start() - 1;
         if start != self.at {
             self.restore(start, learner)?;
         }
@@ -222,18 +236,29 @@ impl<'a> Training<'a> {
         let task = learned - 1;
         let rows = |t: usize| time(Phase::Read, || self.stream.task_rows(self.run, t));
         let own = self.stream.task(task);
+        let seen = self.stream.seen(learned);
+        let Some(mut learning) = self.learning(learned) else {
+            self.at = learned;
+            return self.write(learned, learner, &[]);
+        };
+        let new = |mut rows: TaskRows| {
+            // a known class's generator knows those that came before, too
+            rows.classes.truncate(own.len());
+            rows
+        };
         let (first, current, real) = match &self.replay {
             Replay::Generated { current: Current::Generated, .. } => (0, Current::Generated, Vec::new()),
-            Replay::Generated { current, .. } => (0, *current, vec![rows(task)?]),
-            Replay::Nothing => (own.start, Current::Real, vec![rows(task)?]),
+            Replay::Generated { current, .. } => (0, *current, vec![new(rows(task)?)]),
+            Replay::Nothing => (own.start, Current::Real, vec![new(rows(task)?)]),
             Replay::Real => (0, Current::Real, (0..=task).map(rows).collect::<Result<_>>()?),
         };
         self.read_generators(learned)?;
-        let noise = self.noise(learned)?;
-        let classes = self.stream.seen(learned);
+        let (names, noise) = (self.stream.classes_after(learned), self.noise(learned)?);
+        learning.removed = self.stream.removed(learned).collect();
+        let drawn: Vec<usize> = (first..seen).filter(|class| !learning.removed.contains(class)).collect();
         let stream = EmbeddingStream {
-            seen: &self.stream.classes[..classes],
-            first,
+            seen: &names[..seen],
+            drawn: &drawn,
             generators: &self.generators,
             noise: noise.as_ref(),
             real: real_rows(real),
@@ -243,19 +268,47 @@ impl<'a> Training<'a> {
             current,
             seed: self.stream.draws(),
         };
-        let losses = align(learner, &stream, own.start, &self.config, |loss| tick(task, loss))?;
+        let losses = align(learner, &stream, &learning, &self.config, |loss| tick(task, loss))?;
         self.at = learned;
         time(Phase::Write, || self.write(learned, learner, &losses))
+    }
+
+    /// What learns in the task after which `learned` are known; none where nothing does: a class is
+    /// taken out, or gets a name and has no vectors of its own, or there are no rows.
+    fn learning(&self, learned: usize) -> Option<Learning> {
+        let own = self.stream.task(learned - 1);
+        let past = Learning::after(own.start);
+        let has_rows = !matches!(self.replay, Replay::Nothing);
+        match self.stream.changes(learned - 1) {
+            None => (has_rows || !own.is_empty()).then_some(past),
+            Some((_, Change::Remove)) => None,
+            Some((class, Change::Rename(_))) => {
+                let has_own = self.config.learned() > 0 && !self.config.context.is_shared();
+                (has_rows && has_own).then_some(Learning { alone: Some(class), ..past })
+            }
+        }
     }
 
     /// Reads the generators of the first `learned` tasks, where there are any.
     fn read_generators(&mut self, learned: usize) -> Result<()> {
         let Replay::Generated { latents, .. } = self.replay else { return Ok(()) };
-        for t in 0..learned {
-            if self.generators.len() < self.stream.seen(t + 1) {
-                self.generators.extend(time(Phase::Read, || latents.read_task(t))?);
+        if self.read > learned {
+            (self.generators, self.variation, self.read) = (Vec::new(), None, 0);
+        }
+        for t in self.read..learned {
+            let fitted = time(Phase::Read, || latents.read_task(t))?;
+            let is_plain = self.stream.more(t).next().is_none() && self.stream.changes(t).is_none();
+            if !is_plain {
+                self.variation = None; // a generator is another one, or its draws have another key
+            }
+            for (class, generator) in self.stream.learns(t).into_iter().zip(fitted) {
+                match self.generators.get_mut(class) {
+                    Some(known) => *known = generator,
+                    None => self.generators.push(generator),
+                }
             }
         }
+        self.read = learned;
         Ok(())
     }
 
@@ -266,7 +319,7 @@ impl<'a> Training<'a> {
         time(Phase::Sample, || {
             let variation = self.variation.get_or_insert_with(|| Variation::new(real.dim()));
             let known = variation.classes();
-            for (class, generator) in self.stream.classes.iter().zip(&self.generators).skip(known) {
+            for (class, generator) in self.stream.classes_after(learned).iter().zip(&self.generators).skip(known) {
                 variation.add(generator, class.key(), self.stream.draws());
             }
             variation.noise(real).map(Some)
@@ -334,7 +387,15 @@ impl<'a> Training<'a> {
 /// Real rows by their classes' labels.
 fn real_rows(tasks: Vec<TaskRows>) -> BTreeMap<i64, Rows<Train>> {
     let of_task = |task: TaskRows| task.classes.into_iter().map(|class| class.label).zip(task.rows);
-    tasks.into_iter().flat_map(of_task).collect()
+    let mut all: BTreeMap<i64, Rows<Train>> = BTreeMap::new();
+    for (label, rows) in tasks.into_iter().flat_map(of_task) {
+        let rows = match all.remove(&label) {
+            Some(known) => Rows::new(rows.dim(), [known.into_values(), rows.into_values()].concat()),
+            None => rows,
+        };
+        all.insert(label, rows);
+    }
+    all
 }
 
 /// How prompts that are there were trained.

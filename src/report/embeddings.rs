@@ -1,6 +1,6 @@
 //! Real and generated embeddings of some classes, in the plane in which the real ones vary most.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use kuva::plot::{ScatterPlot, scatter::MarkerShape};
 
 use super::{
@@ -150,8 +150,9 @@ fn by_name(scope: &Scope, names: &[String]) -> Result<Vec<Class>> {
 /// A class's rows: the first training embeddings, and as many generated ones.
 fn rows_of(scope: &Scope, stream: &Stream, kind: Kind, class: &Class) -> Result<Rows> {
     let position = stream.position(class.label)?;
-    let task = stream.task_of(position);
-    let place = position - stream.task(task).start;
+    let task = stream.learned_before(stream.tasks(), position).with_context(|| format!("{class} was not learned"))?;
+    let learns = stream.learns(task);
+    let place = learns.iter().position(|&learned| learned == position).unwrap_or_default();
     let generator: Generator = LatentStore::open(scope.run, stream, kind)?.read_task(task)?.swap_remove(place);
     let (embeddings, label) = (stream.embeddings(scope.run, task)?, stream.source_labels(task)[place]);
     let dim = embeddings.plan.dim;

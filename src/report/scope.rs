@@ -99,9 +99,8 @@ impl<'a> Scope<'a> {
         methods.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| order(a, b)));
         let results = finished.iter().map(|f| ((f.method.clone(), f.stream.clone()), sizes.len())).collect();
         let summary = Summary::new(&tables, &methods, &results)?;
-        let of_stream = |stream: &Stream| (0..stream.tasks()).map(|t| stream.source(t).to_owned()).collect::<Vec<_>>();
-        let sources: BTreeSet<String> = streams.iter().flat_map(of_stream).collect();
-        let sources = sources.iter().map(|name| Embeddings::open_complete(run, name)).collect::<Result<_>>()?;
+        let sources: BTreeSet<&str> = streams.iter().flat_map(Stream::sources).collect();
+        let sources = sources.into_iter().map(|name| Embeddings::open_complete(run, name)).collect::<Result<_>>()?;
         let (tasks, metric) = (sizes.len(), request.metric);
         Ok(Scope { run, tables, streams, sources, summary, tasks, unfinished, metric })
     }

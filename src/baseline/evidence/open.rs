@@ -87,6 +87,26 @@ impl OpenClassifier {
         self.seen
     }
 
+    /// Without some of the learned classes, given as positions in learning order.
+    pub fn without(mut self, classes: &[usize]) -> Self {
+        let dim = self.whitened.dim;
+        let keep = |rows: &[f64]| -> Vec<f64> {
+            let kept = rows.chunks_exact(dim).enumerate().filter(|(class, _)| !classes.contains(class));
+            kept.flat_map(|(_, row)| row).copied().collect()
+        };
+        self.text = keep(&self.text);
+        self.prompts = self.prompts.map(|prompts| keep(&prompts));
+        self.whitened.mu = keep(&self.whitened.mu);
+        self.seen -= classes.len();
+        self
+    }
+
+    /// With other learned prompts (n, D).
+    pub fn with_prompts(mut self, prompts: Option<&[f32]>) -> Self {
+        self.prompts = prompts.map(|prompts| unit_rows(prompts, self.whitened.dim));
+        self
+    }
+
     /// Scores of embeddings (N, D), of any length.
     pub fn scores(&self, embeddings: &[f32]) -> Scores {
         self.together(embeddings).scores(self.whitened.classes(), self.seen)

@@ -38,6 +38,7 @@ fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64>
         sources: vec!["base".into(); n],
         sample_ids: (0..n).map(|i| i.to_string()).collect(),
         classes: vec![0; n],
+        since: vec![1; n],
         rows: Rows::new(dim, rows.iter().map(|&x| x as f32).collect()),
     };
     let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
@@ -104,6 +105,12 @@ fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     assert_eq!(tally([0.0; 3], [4.0; 3], [0.0, 4.0]), None);
 }
 
+/// Learns rows (N, D) of classes that are new, so many of each.
+fn learn_new(evidence: &mut Evidence, rows: &[f64], counts: &[usize]) {
+    let counts: Vec<(usize, usize)> = (evidence.seen()..).zip(counts.iter().copied()).collect();
+    evidence.learn_rows(rows, &counts).unwrap();
+}
+
 #[test]
 fn scores_and_what_is_chosen_are_the_references() {
     let golden = golden();
@@ -115,7 +122,7 @@ fn scores_and_what_is_chosen_are_the_references() {
         let own = |name: &str| at(&format!("task_{t}.{name}"));
         let (rows, labels) = (own("rows"), own("labels"));
         let counts: Vec<usize> = labels.chunk_by(|a, b| a == b).map(<[f64]>::len).collect();
-        evidence.learn_rows(&rows, &counts).unwrap();
+        learn_new(&mut evidence, &rows, &counts);
         let Chosen { shrinkage, weight, bias, .. } = evidence.chosen();
         let expected = own("chosen");
         assert_close("shrinkage", &[shrinkage], &expected[..1], 1e-12);
@@ -151,6 +158,7 @@ fn assert_reads_back(evidence: &Evidence, prompts: &[f64], test: &[f64], answers
         sources: vec!["base".into(); n],
         sample_ids: (0..n).map(|i| i.to_string()).collect(),
         classes: vec![0; n],
+        since: vec![1; n],
         rows: Rows::new(dim, rows),
     };
     let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
@@ -335,7 +343,7 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
             own.iter().enumerate().map(|(i, x)| x + 0.01 * (3 * class + i) as f64).collect::<Vec<_>>()
         };
         let rows: Vec<f64> = (0..classes).flat_map(row).collect();
-        evidence.learn_rows(&rows, &vec![1; classes]).unwrap();
+        learn_new(&mut evidence, &rows, &vec![1; classes]);
         assert_eq!(evidence.chosen().weight, weight, "{shift}");
     }
 }
@@ -364,7 +372,7 @@ fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() 
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
     let rows: Vec<f64> = (0..24 * 8).map(value).collect();
     let mut evidence = Evidence::new(text, 8, 20.0);
-    evidence.learn_rows(&rows, &counts).unwrap();
+    learn_new(&mut evidence, &rows, &counts);
     let truth: Vec<usize> = (0..24).map(|i| i / 6).collect();
     let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
     let mut scores = evidence.logits(&rows, &evidence.text);
@@ -397,7 +405,7 @@ fn a_share_of_the_rows_that_were_left_out_is_below_the_confidence_for_it() {
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 160 { 1.0 } else { 0.0 };
     let rows: Vec<f64> = (0..80 * 8).map(value).collect();
     let mut evidence = Evidence::new(text(4, 8), 8, 20.0);
-    evidence.learn_rows(&rows, &[20; 4]).unwrap();
+    learn_new(&mut evidence, &rows, &[20; 4]);
     let classifier = evidence.classifier(None).unwrap();
     let values: Vec<f32> = rows.iter().map(|&x| x as f32).collect();
     let confidence = classifier.confidence(&values);

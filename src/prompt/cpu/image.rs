@@ -50,6 +50,7 @@ impl Prompts {
                 normalise(&mut keys, p);
                 let mut logits = own_cosines(embeddings, &keys, n, p); // (I, n), then their gradient
                 logits.iter_mut().for_each(|x| *x *= scale);
+                self.learning.leave_out(&mut logits, n);
                 loss += cross_entropy(&mut logits, n, labels.iter().map(|&label| label as usize), b);
                 let mut dfeatures = Vec::with_capacity(keys.len()); // (I·n, P)
                 for (image, logits) in embeddings.chunks_exact(p).zip(logits.chunks_exact(n)) {

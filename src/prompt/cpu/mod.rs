@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use self::{generator::LayerState, optimiser::Optimiser};
 use super::{
     Context, PromptConfig,
-    learner::{Learner, texts},
+    learner::{Learner, Learning, texts},
     orthogonal,
     parameters::Parameters,
 };
@@ -42,7 +42,7 @@ pub struct Prompts {
     parameters: Parameters,
     gradients: Vec<f32>,
     optimiser: Optimiser,
-    frozen: usize,      // so many of the first classes keep their contexts
+    learning: Learning,
     fixed: Vec<f32>, // (F, P), the features of the first classes, not normalised, where nothing in their prompts learns
     states: Vec<State>, // a state for every part of the prompts
 }
@@ -69,7 +69,7 @@ impl Prompts {
             config: config.clone(),
             gradients: vec![0.0; parameters.values.len()],
             optimiser: Optimiser::new(config, parameters.values.len()),
-            frozen: 0,
+            learning: Learning::default(),
             fixed: Vec::new(),
             states: Vec::new(),
             parameters,
@@ -103,15 +103,19 @@ impl Prompts {
     }
 
     /// A step of the optimiser with the gradients that [`Prompts::loss`] left. Contexts of classes
-    /// that are frozen or not seen stay.
+    /// that do not learn or are not seen stay.
     fn step(&mut self, n: usize) {
         let contexts = self.parameters.contexts();
         let per_class = self.config.learned() * self.encoder.width();
         let learning = match self.config.context.is_shared() {
             true => contexts.clone(),
-            false => self.frozen * per_class..n * per_class,
+            false => {
+                let own = self.learning.own(&self.config, n);
+                own.start * per_class..own.end * per_class
+            }
         };
-        let places = [learning, contexts.end..self.gradients.len()];
+        let shared = if self.learning.alone.is_some() { 0..0 } else { contexts.end..self.gradients.len() };
+        let places = [learning, shared];
         self.optimiser.step(&places, &mut self.parameters.values, &mut self.gradients);
     }
 
@@ -247,6 +251,7 @@ impl Prompts {
         let embeddings = Matrix::new(embeddings, p);
         let mut logits = vec![0.0; b * n]; // (B, n), then their gradient
         Product::on(all).scaled(scale).into(&mut logits, n, embeddings, Matrix::new(&keys, p).t());
+        self.learning.leave_out(&mut logits, n);
         let classes = labels.iter().map(|&label| label as usize);
         let loss = softmax::cross_entropy(&mut logits, n, classes, b);
         let mut grad = vec![0.0; n * p]; // (n, P), of the keys, then of the features
@@ -282,13 +287,14 @@ impl Learner for Prompts {
         Ok(cosines(embeddings, &self.keys(n)?, self.encoder.dim))
     }
 
-    fn begin(&mut self, past: usize) -> Result<()> {
+    fn begin(&mut self, learning: &Learning) -> Result<()> {
         self.optimiser = Optimiser::new(&self.config, self.gradients.len());
-        self.frozen = self.config.frozen(past);
+        self.learning = learning.clone();
         self.fixed.clear();
         if self.config.context == Context::Class {
-            let (vectors, _) = self.vectors(self.frozen);
-            self.fixed = self.features(self.frozen, &vectors);
+            let frozen = self.learning.own(&self.config, self.tails.len()).start;
+            let (vectors, _) = self.vectors(frozen);
+            self.fixed = self.features(frozen, &vectors);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use candle_nn::loss::cross_entropy;
 use self::optimiser::Optimiser;
 use super::{
     Context, PromptConfig,
-    learner::{Learner, texts},
+    learner::{Learner, Learning, texts},
     orthogonal,
     parameters::{FROZEN_NORM, Layer, Parameters, SELU_ALPHA, SELU_SCALE},
 };
@@ -38,7 +38,7 @@ pub struct Prompts {
     parameters: Parameters, // their names and shapes; the values are those of the start
     vars: Vec<Var>,         // the values, in the order of the parameters
     optimiser: Option<Optimiser>,
-    frozen: usize,         // so many of the first classes keep their contexts
+    learning: Learning,
     fixed: Option<Tensor>, // (F, P), the features of the first classes, where nothing in their prompts learns; not normalised
 }
 
@@ -78,7 +78,7 @@ impl Prompts {
             parameters,
             encoder,
             optimiser: None,
-            frozen: 0,
+            learning: Learning::default(),
             fixed: None,
         })
     }
@@ -99,7 +99,7 @@ impl Prompts {
         let loss = |features: &Tensor| -> Result<Tensor> {
             let keys = normalise(&self.with_fixed(features)?)?; // (n, P)
             let logits = (embeddings.matmul(&keys.t()?)? * self.encoder.logit_scale)?; // (B, n)
-            Ok(cross_entropy(&logits, labels)?)
+            Ok(cross_entropy(&self.leave_out(&logits)?, labels)?)
         };
         self.gradients(&prompts, fixed..n, loss, self.penalty(n, &vectors)?)
     }
@@ -115,7 +115,7 @@ impl Prompts {
             let labels = labels.narrow(0, images.start, images.len())?;
             let loss = |features: &Tensor| -> Result<Tensor> {
                 let logits = (own_cosines(&embeddings, features)? * self.encoder.logit_scale)?; // (I, n)
-                Ok((cross_entropy(&logits, &labels)? * share)?)
+                Ok((cross_entropy(&self.leave_out(&logits)?, &labels)? * share)?)
             };
             let part = self.gradients(&self.shifted(n, &embeddings)?, 0..n, loss, penalty.take())?;
             whole = Some(match whole {
@@ -262,9 +262,27 @@ impl Prompts {
         Ok(&self.vars[position.context("a parameter is missing")?])
     }
 
-    /// A step of the optimiser. Contexts of classes outside `learning` stay.
+    /// Takes classes that are no candidates out of logits (B, n).
+    fn leave_out(&self, logits: &Tensor) -> Result<Tensor> {
+        let removed = &self.learning.removed;
+        if removed.is_empty() {
+            return Ok(logits.clone());
+        }
+        let of_class = |class| if removed.contains(&class) { f32::NEG_INFINITY } else { 0.0 };
+        let mask: Vec<f32> = (0..logits.dim(1)?).map(of_class).collect();
+        Ok(logits.broadcast_add(&Tensor::new(mask, logits.device())?)?)
+    }
+
+    /// A step of the optimiser. Contexts of classes outside `learning` stay; where a class learns
+    /// alone, what classes share does too.
     fn step(&self, optimiser: &mut Optimiser, gradients: &mut GradStore, learning: Option<&Tensor>) -> Result<()> {
         let Some(learning) = learning else { return optimiser.step(gradients) };
+        if self.learning.alone.is_some() {
+            let contexts = self.contexts()?.as_tensor().id();
+            for var in self.vars.iter().filter(|var| var.as_tensor().id() != contexts) {
+                gradients.remove(var);
+            }
+        }
         let contexts = self.contexts()?;
         let before = contexts.copy()?;
         optimiser.step(gradients)?;
@@ -272,14 +290,15 @@ impl Prompts {
     }
 
     /// Which contexts (C, n_ctx, W) learn, 1, where a step against the first `n` classes would
-    /// change others, too: frozen ones, and by the weight decay those that are not seen.
+    /// change others, too: those that stay, and by the weight decay those that are not seen.
     fn learning(&self, n: usize) -> Result<Option<Tensor>> {
         let own = self.config.learned() > 0 && !self.config.context.is_shared();
-        if !own || (self.frozen == 0 && self.config.weight_decay == 0.0) {
+        let learning = self.learning.own(&self.config, n);
+        if !own || (learning == (0..n) && self.config.weight_decay == 0.0) {
             return Ok(None);
         }
         let contexts = self.contexts()?;
-        let classes: Vec<u8> = (0..contexts.dim(0)?).map(|c| u8::from((self.frozen..n).contains(&c))).collect();
+        let classes: Vec<u8> = (0..contexts.dim(0)?).map(|c| u8::from(learning.contains(&c))).collect();
         let classes = Tensor::new(classes, self.encoder.device())?.reshape(((), 1, 1))?;
         Ok(Some(classes.broadcast_as(contexts.shape())?.contiguous()?))
     }
@@ -317,12 +336,13 @@ impl Learner for Prompts {
         Ok(scores)
     }
 
-    fn begin(&mut self, past: usize) -> Result<()> {
+    fn begin(&mut self, learning: &Learning) -> Result<()> {
         self.optimiser = Some(Optimiser::new(&self.config, self.vars.clone())?);
-        self.frozen = self.config.frozen(past);
+        self.learning = learning.clone();
         self.fixed = None;
-        if self.config.context == Context::Class && self.frozen > 0 {
-            self.fixed = Some(self.features(self.frozen)?);
+        let frozen = learning.own(&self.config, self.ends.len()).start;
+        if self.config.context == Context::Class && frozen > 0 {
+            self.fixed = Some(self.features(frozen)?);
         }
         Ok(())
     }
