@@ -61,14 +61,16 @@ pub enum Error {
         /// What differs, in words.
         difference: String,
     },
-    /// The training embeddings of a source were taken away on purpose: what needs them cannot be made
+    /// The embeddings of a split of a source were taken away on purpose: what needs them cannot be made
     /// any more, only what was made before can be used.
     #[error(
-        "the training embeddings in {} were forgotten, and are needed: what was learned from them goes on, but nothing \
-         else can be learned from them, unless the images are extracted into another --run",
+        "the {split} embeddings in {} were forgotten, and are needed: what was made from them goes on, but nothing else \
+         can be made from them, unless the images are extracted into another --run",
         dir.display()
     )]
     Forgotten {
+        /// The split, in words.
+        split: &'static str,
         /// The directory of the source's embeddings.
         dir: PathBuf,
     },

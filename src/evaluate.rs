@@ -28,7 +28,7 @@ pub struct TestSet {
     /// How many tasks there were when each image came: those with more images of known classes have
     /// some that earlier steps were not scored on.
     pub since: Vec<usize>,
-    /// Their embeddings (N, D).
+    /// Embeddings (M, D) of the first M of them; those of the others were forgotten.
     pub rows: Rows<Test>,
 }
 
@@ -114,7 +114,7 @@ impl TestSet {
     pub fn read(run: &Run, stream: &Stream) -> Result<Self> {
         let (mut sources, mut sample_ids, mut classes, mut since, mut values) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut dim = 1;
+        let (mut dim, mut gone) = (stream.embeddings(run, 0)?.plan.dim, Vec::new());
         for source in stream.sources() {
             let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == Some(source)).collect();
             let embeddings = stream.embeddings(run, tasks[0])?;
@@ -122,6 +122,12 @@ impl TestSet {
                 stream.source_labels(t).into_iter().zip(stream.learns(t)).map(move |own| (own.0, (own.1, t + 1)))
             };
             let class_of: BTreeMap<i64, (usize, usize)> = tasks.iter().flat_map(of_task).collect();
+            for (sample_id, label) in embeddings.forgotten_test_rows()? {
+                gone.extend(class_of.get(&label).map(|(class, came)| (source.to_owned(), sample_id, *class, *came)));
+            }
+            if embeddings.is_forgotten::<Test>() {
+                continue;
+            }
             let found = embeddings.test_rows(&class_of.keys().copied().collect::<BTreeSet<_>>())?;
             ensure!(
                 values.is_empty() || found.rows.dim() == dim,
@@ -144,6 +150,12 @@ impl TestSet {
             }
             values.extend(found.rows.into_values());
         }
+        for (source, sample_id, class, came) in gone {
+            sources.push(source);
+            sample_ids.push(sample_id);
+            classes.push(class);
+            since.push(came);
+        }
         let test = TestSet { sources, sample_ids, classes, since, rows: Rows::new(dim, values) };
         let images = test.per_task(stream);
         let without = (0..stream.tasks()).find(|&t| images[t] == 0 && !stream.task(t).is_empty());
@@ -158,12 +170,14 @@ impl TestSet {
         Ok(test)
     }
 
-    /// Whether an image is scored after `learned` tasks, when `known` were there: one of a class that
-    /// is learned once it came, until its class is taken out.
+    /// Whether an image can be scored after `learned` tasks, when `known` were there: one of a class
+    /// that is learned once it came, until its class is taken out or it is forgotten.
     pub fn is_scored(&self, image: usize, learned: usize, known: usize, stream: &Stream) -> bool {
         let class = self.classes[image];
         let came_by = if class < stream.seen(learned) { learned } else { known };
-        self.since[image] <= came_by && stream.removed(learned).all(|removed| removed != class)
+        image < self.rows.len()
+            && self.since[image] <= came_by
+            && stream.removed(learned).all(|removed| removed != class)
     }
 
     /// Whether there is nothing to score on.
@@ -201,7 +215,7 @@ pub fn evaluate(
 
     let (step, removed): (usize, Vec<usize>) = (learned, stream.removed(learned).collect());
     let mut predictions = Vec::with_capacity(test.classes.len());
-    for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes.chunks(BATCH)) {
+    for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes[..test.rows.len()].chunks(BATCH)) {
         let mut learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
         learned.check()?;
         learned.leave_out(&removed, seen);
@@ -242,6 +256,7 @@ pub fn evaluate(
             }));
         }
     }
+    predictions.resize(test.classes.len(), None); // those that were forgotten
     Ok(predictions)
 }
 

@@ -17,7 +17,8 @@ use clap::Args;
 
 use crate::{
     extract::{self, DataOptions},
-    forget, hub,
+    forget::{self, Forget},
+    hub,
     learn::LearnOptions,
     terminal,
 };
@@ -51,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let source = extract::open_source(&options.data, &options.run)?;
     let name = options.name(&run, &source)?;
 
-    let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten());
+    let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten::<Train>());
     if is_forgotten {
         terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
     } else {
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     };
     stages.learn(&run, &stream)?;
-    if options.forget { forget::forget(&run, &name, false) } else { Ok(()) }
+    if options.forget { forget::forget(&run, &name, Forget::Training, false) } else { Ok(()) }
 }
 
 impl Options {

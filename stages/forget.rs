@@ -10,6 +10,7 @@ use cgil::{
     dense::moments::mean,
     embeddings::Embeddings,
     generator::{Kind, LatentStore},
+    rows::{Test, Train},
     run::Run,
     states::States,
     stream::Stream,
@@ -33,6 +34,11 @@ pub struct Options {
     /// Name of the source, as `cgil add` said it
     #[arg(long, value_name = "NAME")]
     source: String,
+    /// Take the test embeddings away too: its classes are not scored any more
+    ///
+    /// Keys and labels stay, and so do predictions that were made.
+    #[arg(long)]
+    test: bool,
     /// Overwrite the files with zeros before they go
     ///
     /// A file system that copies on write, or a disk that moves what it writes, keeps old blocks
@@ -49,20 +55,31 @@ struct Learned {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    forget(&Run::open(&options.run, terminal::note)?, &options.source, options.overwrite)
+    let what = if options.test { Forget::All } else { Forget::Training };
+    forget(&Run::open(&options.run, terminal::note)?, &options.source, what, options.overwrite)
 }
 
-/// Takes the training embeddings of a source away, all of whose classes have been learned.
-pub fn forget(run: &Run, source: &str, overwrite: bool) -> Result<()> {
+/// Which embeddings of a source go.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Forget {
+    Training,
+    All,
+}
+
+/// Takes embeddings of a source away, all of whose classes have been learned.
+pub fn forget(run: &Run, source: &str, what: Forget, overwrite: bool) -> Result<()> {
     let mut embeddings = Embeddings::open_complete(run, source)?;
-    let kept = if embeddings.is_forgotten() {
+    let kept = if embeddings.is_forgotten::<Train>() {
         String::new() // an earlier try has said it
     } else {
         let learned = learned(run, source)?;
         learned.iter().map(|learned| kept(run, &embeddings, learned)).collect::<Result<Vec<_>>>()?.concat()
     };
-    let rows = embeddings.forget(overwrite)?;
-    terminal::print(format!("forgotten: {} of {source}\n{kept}", counted(rows, "training embedding")))
+    let mut gone = counted(embeddings.forget::<Train>(overwrite)?, "training embedding");
+    if what == Forget::All {
+        gone += &format!(" and {}", counted(embeddings.forget::<Test>(overwrite)?, "test embedding"));
+    }
+    terminal::print(format!("forgotten: {gone} of {source}\n{kept}"))
 }
 
 /// Where the source's classes have been learned. An error where they have not.

@@ -133,6 +133,45 @@ fn no_training_embedding_is_left_in_any_file() {
 }
 
 #[test]
+fn test_embeddings_that_are_forgotten_are_scored_no_more_and_what_was_said_stays() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    data.add(&run_dir, "1", &[]);
+    let dir = Path::new(&run_dir);
+    let said = |sql: &str| query(dir, sql);
+    let scored =
+        "SELECT after_task, on_task, value FROM metrics WHERE metric = 'accuracy' ORDER BY after_task, on_task";
+    let before = said(scored);
+    assert_eq!(before.len(), 3);
+    let output = run(&["forget", "--run", &run_dir, "--source", "base", "--test"]);
+    assert!(output.contains("forgotten: 12 training embeddings and 6 test embeddings of base"), "{output}");
+    let left: Vec<PathBuf> =
+        files(dir).into_keys().filter(|file| file.starts_with("sources/base/embeddings")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    // once more, and the same command again, find it done
+    run(&["forget", "--run", &run_dir, "--source", "base", "--test"]);
+    let done = files(dir);
+    data.add(&run_dir, "1", &[]);
+    assert!(files(dir) == done);
+
+    // what comes later is scored on what is there
+    data.add(&run_dir, "2", &["--forget"]);
+    let after = said(scored);
+    assert_eq!(after[..3], before[..]);
+    let tasks: Vec<&str> = after[3..].iter().map(|row| row.rsplit_once(',').unwrap().0).collect();
+    assert_eq!(tasks, ["3,2", "3,3"]);
+    let mean: f64 =
+        after[3..].iter().map(|row| row.rsplit(',').next().unwrap().parse::<f64>().unwrap()).sum::<f64>() / 2.0;
+    let faa: f64 = said("SELECT value FROM metrics WHERE metric = 'faa' AND after_task = 3")[0].parse().unwrap();
+    assert!((faa - mean).abs() < 1e-9, "{faa} {mean}");
+    assert_eq!(said("SELECT COUNT(*) FROM predictions WHERE after_task = 3"), ["12"]);
+    run(&["classify", "--run", &run_dir, path(&data.root.join("0/test"))]);
+    fails(&["quality", "--run", &run_dir], &["sources/base", "training embeddings", "forgotten"]);
+    run(&["report", "--run", &run_dir, "--out", &data.at("page.html")]);
+}
+
+#[test]
 fn what_does_not_fit_a_run_is_refused_by_name() {
     let data = Data::new();
     let run_dir = data.at("run");

@@ -261,10 +261,16 @@ fn optimisers_take_torchs_steps() {
 
 /// Steps against the first four classes, of which two are past.
 fn learn(learner: &mut dyn Learner) -> Parameters {
-    let (embeddings, labels) = batch(40, 4);
+    learn_as(learner, &Learning::after(2))
+}
+
+/// As [`learn`], of what is to learn; no row is of a class that was taken out.
+fn learn_as(learner: &mut dyn Learner, learning: &Learning) -> Parameters {
+    let (embeddings, mut labels) = batch(40, 4);
+    labels.iter_mut().filter(|label| learning.removed.contains(&(**label as usize))).for_each(|label| *label = 3);
     let batches: Vec<Vec<usize>> = (0..40).collect::<Vec<_>>().chunks(10).map(<[usize]>::to_vec).collect();
     let batches: Vec<&[usize]> = batches.iter().map(Vec::as_slice).collect();
-    learner.begin(&Learning::after(2)).unwrap();
+    learner.begin(learning).unwrap();
     let losses = learner.steps(4, &embeddings, &labels, &batches).unwrap();
     assert!(losses.len() == 4 && losses.iter().all(|loss| loss.is_finite()));
     learner.parameters().unwrap()
@@ -314,6 +320,46 @@ fn both_learners_learn_the_same() {
         for (name, _, range) in a.fields() {
             let what = format!("{context:?}: {name}");
             assert_close(&what, &b.values[range.clone()], &a.values[range], 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_class_that_learns_alone_moves_nothing_else() {
+    let alone = Learning { alone: Some(1), ..Learning::after(2) };
+    for context in [Context::Class, Context::Combined] {
+        for optimizer in [Optimizer::Sgd, Optimizer::Adam, Optimizer::Adamw] {
+            let config = PromptConfig { optimizer, weight_decay: 0.1, lr: 0.01, ..config(context, 2) };
+            let learned = [&mut on_the_cpu(&config) as &mut dyn Learner, &mut on_tensors(&config)].map(|learner| {
+                let (before, after) = (learner.parameters().unwrap(), learn_as(learner, &alone));
+                let contexts = before.contexts();
+                let own = contexts.len() / 6;
+                for (i, (before, after)) in before.values.chunks(own).zip(after.values.chunks(own)).enumerate() {
+                    assert_eq!(before != after, i == 1, "{context:?} {optimizer:?}: values {}", i * own);
+                }
+                after.values[own..2 * own].to_vec()
+            });
+            assert_close(&format!("{context:?} {optimizer:?}"), &learned[1], &learned[0], 1e-3);
+        }
+    }
+}
+
+#[test]
+fn a_class_that_was_taken_out_is_as_if_it_were_not_there() {
+    for context in CONTEXTS {
+        let config = PromptConfig { optimizer: Optimizer::Sgd, lr: 0.002, ..config(context, 2) };
+        let without = Learning { removed: vec![0], ..Learning::after(2) };
+        let learners = [&mut on_the_cpu(&config) as &mut dyn Learner, &mut on_tensors(&config)];
+        let [a, b] = learners.map(|learner| {
+            let (before, after) = (learner.parameters().unwrap(), learn_as(learner, &without));
+            if !context.is_shared() && context != Context::Generated {
+                let own = before.contexts().len() / 6;
+                assert!(before.values[..own] == after.values[..own], "{context:?}: it learned");
+            }
+            after
+        });
+        for (name, _, range) in a.fields() {
+            assert_close(&format!("{context:?}: {name}"), &b.values[range.clone()], &a.values[range], 1e-4);
         }
     }
 }

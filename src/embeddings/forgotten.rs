@@ -1,12 +1,14 @@
-//! Training embeddings that are taken away for good, once they are learned from.
+//! Embeddings of a split that are taken away for good: training ones once they are learned from, test
+//! ones once nothing is scored on them any more.
 //!
-//! `forgotten.json` says so before the first shard goes, so that what was interrupted is told from
-//! what is damaged. The manifest stays: what was made of the embeddings goes on to belong to them.
+//! A file says so before the first shard goes, so that what was interrupted is told from what is
+//! damaged. The manifest stays: what was made of the embeddings goes on to belong to them. Of test
+//! embeddings the file keeps keys and labels, which predictions have too.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
@@ -21,30 +23,54 @@ use crate::{
     rows::{Split, Train},
 };
 
-/// File that says what was forgotten.
-const FORGOTTEN: &str = "forgotten.json";
+/// A row that was forgotten: its key in the source, and its label.
+pub type ForgottenRow = (String, i64);
 
-/// What was forgotten of a source.
+/// What was forgotten of a split.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Forgotten {
     split: String,
     rows: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    images: Vec<ForgottenRow>,
 }
 
-/// Whether the training embeddings in `dir` were forgotten.
-pub(super) fn is_forgotten(dir: &Path) -> bool {
-    dir.join(FORGOTTEN).exists()
+/// The file that says what was forgotten of a split.
+fn file(dir: &Path, split: &str) -> PathBuf {
+    if split == Train::NAME { dir.join("forgotten.json") } else { dir.join(format!("forgotten-{split}.json")) }
 }
 
-/// Removes the training shards of the artefact in `dir`, overwritten with zeros first where that is
-/// asked for. Returns how many embeddings they held.
-pub(super) fn forget(dir: &Path, sealed: &Sealed, overwrite: bool) -> Result<usize> {
-    let shards: Vec<_> = sealed.shards.iter().filter(|shard| shard.split == Train::NAME).collect();
+/// Whether a split's embeddings in `dir` were forgotten.
+pub(super) fn is_forgotten(dir: &Path, split: &str) -> bool {
+    file(dir, split).exists()
+}
+
+/// The rows of a split in `dir` that were forgotten, as far as they are known.
+pub(super) fn rows(dir: &Path, split: &str) -> Result<Vec<ForgottenRow>> {
+    let path = file(dir, split);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let forgotten: Forgotten =
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    Ok(forgotten.images)
+}
+
+/// Removes the shards of a split of the artefact in `dir`, overwritten with zeros first where that is
+/// asked for; `images` are kept of its rows. Returns how many embeddings they held.
+pub(super) fn forget(
+    dir: &Path,
+    split: &str,
+    images: Vec<ForgottenRow>,
+    sealed: &Sealed,
+    overwrite: bool,
+) -> Result<usize> {
+    let shards: Vec<_> = sealed.shards.iter().filter(|shard| shard.split == split).collect();
     let rows = shards.iter().flat_map(|shard| shard.labels.values()).sum();
-    atomic::write_json(&dir.join(FORGOTTEN), &Forgotten { split: Train::NAME.into(), rows })?;
+    if !is_forgotten(dir, split) {
+        atomic::write_json(&file(dir, split), &Forgotten { split: split.into(), rows, images })?;
+    }
     for shard in shards {
-        let path = dir.join(shard_file(EMBEDDINGS, Train::NAME, shard.number));
+        let path = dir.join(shard_file(EMBEDDINGS, split, shard.number));
         let gone = || if overwrite { zero(&path) } else { Ok(()) };
         match gone().and_then(|()| fs::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // of an earlier try

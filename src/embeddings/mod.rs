@@ -17,6 +17,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub use forgotten::ForgottenRow;
 use plan::PLAN;
 pub use plan::{Shard, SourcePlan};
 pub use reader::LabelledRows;
@@ -29,7 +30,7 @@ use crate::{
     Error,
     artefact::{self, Input, MANIFEST, Manifest},
     atomic::{self, Lock},
-    rows::{Rows, Split, Test},
+    rows::{Rows, Split, Test, Train},
     run::{Run, SOURCES},
     source::Source,
 };
@@ -70,8 +71,10 @@ impl Embeddings {
             if let Some(difference) = before.difference(&plan) {
                 return Err(Error::OtherEmbeddings { run: run.dir().to_owned(), dir, difference }.into());
             }
-            if forgotten::is_forgotten(&dir) {
-                return Err(Error::Forgotten { dir }.into());
+            for (split, words) in [(Train::NAME, "training"), (Test::NAME, "test")] {
+                if forgotten::is_forgotten(&dir, split) {
+                    return Err(Error::Forgotten { dir, split: words }.into());
+                }
             }
         } else if let Some(shard) = shards::on_disk(&dir).first() {
             bail!("{} has lost its {PLAN}, so nobody knows what it holds: remove {}", shard.display(), dir.display());
@@ -120,20 +123,31 @@ impl Embeddings {
         self.sealed.as_ref().with_context(|| format!("the embeddings in {} are not complete", self.dir().display()))
     }
 
-    /// Whether its training embeddings were taken away by [`Embeddings::forget`].
-    pub fn is_forgotten(&self) -> bool {
-        forgotten::is_forgotten(&self.dir())
+    /// Whether the embeddings of a split were taken away by [`Embeddings::forget`].
+    pub fn is_forgotten<S: Split>(&self) -> bool {
+        forgotten::is_forgotten(&self.dir(), S::NAME)
     }
 
-    /// Takes its training embeddings away for good, overwritten first where that is asked for; the
-    /// artefact stays what it is to what was made of it. Returns how many those were. Goes on where
-    /// it was interrupted.
-    pub fn forget(&mut self, overwrite: bool) -> Result<usize> {
+    /// Takes the embeddings of a split away for good, overwritten first where that is asked for; the
+    /// artefact stays what it is to what was made of it. Of test embeddings keys and labels are
+    /// kept. Returns how many those were. Goes on where it was interrupted.
+    pub fn forget<S: Split>(&mut self, overwrite: bool) -> Result<usize> {
         let dir = self.dir();
         if self.lock.is_none() {
             self.lock = Some(self.run.lock(&dir)?);
         }
-        forgotten::forget(&dir, self.sealed()?, overwrite)
+        let mut images = Vec::new();
+        if S::NAME == Test::NAME && !self.is_forgotten::<Test>() {
+            let labels = self.plan.classes.iter().map(|class| class.label).collect();
+            let LabelledRows { sample_ids, labels, .. } = self.test_rows(&labels)?;
+            images.extend(sample_ids.into_iter().zip(labels));
+        }
+        forgotten::forget(&dir, S::NAME, images, self.sealed()?, overwrite)
+    }
+
+    /// The test rows that were forgotten, in the source's order; none where they are there.
+    pub fn forgotten_test_rows(&self) -> Result<Vec<ForgottenRow>> {
+        if self.is_forgotten::<Test>() { forgotten::rows(&self.dir(), Test::NAME) } else { Ok(Vec::new()) }
     }
 
     /// Its shards, as they lie.

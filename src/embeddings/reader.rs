@@ -110,8 +110,9 @@ impl Reader<'_> {
             let name = shard_file(EMBEDDINGS, split, shard.number);
             let path = self.dir.join(&name);
             if !path.exists() {
-                if split == Train::NAME && is_forgotten(&self.dir) {
-                    return Err(Error::Forgotten { dir: self.dir.clone() }.into());
+                if is_forgotten(&self.dir, split) {
+                    let split = if split == Train::NAME { "training" } else { "test" };
+                    return Err(Error::Forgotten { dir: self.dir.clone(), split }.into());
                 }
                 bail!(
                     "{} is not there any more, and rows of it are needed: run the command that made it again",

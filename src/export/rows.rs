@@ -107,7 +107,7 @@ impl Sources {
     /// The names of those whose training rows were forgotten.
     pub fn forgotten(&self) -> Vec<&str> {
         let sources = self.parts.iter().map(|part| &part.embeddings);
-        sources.filter(|source| source.is_forgotten()).map(|source| source.name.as_str()).collect()
+        sources.filter(|source| source.is_forgotten::<Train>()).map(|source| source.name.as_str()).collect()
     }
 
     /// How many rows are there. An error where there are none.
@@ -129,7 +129,7 @@ impl Sources {
 
     /// The sources that have rows of a split.
     fn parts_of<S: Split>(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| S::NAME != Train::NAME || !part.embeddings.is_forgotten())
+        self.parts.iter().filter(|part| !part.embeddings.is_forgotten::<S>())
     }
 
     /// In how many files so many rows go.
