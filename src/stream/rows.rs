@@ -1,0 +1,117 @@
+//! The rows that a stream's tasks learn from.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+
+use super::Stream;
+use crate::{
+    Error,
+    embeddings::Embeddings,
+    rng::{Draw, Rng},
+    rows::{Rows, TaskRows, Train},
+    run::{Run, STREAMS},
+    task::Class,
+};
+
+impl Stream {
+    /// The embeddings of the source of task `t` (from 0), which has one. An error where they are others
+    /// than the stream was made of.
+    pub fn embeddings(&self, run: &Run, t: usize) -> Result<Embeddings> {
+        let source = self.source(t).with_context(|| format!("task {} of {} has no images", t + 1, self.name))?;
+        let embeddings = Embeddings::open_complete(run, source)?;
+        if self.tasks[t]
+            .source
+            .as_ref()
+            .is_none_or(|made| embeddings.input().is_ok_and(|now| now.identity != made.identity))
+        {
+            bail!(
+                "the embeddings in {} are others now than the stream {} was made of: remove {}, and what was made of it \
+                 in latents, statistics, prompts and results",
+                embeddings.dir().display(),
+                self.name,
+                run.dir().join(STREAMS).join(&self.name).display()
+            );
+        }
+        Ok(embeddings)
+    }
+
+    /// The training rows of task `t` (from 0), of new classes and of known ones. A class that has none
+    /// is an [`Error::TooFewRows`].
+    pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
+        let classes: Vec<Class> = self.learns(t).into_iter().map(|class| self.classes[class].clone()).collect();
+        if classes.is_empty() {
+            return Ok(TaskRows { task: t, classes, rows: Vec::new() });
+        }
+        let embeddings = self.embeddings(run, t)?;
+        self.require_rows(&embeddings, t, 1)?;
+        let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
+        Ok(TaskRows { task: t, classes, rows })
+    }
+
+    /// An [`Error::TooFewRows`] where a new class of task `t` (from 0), of these embeddings, has fewer
+    /// training rows than are `needed`, or a known one has none.
+    pub fn require_rows(&self, embeddings: &Embeddings, t: usize, needed: usize) -> Result<()> {
+        let needed_of = |class: usize| if self.task(t).contains(&class) { needed } else { 1 };
+        for (class, label) in self.learns(t).into_iter().zip(self.source_labels(t)) {
+            if self.count_rows(embeddings, label)? < needed_of(class) {
+                return Err(self.too_few_rows(embeddings, &self.classes[class], label, needed_of(class))?.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many training rows of a source's class are learned from.
+    pub fn count_rows(&self, embeddings: &Embeddings, label: i64) -> Result<usize> {
+        Ok(embeddings.count::<Train>(label)?.min(self.shots.unwrap_or(usize::MAX)))
+    }
+
+    /// The training rows of some classes of task `t` (from 0), of which the source's `labels` are
+    /// given: all, or as many as there are shots, in the source's order.
+    pub fn train_rows(&self, embeddings: &Embeddings, t: usize, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
+        let rows = embeddings.class_rows::<Train>(labels)?;
+        let Some(shots) = self.shots else { return Ok(rows) };
+        let (classes, own) = (self.classes_after(0), self.learns(t).into_iter().zip(self.source_labels(t)));
+        let of_label: HashMap<i64, usize> = own.map(|(class, label)| (label, class)).collect();
+        let drawn = |(rows, label): (Rows<Train>, &i64)| {
+            let class = &classes[*of_label.get(label).context("a class of the task")?];
+            let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(rows.len());
+            places.truncate(shots);
+            places.sort();
+            Ok(Rows::new(rows.dim(), places.into_iter().flat_map(|i| rows.row(i)).copied().collect()))
+        };
+        rows.into_iter().zip(labels).map(drawn).collect()
+    }
+
+    /// The failure of a class that has fewer training rows than are `needed`: an
+    /// [`Error::TooFewRows`]. An error of its own where the embeddings cannot be read.
+    fn too_few_rows(&self, embeddings: &Embeddings, class: &Class, label: i64, needed: usize) -> Result<Error> {
+        let (rows, quarantined) = (embeddings.count::<Train>(label)?, embeddings.quarantined_of::<Train>(label)?);
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        if let Some(shots) = self.shots.filter(|&shots| shots < needed && rows >= needed) {
+            let reason = format!(
+                "{class} is learned from --shots {shots}, and at least {needed} {} needed: use --shots {needed} or more, \
+                 or --generator vae or shared, which need one",
+                are(needed)
+            );
+            return Ok(Error::TooFewRows { label: class.label, reason });
+        }
+        let left_out = match quarantined.first() {
+            None => String::new(),
+            Some(first) => format!(
+                ", since {} of its images could not be used (the first, {}: {})",
+                quarantined.len(),
+                first.sample_id,
+                first.error
+            ),
+        };
+        let reason = format!(
+            "{class} has {rows} training {}{left_out}, and at least {needed} {} needed: add images of it to the source \
+             {}, or leave the class out",
+            if rows == 1 { "embedding" } else { "embeddings" },
+            are(needed),
+            embeddings.name
+        );
+        Ok(Error::TooFewRows { label: class.label, reason })
+    }
+}
