@@ -1,6 +1,6 @@
 //! The classifier that a run has learned, and the same with more classes.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use cgil::{
@@ -70,7 +70,7 @@ impl Learned {
         if names.is_empty() {
             return Ok(self);
         }
-        let also = also(names, &self.stream.classes)?;
+        let also = also(names, &self.classes, &self.stream.classes)?;
         self.classes.extend(also.iter().cloned());
         let all = [&self.stream.classes[..], &also].concat();
         let (learner, evidence) = Text::new(&all, checkpoint, clip, &self.template)?.evidence();
@@ -105,14 +105,13 @@ fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<PathBuf> {
     Ok(Results::new(run, stream, chosen).step_dir(stream.tasks()))
 }
 
-/// Classes by name, which nobody has learned.
-fn also(names: &[String], known: &[Class]) -> Result<Vec<Class>> {
-    let labels: BTreeMap<&str, i64> = known.iter().map(|class| (class.name.as_str(), class.label)).collect();
-    let next = labels.values().max().map_or(0, |label| label + 1);
+/// Classes by name that are no `candidates`; with labels that none of `all` has.
+fn also(names: &[String], candidates: &[Class], all: &[Class]) -> Result<Vec<Class>> {
+    let next = all.iter().map(|class| class.label).max().map_or(0, |label| label + 1);
     let class = |(label, name): (i64, &String)| {
         let name = name.trim();
         ensure!(!name.is_empty(), "--also has a name without letters");
-        ensure!(!labels.contains_key(name), "--also names {name:?}, which the run knows");
+        ensure!(candidates.iter().all(|class| class.name != name), "--also names {name:?}, which the run knows");
         Ok(Class { label, name: name.to_owned() })
     };
     (next..).zip(names).map(class).collect()

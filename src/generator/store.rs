@@ -136,7 +136,10 @@ impl<'a> LatentStore<'a> {
         let options = serde_json::to_value(options).expect("options are plain values");
         let plan = Plan::new(&artefact::GENERATORS, options).on(self.device).with("stream", self.stream.input(task));
         self.fitted_before(task).fold(plan, |plan, before| {
-            let input = Input::new(self.run.dir(), &self.task_dir(before), self.plan(before).identity());
+            let (dir, planned) = (self.task_dir(before), || self.plan(before).identity());
+            // it may have been computed on another device
+            let there = Manifest::find(&dir, &artefact::GENERATORS).ok().flatten();
+            let input = Input::new(self.run.dir(), &dir, there.map_or_else(planned, |manifest| manifest.identity));
             plan.with(&format!("generators {}", before + 1), input)
         })
     }

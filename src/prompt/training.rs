@@ -374,6 +374,7 @@ impl<'a> Training<'a> {
         Ok(match &self.replay {
             Replay::Generated { latents, .. } => latents.stored(t)?,
             Replay::Nothing => 0,
+            Replay::Real if self.stream.source(t).is_none() => 0,
             Replay::Real => {
                 let embeddings = self.stream.embeddings(self.run, t)?;
                 let labels = self.stream.source_labels(t);
