@@ -8,16 +8,19 @@ use std::{
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use cgil::{
-    clip::Checkpoint,
+    clip::{Checkpoint, image::Workspace},
     prompt::{Context, Learner, PromptConfig, cpu, tensor},
     task::Class,
 };
+use image::ImageFormat;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::{
     parity::{image_embeddings, least_cosine, text_features},
-    support::{assert_close, fails, golden, golden_tensors, image_folder, imported, path, query, run, values},
+    support::{
+        assert_close, encoded, fails, golden, golden_tensors, image_folder, imported, path, picture, query, run, values,
+    },
 };
 
 const MODELS: [&str; 2] = ["siglip", "siglip2"];
@@ -79,6 +82,32 @@ fn tokens_and_features_are_transformers() {
         for found in image_embeddings(&checkpoint, &pixels) {
             let cosine = least_cosine(&found, &golden_values("image_features"), DIM);
             assert!(cosine >= 0.9999, "{name}: cosine {cosine}");
+        }
+    }
+}
+
+/// Whatever other images are encoded with one, its embedding is the same to the last bit: a source's
+/// embeddings do not depend on how it is cut into shards, nor on what else is delivered with it.
+#[test]
+fn an_image_has_one_embedding_alone_or_among_others() {
+    let siglip = MODELS.map(directory);
+    // of products of 64 rows and columns at most, gemm cuts sums otherwise: no CLIP is as narrow
+    let demo = PathBuf::from("data/demo/clip");
+    let checkpoints: Vec<PathBuf> = siglip.iter().map(|dir| dir.path().to_owned()).chain([demo]).collect();
+    for path in checkpoints {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let preprocess = checkpoint.preprocess().unwrap();
+        let encoder = checkpoint.image_encoder(&Device::Cpu, DType::F32).unwrap();
+        let pictures = (0..11).map(|i| encoded(picture(i % 4, i, 90), ImageFormat::Png));
+        let pixels: Vec<f32> = pictures.flat_map(|bytes| preprocess.pixels(&bytes).unwrap()).collect();
+        let (each, mut workspace) = (pixels.len() / 11, Workspace::default());
+        let mut encode = |images: usize| -> Vec<f32> {
+            pixels.chunks(images * each).flat_map(|some| encoder.encode(some, &mut workspace).unwrap()).collect()
+        };
+        let together = encode(11);
+        assert_eq!(together.len(), 11 * encoder.dim());
+        for images in [1, 2, 3, 5, 10] {
+            assert!(encode(images) == together, "{}: {images} at a time", path.display());
         }
     }
 }

@@ -15,6 +15,10 @@ use crate::{
     dense::{product::Threads, room},
 };
 
+/// Rows of a product at least, where there is a row per image: of one row it is another sum, and an
+/// image's embedding would depend, by rounding, on whether others are encoded with it.
+pub const LEAST_ROWS: usize = 2;
+
 /// A frozen head. W is the encoder's width.
 pub struct PoolingHead {
     query: Vec<f32>, // (W), scaled
@@ -59,17 +63,22 @@ impl PoolingHead {
         let t = x.len() / w / b;
         let kv = room(kv, 2 * x.len()); // (B·T, 2W)
         self.kv.forward(x, kv, one);
-        let (mixed, logits) = room(mixed, b * w + t).split_at_mut(b * w); // (B, W), (T)
+        let rows = b.max(LEAST_ROWS);
+        let (mixed, logits) = room(mixed, rows * w + t).split_at_mut(rows * w); // (B, W), (T)
         for (kv, mixed) in kv.chunks_exact(2 * t * w).zip(mixed.chunks_exact_mut(w)) {
             self.heads.pool(&self.query, kv, mixed, logits);
         }
-        let mut pooled = vec![0.0; b * w]; // (B, W)
+        if rows > b {
+            mixed.copy_within(..w, w);
+        }
+        let mut pooled = vec![0.0; rows * w]; // (B, W)
         self.out.forward(mixed, &mut pooled, one);
         self.norm.forward(&pooled, mixed);
-        let hidden = room(hidden, b * self.fc1.bias.len()); // (B, F)
+        let hidden = room(hidden, rows * self.fc1.bias.len()); // (B, F)
         self.fc1.forward(mixed, hidden, one);
         self.activation.forward_in_place(hidden);
         self.fc2.add(hidden, &mut pooled, one);
+        pooled.truncate(b * w);
         pooled
     }
 }

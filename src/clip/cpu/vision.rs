@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::{
     attention::Heads,
     block::{Block, Norm, Pass},
-    pooling::PoolingHead,
+    pooling::{LEAST_ROWS, PoolingHead},
 };
 use crate::{
     clip::{
@@ -16,7 +16,7 @@ use crate::{
     },
     dense::{
         layers,
-        product::{Matrix, Threads},
+        product::{Matrix, Threads, transposed},
         room,
         vector::add_scaled,
     },
@@ -28,7 +28,7 @@ const ROWS: usize = 800;
 /// A frozen image encoder. W is its width, T the positions of an image, a class token, if there is
 /// one, and its patches, P the projection's dimension.
 pub struct ImageEncoder {
-    patch: Vec<f32>,              // (W, 3·p·p)
+    patch: Vec<f32>,              // (3·p·p, W)
     class_embedding: Vec<f32>,    // (W), or empty
     position_embedding: Vec<f32>, // (T, W), with the patches' bias where they have one
     pre_norm: Option<Norm>,
@@ -44,7 +44,7 @@ pub struct ImageEncoder {
 
 /// What an image's embedding is made of.
 enum Head {
-    /// Its class token, with a projection (P, W).
+    /// Its class token, with a projection (W, P).
     ClassToken(Vec<f32>),
     /// All its positions.
     Attention(Box<PoolingHead>),
@@ -73,6 +73,7 @@ impl ImageEncoder {
             Family::Clip => {
                 let norm = Norm::new(&model.at("pre_layrnorm"), w, c.layer_norm_eps)?; // so spelled in every checkpoint
                 let projection = weights.at("visual_projection").values("weight", &[dim, w])?;
+                let projection = transposed(&projection, w); // (W, P)
                 (embeddings.values("class_embedding", &[w])?, Some(norm), Head::ClassToken(projection))
             }
             Family::Siglip => {
@@ -86,7 +87,10 @@ impl ImageEncoder {
             layers::add_bias(&bias, &mut position_embedding);
         }
         let encoder = ImageEncoder {
-            patch: embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
+            patch: transposed(
+                &embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
+                c.num_channels * p * p,
+            ),
             class_embedding,
             position_embedding,
             pre_norm,
@@ -154,17 +158,23 @@ impl ImageEncoder {
         let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
         last.norm1.forward(x, normal);
         last.qkv.forward(normal, qkv, one);
-        let (class, mixed, logits) = (&mut normal[..b * w], &mut mixed[..b * w], room(logits, t)); // (B, W)
+        let rows = b.max(LEAST_ROWS);
+        let (class, mixed, logits) = (&mut normal[..rows * w], &mut mixed[..rows * w], room(logits, t)); // (B, W)
         for (i, qkv) in qkv.chunks_exact(t * 3 * w).enumerate() {
             let rows = i * w..(i + 1) * w;
             self.heads.image(qkv, &mut mixed[rows.clone()], logits);
             class[rows].copy_from_slice(&x[i * t * w..][..w]);
         }
+        if rows > b {
+            mixed.copy_within(..w, w);
+            class.copy_within(..w, w);
+        }
         last.out.add(mixed, class, one);
         last.feed_forward(class, mixed, hidden);
         self.post_norm.forward(class, mixed);
-        let mut embeddings = vec![0.0; b * self.dim]; // (B, P)
-        layers::add_linear(mixed, Matrix::new(projection, w).t(), &mut embeddings, one);
+        let mut embeddings = vec![0.0; rows * self.dim]; // (B, P)
+        layers::add_linear(mixed, Matrix::new(projection, self.dim), &mut embeddings, one);
+        embeddings.truncate(b * self.dim);
         embeddings
     }
 
@@ -184,7 +194,7 @@ impl ImageEncoder {
         }
         let embedded = &mut scratch[..b * side * side * w]; // (B·patches, W)
         embedded.fill(0.0);
-        layers::add_linear(patches, Matrix::new(&self.patch, values).t(), embedded, Threads::One);
+        layers::add_linear(patches, Matrix::new(&self.patch, w), embedded, Threads::One);
         let images = x.chunks_exact_mut(self.position_embedding.len());
         for (x, embedded) in images.zip(embedded.chunks_exact(side * side * w)) {
             x.copy_from_slice(&self.position_embedding);
