@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{QUANTILES, matrix::product, whitened::Whitened};
 use crate::{
     baseline::classifier::take_f32,
+    calibration::Calibration,
     dense::product::Matrix,
     evaluate::Scores,
     task::Class,
@@ -27,8 +28,8 @@ pub struct Chosen {
     pub weight: f64,
     /// What unseen classes' logits are raised by.
     pub bias: f64,
-    /// What logits are divided by before they become probabilities.
-    pub temperature: f64,
+    /// How scores become probabilities.
+    pub calibration: Calibration,
 }
 
 /// All that scores embeddings for the classes of a stream, of which the first n are learned.
@@ -60,9 +61,12 @@ pub struct ClassifierAbout {
     pub bias: f64,
     /// As [`Chosen::shrinkage`]; scoring does not need it.
     pub shrinkage: f64,
-    /// What logits are divided by before they become probabilities.
+    /// As [`Calibration::temperature`].
     #[serde(default = "not_tempered")]
     pub temperature: f64,
+    /// As [`Calibration::even`].
+    #[serde(default)]
+    pub even: f64,
     /// What it was made from, in a file that has left its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<serde_json::Value>,
@@ -101,31 +105,24 @@ impl OpenClassifier {
         self.chosen.together(text, prompts.as_deref(), Some(&evidence), self.whitened.classes(), self.seen)
     }
 
-    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order: among
-    /// learned classes they differ as the scores do that tell those apart, and the highest of them
-    /// stands to those of the others as it does where learned and other classes are told apart; all
-    /// divided by the temperature.
+    /// The logarithms of the probabilities (N, C) of all classes for embeddings (N, D), in learning
+    /// order. Logits are on one scale: among learned classes they differ as the scores do that tell
+    /// those apart, and the highest of them stands to those of the others as it does where learned and
+    /// other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
         let Together { seen, mut all } = self.together(embeddings);
         for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
             let learned = &mut all[..self.seen];
             let shift = highest(learned) - highest(seen);
             learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = score + shift);
+            self.chosen.calibration.logarithms(all);
         }
-        all.iter_mut().for_each(|logit| *logit /= self.chosen.temperature);
         all
     }
 
-    /// Probabilities (N, C) of all classes for embeddings (N, D): the softmax of their logits.
+    /// Probabilities (N, C) of all classes for embeddings (N, D).
     pub fn probabilities(&self, embeddings: &[f32]) -> Vec<f32> {
-        let mut logits = self.logits(embeddings);
-        for row in logits.chunks_exact_mut(self.whitened.classes()) {
-            let highest = highest(row);
-            row.iter_mut().for_each(|x| *x = (*x - highest).exp());
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|x| *x /= sum);
-        }
-        logits.into_iter().map(|x| x as f32).collect()
+        self.logits(embeddings).into_iter().map(|x| x.exp() as f32).collect()
     }
 
     /// The confidence (N) that embeddings (N, D) are of a learned class at all: the highest of the
@@ -185,7 +182,7 @@ impl OpenClassifier {
 
     /// What stands beside its tensors; `classes` are in learning order.
     pub fn about(&self, classes: &[Class]) -> ClassifierAbout {
-        let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
+        let Chosen { shrinkage, weight, bias, calibration: Calibration { temperature, even } } = self.chosen;
         ClassifierAbout {
             classes: classes.to_vec(),
             seen: self.seen,
@@ -195,6 +192,7 @@ impl OpenClassifier {
             bias,
             shrinkage,
             temperature,
+            even,
             made_from: None,
         }
     }
@@ -207,14 +205,14 @@ impl OpenClassifier {
     }
 
     fn from_file(stored: Tensors, about: ClassifierAbout) -> Result<(Self, Vec<Class>)> {
-        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, temperature, made_from: _ } =
-            about;
+        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, .. } = about;
+        let calibration = Calibration { temperature: about.temperature, even: about.even };
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
         for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
             ensure!(value.is_finite(), "{name} is {value}");
         }
-        ensure!(temperature.is_finite() && temperature > 0.0, "temperature is {temperature}");
+        calibration.check()?;
         let wide = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
             (name, (shape, values.into_iter().map(f64::from).collect()))
         };
@@ -237,7 +235,7 @@ impl OpenClassifier {
         let known =
             stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[1, QUANTILES])).transpose()?;
         let known = known.map(|known| known.into_iter().map(f64::from).collect());
-        let chosen = Chosen { shrinkage, weight, bias, temperature };
+        let chosen = Chosen { shrinkage, weight, bias, calibration };
         Ok((OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen, known }, classes))
     }
 }
