@@ -38,6 +38,7 @@ mod python;
 mod quality;
 mod queries;
 mod recipes;
+mod reliability;
 mod report;
 mod shell;
 mod shots;

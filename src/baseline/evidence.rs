@@ -171,7 +171,7 @@ impl Evidence {
     /// counts then.
     pub fn open_scores(&self, embeddings: &[f32], prompts: Option<&[f32]>) -> Scores {
         let rows = unit_rows(embeddings, self.statistics.dim());
-        self.together(&rows, prompts).scores(self.classes(), self.seen())
+        self.together(&rows, prompts).scores(self.classes(), self.seen(), self.chosen.calibration)
     }
 
     /// As [`Evidence::open_scores`], of rows of length 1.

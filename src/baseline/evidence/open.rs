@@ -11,7 +11,7 @@ use crate::{
     baseline::classifier::take_f32,
     calibration::Calibration,
     dense::product::Matrix,
-    evaluate::Scores,
+    evaluate::{Logits, Scores},
     task::Class,
     tensors::{self, Named, Tensors},
 };
@@ -83,6 +83,8 @@ pub(super) struct Together {
     pub seen: Vec<f64>,
     /// (N, C), over all classes, by which seen and unseen ones are told apart.
     pub all: Vec<f64>,
+    /// (N), that rows are of a seen class at all.
+    pub confidence: Vec<f64>,
 }
 
 impl OpenClassifier {
@@ -93,7 +95,7 @@ impl OpenClassifier {
 
     /// Scores of embeddings (N, D), of any length.
     pub fn scores(&self, embeddings: &[f32]) -> Scores {
-        self.together(embeddings).scores(self.whitened.classes(), self.seen)
+        self.together(embeddings).scores(self.whitened.classes(), self.seen, self.chosen.calibration)
     }
 
     fn together(&self, embeddings: &[f32]) -> Together {
@@ -110,7 +112,7 @@ impl OpenClassifier {
     /// those apart, and the highest of them stands to those of the others as it does where learned and
     /// other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
-        let Together { seen, mut all } = self.together(embeddings);
+        let Together { seen, mut all, .. } = self.together(embeddings);
         for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
             let learned = &mut all[..self.seen];
             let shift = highest(learned) - highest(seen);
@@ -128,15 +130,7 @@ impl OpenClassifier {
     /// The confidence (N) that embeddings (N, D) are of a learned class at all: the highest of the
     /// scores of text and evidence, without prompts, which are sure of what they were trained on.
     pub fn confidence(&self, embeddings: &[f32]) -> Vec<f32> {
-        let (dim, n, classes) = (self.whitened.dim, self.seen, self.whitened.classes());
-        let rows = unit_rows(embeddings, dim);
-        let text = logits(&rows, &self.text[..n * dim], dim, self.logit_scale);
-        let evidence = self.whitened.evidence(&rows);
-        let highest = |(text, evidence): (&[f64], &[f64])| {
-            let scores = text.iter().zip(evidence).map(|(text, evidence)| text + self.chosen.weight * evidence);
-            scores.fold(f64::NEG_INFINITY, f64::max) as f32
-        };
-        text.chunks_exact(n).zip(evidence.chunks_exact(classes)).map(highest).collect()
+        self.together(embeddings).confidence.into_iter().map(|x| x as f32).collect()
     }
 
     /// The confidence below which a share, 0 to 1, of training rows was, each left out; none where no
@@ -256,32 +250,42 @@ impl Chosen {
         if let Some(prompts) = prompts {
             among_seen.iter_mut().zip(prompts).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
         }
-        let Some(evidence) = evidence else { return Together { seen: among_seen, all } };
+        let Some(evidence) = evidence else { return Together { seen: among_seen, all, confidence: Vec::new() } };
+        let mut confidence = Vec::with_capacity(all.len() / classes);
         for ((among_seen, all), evidence) in
             among_seen.chunks_exact_mut(seen).zip(all.chunks_exact_mut(classes)).zip(evidence.chunks_exact(classes))
         {
+            // prompts have no say in it: they are sure of what they were trained on
+            let text = all[..seen].iter().zip(evidence).map(|(text, evidence)| text + self.weight * evidence);
+            confidence.push(highest_of(text));
             among_seen.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += self.weight * evidence);
             all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
             all[seen..].iter_mut().for_each(|x| *x += self.bias);
         }
-        Together { seen: among_seen, all }
+        Together { seen: among_seen, all, confidence }
     }
 }
 
 impl Together {
     /// As an evaluation takes them.
-    pub fn scores(self, classes: usize, seen: usize) -> Scores {
+    pub fn scores(self, classes: usize, seen: usize, calibration: Calibration) -> Scores {
         let rows = || self.all.chunks_exact(classes);
         Scores {
             open: rows().flat_map(|row| &row[..seen]).map(|&x| x as f32).collect(),
             unseen: Some(rows().flat_map(|row| &row[seen..]).map(|&x| x as f32).collect()),
             seen: Some(self.seen.into_iter().map(|x| x as f32).collect()),
+            confidence: Some(self.confidence.into_iter().map(|x| x as f32).collect()),
+            logits: Some(Logits { scale: 1.0, calibration: Some(calibration) }),
         }
     }
 }
 
 fn highest(scores: &[f64]) -> f64 {
-    scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    highest_of(scores.iter().copied())
+}
+
+fn highest_of(scores: impl Iterator<Item = f64>) -> f64 {
+    scores.fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.

@@ -42,10 +42,11 @@ fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64>
     };
     let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
     let given = |_: &[f32]| {
+        let open = single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen]));
         Ok(Scores {
-            open: single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen])),
             seen: Some(single(&mut scores.seen.iter())),
             unseen: Some(single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[seen..]))),
+            ..open.into()
         })
     };
     let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };
