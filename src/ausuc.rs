@@ -44,7 +44,7 @@ pub fn curve(
     let image = |(prediction, class): (Prediction, usize)| {
         let (unseen, task) = (prediction.unseen?, stream.task_of(class));
         let is_seen = task < learned;
-        let is_right = class == if is_seen { prediction.class } else { unseen.class };
+        let is_right = Some(class) == if is_seen { prediction.class } else { Some(unseen.class) };
         Some(Image { task, is_seen, is_right, margin: unseen.margin? })
     };
     curve_of(&there.map(image).collect::<Option<Vec<_>>>()?)
@@ -124,7 +124,7 @@ mod tests {
         let stream = Stream::of_sizes(&classes, &[1, 1, 1]).unwrap();
         let say = |class: usize, unseen: usize, margin: f32| {
             let unseen = Some(Unseen { class: unseen, margin: Some(margin) });
-            Some(Prediction { class, score: 0.0, in_task: class, raw: None, open: None, unseen })
+            Some(Prediction { class: Some(class), unseen, ..Prediction::default() })
         };
         // after one task: class 0 has two images that are right among the seen; of class 1 one of
         // two is right among the unseen, of class 2 the only one, at the margin of an image of 0

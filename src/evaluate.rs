@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    calibration::Calibration,
     dense::{
         product::{Matrix, Product, Threads},
         vector::dot,
@@ -33,17 +34,17 @@ pub struct TestSet {
 }
 
 /// What a classifier says of an image. Classes are positions in learning order.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Prediction {
     /// The class with the highest score: for an image of a seen class among the seen ones, else
-    /// among all.
-    pub class: usize,
+    /// among all; none where the classifier cannot score the classes that it has not learned.
+    pub class: Option<usize>,
     /// Its score: for an image of an unseen class the open one, most often a cosine, else the
     /// classifier's own.
-    pub score: f32,
+    pub score: Option<f32>,
     /// The class with the highest score among those of the image's own task, as if the task were
     /// known.
-    pub in_task: usize,
+    pub in_task: Option<usize>,
     /// For an image of an unseen class: the class, where text features of unseen classes keep their
     /// length, as in the authors' code; none where the length is not known.
     pub raw: Option<usize>,
@@ -52,6 +53,13 @@ pub struct Prediction {
     pub open: Option<usize>,
     /// The best of the classes that are not learned; none where there is none, or as above.
     pub unseen: Option<Unseen>,
+    /// How sure it is that the image is of a seen class at all; none before the first task.
+    pub confidence: Option<f32>,
+    /// For an image of a seen class: how likely the class is among the seen ones; none where scores
+    /// are no logits.
+    pub probability: Option<f32>,
+    /// The same by the softmax alone, where the classifier is calibrated.
+    pub uncalibrated: Option<f32>,
 }
 
 /// The class that is not learned with the highest score.
@@ -82,11 +90,44 @@ pub struct Scores {
     pub seen: Option<Vec<f32>>,
     /// Those (N, C − n) of the classes that are not seen, if not the cosines with their text.
     pub unseen: Option<Vec<f32>>,
+    /// How sure it is (N) that embeddings are of a seen class at all, if not the highest of the
+    /// scores that decide among these.
+    pub confidence: Option<Vec<f32>>,
+    /// How those that decide among the seen classes become probabilities; none where they cannot.
+    pub logits: Option<Logits>,
+}
+
+/// Scores that are logits, but for a factor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logits {
+    /// What they are multiplied with.
+    pub scale: f32,
+    /// What was learned of how sure they are.
+    pub calibration: Option<Calibration>,
 }
 
 impl From<Vec<f32>> for Scores {
     fn from(open: Vec<f32>) -> Self {
-        Scores { open, seen: None, unseen: None }
+        Scores { open, seen: None, unseen: None, confidence: None, logits: None }
+    }
+}
+
+impl Scores {
+    /// Scores whose softmax, of `scale` times them, is a probability.
+    pub fn logits(scores: Vec<f32>, scale: f32) -> Self {
+        Scores { logits: Some(Logits { scale, calibration: None }), ..scores.into() }
+    }
+}
+
+impl Logits {
+    /// The probability of the class with the highest of these scores (n), and the same by the softmax
+    /// alone where there is a calibration.
+    fn highest(self, scores: &[f32]) -> (f32, Option<f32>) {
+        let by = |calibration: Calibration| {
+            calibration.highest(scores.iter().map(|&score| f64::from(self.scale * score))) as f32
+        };
+        let plain = by(Calibration::NONE);
+        self.calibration.map_or((plain, None), |calibration| (by(calibration), Some(plain)))
     }
 }
 
@@ -200,7 +241,7 @@ impl TestSet {
 
 /// Predicts every test image's class after `learned` tasks. `scores` takes embeddings (N, D) to
 /// scores for the n seen classes; it is not called before the first task. Images of unseen classes
-/// are predicted where `zero_shot` is given: the open scores say whether the class is a seen one,
+/// are answered where `zero_shot` is given: the open scores say whether the class is a seen one,
 /// and then those for seen classes say which.
 pub fn evaluate(
     test: &TestSet,
@@ -224,9 +265,15 @@ pub fn evaluate(
         Product::on(Threads::All).into(&mut others, lengths.len(), Matrix::new(images, d), Matrix::new(unseen, d).t());
         for (i, &class) in classes.iter().enumerate() {
             let among_seen = &decisive[i * seen..(i + 1) * seen];
-            if class >= seen && zero_shot.is_none() || !test.is_scored(predictions.len(), step, stream.tasks(), stream)
-            {
+            if !test.is_scored(predictions.len(), step, stream.tasks(), stream) {
                 predictions.push(None);
+                continue;
+            }
+            let best = (seen > 0).then(|| highest(among_seen, 0..seen));
+            let confidence = learned.confidence.as_ref().map(|sure| sure[i]).or(best.map(|(_, score)| score));
+            let silent = Prediction { confidence, ..Prediction::default() };
+            if class >= seen && zero_shot.is_none() {
+                predictions.push(Some(silent));
                 continue;
             }
             let own = stream.task(stream.task_of(class));
@@ -245,14 +292,17 @@ pub fn evaluate(
             let (answer, unseen) = among_all(&normal, among_seen);
             let open = zero_shot.map(|_| answer);
             predictions.push(Some(if class < seen {
-                let (class, score) = highest(among_seen, 0..seen);
-                let in_task = highest(among_seen, own).0;
-                Prediction { class, score, in_task, raw: None, open, unseen }
+                let (class, score) = best.unzip();
+                let in_task = Some(highest(among_seen, own).0);
+                let (probability, plain) = learned.logits.map(|logits| logits.highest(among_seen)).unzip();
+                let uncalibrated = plain.flatten();
+                Prediction { class, score, in_task, open, unseen, probability, uncalibrated, ..silent }
             } else {
                 let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw);
                 let raw = raw.then(|| among_all(&with_length, among_seen).0);
-                let in_task = highest(&normal, own).0;
-                Prediction { class: answer, score: normal[answer], in_task, raw, open, unseen }
+                let in_task = Some(highest(&normal, own).0);
+                let (class, score) = (Some(answer), Some(normal[answer]));
+                Prediction { class, score, in_task, raw, open, unseen, ..silent }
             }));
         }
     }
@@ -313,7 +363,8 @@ mod tests {
     const TEXT: [f32; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0];
 
     fn said(predictions: Vec<Option<Prediction>>) -> Vec<(usize, usize, Option<usize>)> {
-        predictions.into_iter().flatten().map(|p| (p.class, p.in_task, p.raw)).collect()
+        let answered = predictions.into_iter().flatten().filter_map(|p| Some((p.class?, p.in_task?, p.raw)));
+        answered.collect()
     }
 
     #[test]
@@ -323,7 +374,7 @@ mod tests {
         let zero_shot = ZeroShot { features: &TEXT, is_raw: true };
         let predictions =
             evaluate(&test, &stream(), 0, Some(zero_shot), |_| unreachable!("nothing is learned")).unwrap();
-        assert_eq!(predictions[1].unwrap().score, 0.8);
+        assert_eq!((predictions[1].unwrap().score, predictions[1].unwrap().confidence), (Some(0.8), None));
         assert_eq!(said(predictions), [(0, 0, Some(0)), (1, 1, Some(2))]);
     }
 
@@ -344,9 +395,9 @@ mod tests {
         let zero_shot = ZeroShot { features: &TEXT, is_raw: false };
         let open = vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5];
         let seen = vec![-1.0, -2.0, -5.0, -3.0, -1.0, -7.0];
-        let mut scores = |_: &[f32]| Ok(Scores { open: open.clone(), seen: Some(seen.clone()), unseen: None });
+        let mut scores = |_: &[f32]| Ok(Scores { seen: Some(seen.clone()), ..open.clone().into() });
         let predictions = evaluate(&test, &stream(), 1, Some(zero_shot), &mut scores).unwrap();
-        let scores_said: Vec<f32> = predictions.iter().flatten().map(|p| p.score).collect();
+        let scores_said: Vec<f32> = predictions.iter().flatten().filter_map(|p| p.score).collect();
         // the second is a seen class by the open scores (0.9), and then class 1 by the decisive
         // ones: its own open score is told
         let open = |p: &Prediction| (p.open, p.unseen.map(|unseen| (unseen.class, unseen.margin)));
@@ -359,19 +410,49 @@ mod tests {
         // a classifier that knows nothing of unseen classes says nothing of their images
         let predictions = evaluate(&test, &stream(), 1, None, |_| Ok(seen.clone().into())).unwrap();
         assert!(predictions.iter().flatten().all(|p| (p.open, p.unseen) == (None, None)));
+        let sure: Vec<_> = predictions.iter().flatten().map(|p| (p.class, p.score, p.in_task, p.confidence)).collect();
+        let silent = |sure: f32| (None, None, None, Some(sure));
+        assert_eq!(sure, [silent(-1.0), silent(-3.0), (Some(0), Some(-1.0), Some(0), Some(-1.0))]);
         // before the first task all classes are unseen, after the last none is
         let nothing = |_: &[f32]| unreachable!();
         let before = evaluate(&test, &stream(), 0, Some(zero_shot), nothing).unwrap();
         assert_eq!(before[0].map(|p| (p.open, p.unseen)), Some((Some(2), Some(Unseen { class: 2, margin: None }))));
         let all = |_: &[f32]| Ok(vec![0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.7, 0.8, 0.6].into());
         let after = evaluate(&test, &stream(), 2, Some(zero_shot), all).unwrap();
-        assert_eq!(after[0].map(|p| (p.class, p.open, p.unseen)), Some((2, Some(2), None)));
-        assert_eq!(predictions.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(after[0].map(|p| (p.class, p.open, p.unseen)), Some((Some(2), Some(2), None)));
     }
 
     #[test]
     fn images_are_counted_task_by_task() {
         assert_eq!(test(&[2, 0, 1, 1], &[1.0; 12]).per_task(&stream()), [3, 1]);
+    }
+
+    #[test]
+    fn images_of_seen_classes_have_a_probability_where_scores_are_logits() {
+        // images of the classes 0, 1 and, unseen, 2; logits 4 ln 3 apart, and 0
+        let test = test(&[0, 1, 2], &[0.0; 9].map(|_| 1.0));
+        let third = 3f32.ln();
+        let rows = vec![2.0 * third, 0.0, 0.5, 0.5, 2.0 * third, 0.0];
+        let zero_shot = ZeroShot { features: &TEXT, is_raw: false };
+        let said = |scores: &dyn Fn() -> Scores| -> Vec<[Option<f32>; 3]> {
+            let predictions = evaluate(&test, &stream(), 1, Some(zero_shot), |_| Ok(scores())).unwrap();
+            let of = |p: Prediction| {
+                [p.confidence, p.probability, p.uncalibrated].map(|x| x.map(|x| (x * 1e5).round() / 1e5))
+            };
+            predictions.into_iter().flatten().map(of).collect()
+        };
+        let most = Some((2.0 * third * 1e5).round() / 1e5);
+        let plain = said(&|| Scores::logits(rows.clone(), 0.5));
+        assert_eq!(plain, [[most, Some(0.75), None], [Some(0.5), Some(0.5), None], [most, None, None]]);
+        let calibration = Some(Calibration { temperature: 2.0, even: 0.2 });
+        let tempered = said(&|| Scores {
+            confidence: Some(vec![7.0, 8.0, 9.0]),
+            logits: Some(Logits { scale: 1.0, calibration }),
+            ..rows.clone().into()
+        });
+        let (first, second) = ([Some(7.0), Some(0.7), Some(0.9)], [Some(8.0), Some(0.5), Some(0.5)]);
+        assert_eq!(tempered, [first, second, [Some(9.0), None, None]]);
+        assert!(said(&|| rows.clone().into()).iter().all(|row| row[1..] == [None, None]));
     }
 
     #[test]

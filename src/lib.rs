@@ -7,6 +7,7 @@ pub mod ausuc;
 pub mod baseline;
 #[cfg(feature = "program")]
 pub mod benchmark;
+pub mod calibration;
 pub mod choice;
 pub mod clip;
 #[cfg(feature = "cuda")]

@@ -173,8 +173,16 @@ impl<'a> Results<'a> {
             .filter_map(|(i, prediction)| Some((i, self.stream.task_of(test.classes[i]), (*prediction)?)))
             .collect();
         let label = |class: usize| self.stream.classes[class].label;
-        let label_of = |f: &dyn Fn(&Prediction) -> usize| -> ArrayRef {
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, _, p)| label(f(p)))))
+        let label_of = |f: &dyn Fn(&Prediction) -> Option<usize>| -> ArrayRef {
+            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| f(p).map(label))))
+        };
+        let number_of = |f: &dyn Fn(&Prediction) -> Option<f32>| -> ArrayRef {
+            Arc::new(Float32Array::from_iter(rows.iter().map(|(_, _, p)| f(p))))
+        };
+        let candidates = |(_, task, p): &(usize, usize, Prediction)| match p.class {
+            None => "none",
+            Some(_) if *task < learned => "seen",
+            Some(_) => "all",
         };
         let mut columns = self.keys(learned, rows.len());
         columns.extend([
@@ -182,16 +190,17 @@ impl<'a> Results<'a> {
             Arc::new(StringArray::from_iter_values(rows.iter().map(|(i, _, _)| &test.sources[*i]))),
             Arc::new(StringArray::from_iter_values(rows.iter().map(|(i, _, _)| &test.sample_ids[*i]))),
             Arc::new(Int64Array::from_iter_values(rows.iter().map(|(i, _, _)| label(test.classes[*i])))),
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|(_, task, _)| if *task < learned { "seen" } else { "all" }),
-            )),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(candidates))),
             label_of(&|p| p.class),
-            Arc::new(Float32Array::from_iter_values(rows.iter().map(|(_, _, p)| p.score))),
+            number_of(&|p| p.score),
             label_of(&|p| p.in_task),
-            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.raw.map(label)))),
-            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.open.map(label)))),
-            Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, p)| p.unseen.map(|unseen| label(unseen.class))))),
-            Arc::new(Float32Array::from_iter(rows.iter().map(|(_, _, p)| p.unseen.and_then(|unseen| unseen.margin)))),
+            label_of(&|p| p.raw),
+            label_of(&|p| p.open),
+            label_of(&|p| p.unseen.map(|unseen| unseen.class)),
+            number_of(&|p| p.unseen.and_then(|unseen| unseen.margin)),
+            number_of(&|p| p.confidence),
+            number_of(&|p| p.probability),
+            number_of(&|p| p.uncalibrated),
         ]);
         file::rows(contract::predictions(), 0, columns)
     }
@@ -213,14 +222,14 @@ impl<'a> Results<'a> {
         let position = |label: i64| self.stream.position(label);
         let keys = test.sources.iter().map(String::as_str).zip(test.sample_ids.iter().map(String::as_str));
         let images: HashMap<(&str, &str), usize> = keys.zip(0..).collect();
-        let labels = |column: &str| file::int64s(&rows, column);
-        let (classes, in_task) = (labels("predicted"), labels("predicted_in_task"));
         let optional = |column: &str, row: usize| {
             let labels = rows[column].as_primitive::<Int64Type>();
             (!labels.is_null(row)).then(|| position(labels.value(row))).transpose()
         };
-        let margins = rows["margin"].as_primitive::<Float32Type>();
-        let scores = rows["score"].as_primitive::<Float32Type>().values();
+        let number = |column: &str, row: usize| {
+            let values = rows[column].as_primitive::<Float32Type>();
+            (!values.is_null(row)).then(|| values.value(row))
+        };
         let mut predictions = vec![None; test.classes.len()];
         for (row, key) in file::text(&rows, "source").zip(file::text(&rows, "sample_id")).enumerate() {
             let image = images.get(&key).with_context(|| {
@@ -232,13 +241,15 @@ impl<'a> Results<'a> {
                 )
             })?;
             let prediction = Prediction {
-                class: position(classes[row])?,
-                score: scores[row],
-                in_task: position(in_task[row])?,
+                class: optional("predicted", row)?,
+                score: number("score", row),
+                in_task: optional("predicted_in_task", row)?,
                 raw: optional("predicted_raw", row)?,
                 open: optional("predicted_open", row)?,
-                unseen: optional("predicted_unseen", row)?
-                    .map(|class| Unseen { class, margin: (!margins.is_null(row)).then(|| margins.value(row)) }),
+                unseen: optional("predicted_unseen", row)?.map(|class| Unseen { class, margin: number("margin", row) }),
+                confidence: number("confidence", row),
+                probability: number("probability", row),
+                uncalibrated: number("probability_uncalibrated", row),
             };
             ensure!(predictions[*image].is_none(), "{} has the image {:?} twice", path.display(), key.1);
             predictions[*image] = Some(prediction);
@@ -351,7 +362,12 @@ mod tests {
     }
 
     fn right(classes: &[Option<usize>]) -> Step {
-        let of = |class: usize| Prediction { class, score: 0.5, in_task: class, raw: None, open: None, unseen: None };
+        let of = |class: usize| Prediction {
+            class: Some(class),
+            score: Some(0.5),
+            in_task: Some(class),
+            ..Prediction::default()
+        };
         Step {
             predictions: classes.iter().map(|class| class.map(of)).collect(),
             stored: 12,

@@ -12,10 +12,19 @@ use crate::{
 };
 
 /// The scores of the table of methods. X-TAIL's are other means of the same accuracies, for who
-/// compares with its tables: the table `metrics` has them.
+/// compares with its tables; FPR95 and ECE uncalibrated are to AUROC and ECE what details are: the
+/// table `metrics` has them.
 fn scores() -> impl Iterator<Item = MetricName> {
-    let is_other_mean = |metric: &MetricName| matches!(metric, MetricName::XTailTransfer | MetricName::XTailAverage);
-    MetricName::ALL.into_iter().filter(move |metric| metric.is_final() && !is_other_mean(metric))
+    let is_left_out = |metric: &MetricName| {
+        matches!(
+            metric,
+            MetricName::XTailTransfer
+                | MetricName::XTailAverage
+                | MetricName::MeanFpr95
+                | MetricName::UncalibratedError
+        )
+    };
+    MetricName::ALL.into_iter().filter(move |metric| metric.is_final() && !is_left_out(metric))
 }
 
 /// The decimals that a score is shown with.

@@ -95,6 +95,27 @@ fn deliveries_that_are_forgotten_become_what_one_stream_of_all_becomes() {
     let train = |file: &&PathBuf| file.to_string_lossy().contains("embeddings/train");
     assert_eq!(left.iter().filter(train).count(), 0, "{left:?}");
     assert_eq!(query(Path::new(&grown), "SELECT COUNT(*) FROM embeddings WHERE split = 'test'"), ["18"]);
+    // the report says what each delivery added, and what its classes lose
+    let report = data.at("report.html");
+    run(&["report", "--run", &grown, "--out", &report]);
+    let page = fs::read_to_string(&report).unwrap();
+    let accuracy = |class: &str, after: usize| {
+        let of_class = format!("class_name = '{class}' AND after_task = {after}");
+        let sql = format!("SELECT accuracy FROM class_accuracy WHERE {of_class} AND on_task <= after_task");
+        query(Path::new(&grown), &sql).first().map_or("–".to_owned(), |x| format!("{:.1}", x.parse::<f64>().unwrap()))
+    };
+    let both =
+        |classes: [&str; 2], after| -> f64 { classes.iter().map(|c| accuracy(c, after).parse::<f64>().unwrap()).sum() };
+    let (own, [before, after]) = (both(["cat", "dog"], 2), [1, 2].map(|after| both(["ant", "bee"], after)));
+    let [own, before, after] = [own, before, after].map(|sum| format!("<td>{:.1}</td>", sum / 2.0));
+    let row = format!("delivery-2</th><td>2: cat, dog</td><td>12</td><td>yes</td>{own}{before}{after}");
+    assert!(page.contains(&row), "{row}");
+    assert!(page.contains("base</th><td>2: ant, bee</td><td>12</td><td>yes</td>"));
+    let steps = [1, 2, 3].map(|after| format!("<td>{}</td>", accuracy("cat", after))).concat();
+    assert!(
+        page.contains(&format!("cat</th><td>delivery-2</td>{steps}")) && steps.starts_with("<td>–</td>"),
+        "{steps}"
+    );
     // adding again finds everything done
     let before = files(Path::new(&grown));
     data.add(&grown, "2", &["--forget"]);

@@ -39,6 +39,7 @@ mod python;
 mod quality;
 mod queries;
 mod recipes;
+mod reliability;
 mod report;
 mod shell;
 mod shots;

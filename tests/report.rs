@@ -48,7 +48,7 @@ fn a_report_is_one_page_that_needs_nothing_else() {
     assert!(page.contains("<h1>my &lt;run&gt;</h1>") && !page.contains("<run>"));
     // every figure has a title, and a text in its place
     let figures = count(&page, "figure");
-    assert_eq!(figures, 10);
+    assert_eq!(figures, 11);
     assert_eq!(page.matches("role=\"img\" aria-label=\"").count(), figures);
     assert_eq!(count(&page, "section"), count(&page, "h2"));
     for unit in ["accuracy on the tasks seen (%)", "CI-Transfer, unseen classes (%)", "(percentage points)", "(nats)"] {
@@ -60,6 +60,14 @@ fn a_report_is_one_page_that_needs_nothing_else() {
     assert!(page.contains(&format!("{:.1} ± ", (faa[0] + faa[1]) / 2.0)), "{faa:?}");
     let cell = "SELECT AVG(value) FROM metrics WHERE metric = 'accuracy' AND method LIKE 'cgil%' AND after_task = 3 AND on_task = 1";
     assert!(page.contains(&format!("<td>{:.1}</td>", number(&run_dir, cell))));
+    // probabilities of the methods that have some, and no deliveries
+    for method in ["cgil,epochs=3,samples=16", "lda", "zero-shot"] {
+        let error =
+            format!("SELECT AVG(value) FROM metrics WHERE metric = 'ece' AND after_task = 3 AND method = '{method}'");
+        let named = format!("{method}: ECE {:.1} ± ", number(&run_dir, &error));
+        assert!(page.contains(&named), "{named}");
+    }
+    assert!(page.contains("id=\"confusions\"") && !page.contains("id=\"deliveries\""));
     // tables for papers, and what made the results
     for text in
         ["\\begin{tabular}", "| method | orders |", "&quot;method&quot;,&quot;orders&quot;", "model_sha256", "cgil 0."]
@@ -91,6 +99,7 @@ fn what_a_report_is_asked_for_has_to_be_there() {
     assert!(
         page.contains("no zero-shot accuracy to compare with")
             && page.contains("None of these methods learns from a generator")
+            && page.contains("None of these methods has scores that can be read as probabilities")
     );
     // a table that is damaged is named
     let metrics = run_dir.join("results/seed-1-tasks-3/lda/task-03/metrics.parquet");

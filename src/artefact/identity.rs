@@ -29,7 +29,7 @@ pub static STATISTICS: Kind = Kind { name: "statistics", format: 1, algorithm: 1
 /// The prompts after a task.
 pub static PROMPTS: Kind = Kind { name: "prompts", format: 1, algorithm: 1 };
 /// What a method predicts after a task, and its scores.
-pub static RESULTS: Kind = Kind { name: "results", format: 3, algorithm: 1 };
+pub static RESULTS: Kind = Kind { name: "results", format: 4, algorithm: 1 };
 /// How good the generators of a stream are.
 pub static QUALITY: Kind = Kind { name: "quality", format: 2, algorithm: 1 };
 

@@ -133,6 +133,6 @@ impl OpenSet for ClassCache {
                 .map(|(&text, &key)| (f64::from(self.logit_scale * text) + alpha * affinity(key, beta)) as f32)
         });
         let unseen = rows().flat_map(|row| &row[seen..]).map(|text| self.logit_scale * text);
-        Scores { open: fused.collect(), seen: None, unseen: Some(unseen.collect()) }
+        Scores { unseen: Some(unseen.collect()), ..Scores::logits(fused.collect(), 1.0) }
     }
 }

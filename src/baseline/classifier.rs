@@ -37,6 +37,11 @@ pub trait Classifier: Incremental {
     /// Scores (N, n) of embeddings (N, D), raw, for the n classes learned so far, in the order in
     /// which they were learned; the highest is the answer.
     fn scores(&self, embeddings: &[f32]) -> Vec<f32>;
+
+    /// Whether the softmax of the scores is a probability.
+    fn are_logits(&self) -> bool {
+        false
+    }
 }
 
 /// A classifier whose candidates are all classes, those that are not learned by their text.

@@ -166,6 +166,10 @@ impl Classifier for Discriminant {
         );
         scores
     }
+
+    fn are_logits(&self) -> bool {
+        true
+    }
 }
 
 /// Solves the shrunk covariance of `rows` rows for right sides b (D, n) in place.

@@ -29,7 +29,7 @@ impl<'a> Ensemble<'a> {
         let n = self.statistics.statistics().counts().len();
         let logits = cosines.iter().map(|x| x * self.logit_scale).collect(); // (N, n)
         let seen = combine(logits, self.statistics.scores(embeddings), n, self.weight as f32);
-        Scores { open: cosines, seen: Some(seen), unseen: None }
+        Scores { seen: Some(seen), ..Scores::logits(cosines, 1.0) }
     }
 }
 

@@ -9,7 +9,7 @@ mod model;
 mod open;
 mod whitened;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 pub use self::open::{Chosen, ClassifierAbout, OpenClassifier};
@@ -25,7 +25,7 @@ use super::{
     },
     statistics::ClassStatistics,
 };
-use crate::{evaluate::Scores, task::Class, tensors::Tensors};
+use crate::{calibration::Calibration, evaluate::Scores, task::Class, tensors::Tensors};
 
 /// Least shrinkages that are tried, each not below oracle approximating shrinkage.
 const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
@@ -33,9 +33,12 @@ const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
 /// Weights of the evidence that are tried, where text counts 1.
 const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0, 4.0, 16.0];
 
-/// Temperatures that are tried: what scores are divided by before they become probabilities.
+/// Temperatures that are tried, as [`Calibration`] has them.
 const TEMPERATURES: [f64; 17] =
     [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
+
+/// What all classes get that is tried with each.
+const EVENS: [f64; 8] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4];
 
 /// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
 const QUANTILES: usize = 101;
@@ -79,7 +82,7 @@ struct Tally {
     tasks: [f64; 2],  // that `unseen` and `seen` are sums over
     text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
     known: Vec<f64>,  // (quantiles), of the highest scores of the last task's rows, each left out; none before
-    errors: Vec<f64>, // (temperatures), squared errors of probabilities of the rows, each left out
+    errors: Vec<f64>, // (temperatures, evens), cross-entropies of the rows, each left out
 }
 
 impl Evidence {
@@ -97,9 +100,9 @@ impl Evidence {
                 tasks: [0.0; 2],
                 text: [0.0; 2],
                 known: Vec::new(),
-                errors: vec![0.0; TEMPERATURES.len()],
+                errors: vec![0.0; TEMPERATURES.len() * EVENS.len()],
             },
-            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, temperature: 1.0 },
+            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, calibration: Calibration::NONE },
             model: None,
         }
     }
@@ -159,8 +162,9 @@ impl Evidence {
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
         let ((shrinkage, model), weight) = (models.swap_remove(place), WEIGHTS[best % WEIGHTS.len()]);
+        self.tally.discount(self.chosen.weight, weight);
         self.add_errors(&model, weight, rows, &truth);
-        self.chosen = Chosen { shrinkage, weight, temperature: self.tally.temperature(), ..self.chosen };
+        self.chosen = Chosen { shrinkage, weight, calibration: self.tally.calibration(self.seen()), ..self.chosen };
         self.model = Some(model);
         Ok(())
     }
@@ -170,7 +174,7 @@ impl Evidence {
     /// counts then.
     pub fn open_scores(&self, embeddings: &[f32], prompts: Option<&[f32]>) -> Scores {
         let rows = unit_rows(embeddings, self.statistics.dim());
-        self.together(&rows, prompts).scores(self.classes(), self.seen())
+        self.together(&rows, prompts).scores(self.classes(), self.seen(), self.chosen.calibration)
     }
 
     /// As [`Evidence::open_scores`], of rows of length 1.
@@ -252,10 +256,9 @@ impl Evidence {
         told.count() as f64
     }
 
-    /// Adds, for each temperature, the Brier scores of rows (N, D) of the classes `truth` (N), each left
-    /// out, among the seen classes. One that is alone in its class has none. A cross-entropy would
-    /// follow the few rows that a heavy weight is most wrong about. Their highest scores say what known
-    /// rows have.
+    /// Adds, for each calibration, the cross-entropies of rows (N, D) of the classes `truth` (N), each
+    /// left out, among the seen classes. One that is alone in its class has none. Their highest scores
+    /// say what known rows have.
     fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
         let (dim, n, mut known) = (self.statistics.dim(), self.seen(), Vec::new());
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
@@ -265,11 +268,12 @@ impl Evidence {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
                     known.push(highest);
-                    for (error, temperature) in self.tally.errors.iter_mut().zip(TEMPERATURES) {
+                    for (errors, temperature) in self.tally.errors.chunks_exact_mut(EVENS.len()).zip(TEMPERATURES) {
                         let power = |x: &f64| ((x - highest) / temperature).exp();
-                        let (sum, squares) =
-                            scores[..n].iter().map(power).fold((0.0, 0.0), |(a, b), x| (a + x, b + x * x));
-                        *error += squares / (sum * sum) + 1.0 - 2.0 * power(&scores[class]) / sum;
+                        let own = power(&scores[class]) / scores[..n].iter().map(power).sum::<f64>();
+                        for (error, even) in errors.iter_mut().zip(EVENS) {
+                            *error -= ((1.0 - even) * own + even / n as f64).ln();
+                        }
                     }
                 }
             }
@@ -308,7 +312,7 @@ impl Incremental for Evidence {
     fn state(&self) -> State {
         let mut state = self.statistics.state();
         let Tally { hits, unseen, seen, tasks, text, known, errors } = &self.tally;
-        let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
+        let Chosen { shrinkage, weight, bias, calibration: Calibration { temperature, even } } = self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
         state.insert("unseen_hits".into(), flat(unseen));
@@ -318,8 +322,8 @@ impl Incremental for Evidence {
         if !known.is_empty() {
             state.insert("known".into(), flat(known));
         }
-        state.insert("errors".into(), flat(errors));
-        state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature]));
+        state.insert("errors".into(), (vec![TEMPERATURES.len(), EVENS.len()], errors.clone()));
+        state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature, even]));
         state
     }
 
@@ -334,11 +338,12 @@ impl Incremental for Evidence {
                 true => take(&mut state, "known", &[QUANTILES])?,
                 false => Vec::new(),
             },
-            errors: take(&mut state, "errors", &[TEMPERATURES.len()])?,
+            errors: take(&mut state, "errors", &[TEMPERATURES.len(), EVENS.len()])?,
         };
-        let chosen = take(&mut state, "chosen", &[4])?;
-        let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2], temperature: chosen[3] };
-        ensure!(chosen.temperature > 0.0, "tensor \"chosen\" holds the temperature {}", chosen.temperature);
+        let chosen = take(&mut state, "chosen", &[5])?;
+        let calibration = Calibration { temperature: chosen[3], even: chosen[4] };
+        calibration.check().context("tensor \"chosen\"")?;
+        let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2], calibration };
         ensure!((0.0..=1.0).contains(&chosen.shrinkage), "tensor \"chosen\" holds the shrinkage {}", chosen.shrinkage);
         let statistics = ClassStatistics::from_state(state, self.statistics.dim())?;
         let classes = statistics.counts().len();
@@ -354,7 +359,7 @@ impl Incremental for Evidence {
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
         let Tally { hits, unseen, seen, known, errors, .. } = &self.tally;
-        let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + 8;
+        let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + 9;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
 }
@@ -415,10 +420,23 @@ impl Tally {
         self.known = (0..QUANTILES).map(quantile).collect();
     }
 
-    /// The temperature of the least error; 1 where no row could be left out.
-    fn temperature(&self) -> f64 {
-        let (place, least) = highest(self.errors.iter().map(|error| -error));
-        if least < 0.0 { TEMPERATURES[place] } else { 1.0 }
+    /// Lets what was said of scores with the weight `before` count less, now that it is `now`: as much
+    /// as the squared ratio of the two, the smaller over the larger.
+    fn discount(&mut self, before: f64, now: f64) {
+        let alike = (before.min(now) / before.max(now)).powi(2);
+        self.errors.iter_mut().for_each(|error| *error *= alike);
+    }
+
+    /// The calibration among n classes of the least cross-entropy of the rows and of one more, which is
+    /// told by nothing, as in the rule of succession: no number of rows says that none is ever wrong.
+    /// The softmax as it is where no row could be left out, or there is one class.
+    fn calibration(&self, n: usize) -> Calibration {
+        if n < 2 || self.errors.iter().all(|error| *error == 0.0) {
+            return Calibration::NONE;
+        }
+        let errors = self.errors.iter().zip(EVENS.iter().cycle()).map(|(error, even)| (even / n as f64).ln() - error);
+        let place = highest(errors).0;
+        Calibration { temperature: TEMPERATURES[place / EVENS.len()], even: EVENS[place % EVENS.len()] }
     }
 
     /// Whether text tells more rows than two standard deviations above a guess.

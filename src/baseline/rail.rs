@@ -63,13 +63,13 @@ impl OpenSet for Rail {
         let (all, seen) = (self.texts(), self.projection.class_count());
         let mut text = cosines(embeddings, &self.text, self.dim); // (N, C)
         text.iter_mut().for_each(|x| *x *= self.logit_scale);
-        let open = text.chunks_exact(all).flat_map(|row| &row[..seen]).copied().collect();
+        let open: Vec<f32> = text.chunks_exact(all).flat_map(|row| &row[..seen]).copied().collect();
         let unseen = text.chunks_exact(all).flat_map(|row| &row[seen..]).copied().collect();
         let mut fused = self.projection.scores(embeddings); // (N, n)
         for (fused, text) in fused.chunks_exact_mut(seen).zip(text.chunks_exact_mut(all)) {
             vectorised(|| softmax(text));
             fused.iter_mut().zip(text).for_each(|(x, text)| *x = (1.0 - ZERO_SHOT) * *x + ZERO_SHOT * *text);
         }
-        Scores { open, seen: Some(fused), unseen: Some(unseen) }
+        Scores { seen: Some(fused), unseen: Some(unseen), ..open.into() }
     }
 }

@@ -345,4 +345,8 @@ impl Classifier for ReplayHead {
         Product::on(Threads::All).added().into(&mut scores, n, Matrix::new(embeddings, dim), weights);
         scores
     }
+
+    fn are_logits(&self) -> bool {
+        true
+    }
 }

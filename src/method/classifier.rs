@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::recipe::Recipe;
 use crate::{
     baseline::Classifier,
-    evaluate::{TestSet, evaluate},
+    evaluate::{Scores, TestSet, evaluate},
     profile::{Phase, time},
     results::{Made, Step},
     states::States,
@@ -43,7 +43,10 @@ impl<C: Classifier> Recipe for Learned<'_, C> {
 
     fn step(&mut self, learned: usize, test: &TestSet) -> Result<Step> {
         let classifier = self.states.after(learned)?;
-        let scores = |images: &[f32]| Ok(classifier.scores(images).into());
+        let scores = |images: &[f32]| {
+            let scores = classifier.scores(images);
+            Ok(if classifier.are_logits() { Scores::logits(scores, 1.0) } else { scores.into() })
+        };
         let predictions = time(Phase::Evaluate, || evaluate(test, self.stream, learned, None, scores))
             .context("the classifier does not score: are the embeddings of very different lengths?")?;
         let stored = classifier.stored().total(self.stream.seen(learned));

@@ -11,7 +11,7 @@ use crate::{
     baseline::{Discriminant, Evidence, Incremental, ensemble::Ensemble},
     choice::choices,
     dense::cosine::{cosines, normalise},
-    evaluate::{TestSet, ZeroShot, evaluate},
+    evaluate::{Scores, TestSet, ZeroShot, evaluate},
     profile::{Phase, time},
     prompt::{Learner, training::Training},
     results::{Made, Step, StepTable},
@@ -194,7 +194,7 @@ impl Recipe for Prompted<'_> {
                 Ok(match statistics {
                     Some(Own::Discriminant(own, weight)) => Ensemble::new(own, weight, scale).scores(images, cosines),
                     Some(Own::Evidence(own)) => own.open_scores(images, Some(&cosines)),
-                    None => cosines.into(),
+                    None => Scores::logits(cosines, scale),
                 })
             })
         });

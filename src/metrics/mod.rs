@@ -1,8 +1,12 @@
 //! Scores of continual learning, from what was predicted for every test image.
 
+mod detection;
 mod name;
+mod reliability;
 
+pub use detection::{Detection, detection};
 pub use name::{Better, MetricName, Unit};
+pub use reliability::{BINS, Bin, bins, calibration_error};
 
 use crate::{
     ausuc::{area, curve},
@@ -135,6 +139,13 @@ pub struct Accuracies {
     pub ausuc: Option<f64>,
     /// Test images of each task that were scored.
     pub images: Vec<usize>,
+    /// How well images of seen classes are told from those of classes to come; none where there are
+    /// none of either.
+    pub detection: Option<Detection>,
+    /// The expected calibration error on images of seen classes; none where scores are no logits.
+    pub calibration_error: Option<f64>,
+    /// The same by the softmax alone, where the method is calibrated.
+    pub uncalibrated_error: Option<f64>,
 }
 
 impl Accuracies {
@@ -146,11 +157,20 @@ impl Accuracies {
         for (prediction, &class) in predictions.iter().zip(truth) {
             let Some(p) = prediction else { continue };
             let task = stream.task_of(class);
-            for (i, predicted) in [Some(p.class), Some(p.in_task), p.raw, p.open].into_iter().enumerate() {
+            for (i, predicted) in [p.class, p.in_task, p.raw, p.open].into_iter().enumerate() {
                 known[task][i] += usize::from(predicted.is_some());
                 right[task][i] += usize::from(predicted == Some(class));
             }
         }
+        let there = || predictions.iter().zip(truth).filter_map(|(prediction, &class)| Some(((*prediction)?, class)));
+        let sure = |is_seen: bool| {
+            let group = there().filter(|(_, class)| (stream.task_of(*class) < learned) == is_seen);
+            group.filter_map(|(p, _)| p.confidence).collect()
+        };
+        let error = |probability: &dyn Fn(&Prediction) -> Option<f32>| {
+            let answer = |(p, class): (Prediction, usize)| Some((probability(&p)?.into(), p.class == Some(class)));
+            calibration_error(&bins(there().filter_map(answer)))
+        };
         let percent = |i: usize| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / known[k][i] as f64).collect();
         Accuracies {
             class_il: percent(0),
@@ -159,6 +179,9 @@ impl Accuracies {
             open: percent(3),
             ausuc: curve(predictions, truth, learned, stream).map(|curve| area(&curve)),
             images: known.iter().map(|of_task| of_task[0]).collect(),
+            detection: detection(sure(true), sure(false)),
+            calibration_error: error(&|p| p.probability),
+            uncalibrated_error: error(&|p| p.uncalibrated),
         }
     }
 }
@@ -223,6 +246,13 @@ impl History {
         rows.push(over_tasks(MetricName::AverageAccuracy, average_accuracy(&matrix, t)));
         rows.push(over_tasks(MetricName::AverageTaskAccuracy, mean(known(last.task_il[..=t].iter().copied()))));
         rows.push(over_tasks(MetricName::SampleAccuracy, self.sample_accuracy(t)));
+        let of_step = [
+            (MetricName::Auroc, last.detection.map(|detection| detection.auroc)),
+            (MetricName::Fpr95, last.detection.map(|detection| detection.fpr95)),
+            (MetricName::CalibrationError, last.calibration_error),
+            (MetricName::UncalibratedError, last.uncalibrated_error),
+        ];
+        rows.extend(of_step.into_iter().filter_map(|(name, value)| Some(over_tasks(name, value?))));
         if t + 1 == tasks {
             let scores = Scores::new(&matrix);
             rows.push(over_tasks(MetricName::Faa, scores.faa));
@@ -244,12 +274,15 @@ impl History {
                 (MetricName::MeanOpenAccuracy, open),
                 (MetricName::Harmonic, open.zip(zero_shot.and_then(|_| transfer(&matrix))).map(harmonic)),
                 (MetricName::Ausuc, to_come(&|t| self.steps[t].ausuc.unwrap_or(f64::NAN))),
+                (MetricName::MeanAuroc, self.mean_detection(|detection| detection.auroc)),
+                (MetricName::MeanFpr95, self.mean_detection(|detection| detection.fpr95)),
                 (MetricName::XTailTransfer, zero_shot.and_then(|_| x_tail_transfer(&matrix))),
                 (MetricName::XTailAverage, zero_shot.filter(|_| tasks > 1).map(|_| self.x_tail_average())),
             ];
             let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
             rows.extend(optional.map(|(name, value)| over_tasks(name, value)));
-            rows.push(over_tasks(MetricName::MeanSampleAccuracy, mean((0..tasks).map(|t| self.sample_accuracy(t)))));
+            let of_images = mean(known((0..tasks).map(|t| self.sample_accuracy(t))));
+            rows.push(over_tasks(MetricName::MeanSampleAccuracy, of_images));
         }
         rows.retain(|metric| metric.value.is_finite()); // without test images nothing is scored
         rows
@@ -260,9 +293,15 @@ impl History {
         mean(known(self.steps[t].open[..=t].iter().copied()))
     }
 
+    /// The mean over the steps with images of tasks to come; none where there is no such step.
+    fn mean_detection(&self, of: impl Fn(Detection) -> f64) -> Option<f64> {
+        let steps: Vec<f64> = self.steps.iter().filter_map(|step| step.detection.map(&of)).collect();
+        (!steps.is_empty()).then(|| mean(steps))
+    }
+
     /// Mean open accuracy over all steps and tasks, learned or not.
     fn x_tail_average(&self) -> f64 {
-        mean(self.steps.iter().map(|step| mean(known(step.open.iter().copied()))))
+        mean(known(self.steps.iter().map(|step| mean(known(step.open.iter().copied())))))
     }
 
     /// Accuracy over the images of all tasks seen after task `t` (from 0).
@@ -293,7 +332,13 @@ mod tests {
                 };
                 let of = |i| {
                     let (raw, open, unseen) = (raw[i], Some(open[i]), unseen(i));
-                    Some(Prediction { class: class[i], score: 0.0, in_task: in_task[i], raw, open, unseen })
+                    // of the seen ones the first is sure and wrong, and not sure enough; after task 1
+                    // the unseen ones are at 2 and 5 of 3, 4, 5 and 6
+                    let confidence = (learned > 0).then(|| [3.0, 4.0, 5.0, 6.0, 2.0, 5.0][i]);
+                    let probability = (learned == 1 && i < 4).then(|| [0.95, 0.95, 0.5, 0.25][i]);
+                    let (class, in_task) = (Some(class[i]), Some(in_task[i]));
+                    let prediction = Prediction { class, in_task, raw, open, unseen, ..Prediction::default() };
+                    Some(Prediction { confidence, probability, ..prediction })
                 };
                 Accuracies::new(&(0..6).map(of).collect::<Vec<_>>(), &truth, learned, &stream)
             };
@@ -316,6 +361,13 @@ mod tests {
         assert_eq!(tasks(MetricName::Accuracy), [Some(0)]);
         assert_eq!(tasks(MetricName::TaskAccuracy), [Some(0)]);
         assert_eq!(tasks(MetricName::OpenAccuracy), [Some(0), None]);
+        let of_step = |name| early.iter().find(|m| m.name == name).map(|m| m.value);
+        // of 8 pairs of seen and unseen 5 are right and one is a tie; at 3 or above is one of the two
+        assert_eq!((of_step(MetricName::Auroc), of_step(MetricName::Fpr95)), (Some(68.75), Some(50.0)));
+        // two at 0.95, both right, one at 0.5, right, one at 0.25, wrong
+        let error = of_step(MetricName::CalibrationError).unwrap();
+        assert!((error - 100.0 * (0.1 + 0.5 + 0.25) / 4.0).abs() < 1e-5, "{error}");
+        assert_eq!(of_step(MetricName::UncalibratedError), None);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);
         assert_eq!(value("faa"), Some(75.0)); // (50 + 100) / 2
@@ -330,6 +382,8 @@ mod tests {
         assert_eq!((value("mean_open_accuracy"), value("h")), (Some(25.0), Some(100.0 / 3.0))); // 2·25·50 / 75
         // unseen answers at the bias 0: 25 of seen, 50 of unseen ones; 75 and 0, and 0 and 100 at the ends
         assert_eq!(value("ausuc"), Some((50.0 * (75.0 + 25.0) + 50.0 * 25.0) / 200.0));
+        assert_eq!((value("mean_auroc"), value("mean_fpr95")), (Some(68.75), Some(50.0))); // of the only step
+        assert_eq!((value("auroc"), value("ece")), (None, None));
         assert_eq!(value("x_tail_transfer"), Some(50.0));
         assert_eq!(value("x_tail_average"), Some(((25.0 + 50.0) / 2.0 + 75.0) / 2.0));
     }
@@ -348,6 +402,33 @@ mod tests {
                 .all(|m| m.value.is_finite() && !m.name.name().contains("transfer") && m.name != MetricName::Fwt)
         );
         assert!(metrics.iter().any(|m| m.name == MetricName::SampleAccuracy && m.value == 60.0));
+    }
+
+    #[test]
+    fn a_task_without_test_images_is_left_out_of_every_mean() {
+        let step = |class_il: [f64; 3]| Accuracies {
+            task_il: class_il.into(),
+            open: class_il.into(),
+            raw: class_il.into(),
+            images: class_il.iter().enumerate().map(|(k, x)| if x.is_finite() { 10 + 10 * k } else { 0 }).collect(),
+            class_il: class_il.into(),
+            ..Default::default()
+        };
+        let nan = f64::NAN;
+        let with = [[90.0, nan, 40.0], [80.0, nan, 50.0], [60.0, nan, 70.0]];
+        let history = |steps: Vec<Accuracies>, images: &[usize]| {
+            let zero_shot = Some(images.iter().map(|&n| if n > 0 { 30.0 } else { nan }).collect());
+            History { zero_shot, steps, images: images.to_vec() }.metrics()
+        };
+        let metrics = history(with.into_iter().map(step).collect(), &[10, 0, 30]);
+        let value = |name| metrics.iter().find(|m| m.name == name && m.on_task.is_none()).map(|m| m.value);
+        assert_eq!((value(MetricName::Faa), value(MetricName::AverageTaskAccuracy)), (Some(65.0), Some(65.0)));
+        assert_eq!(value(MetricName::Caa), Some((90.0 + 80.0 + 65.0) / 3.0));
+        assert_eq!((value(MetricName::Forgetting), value(MetricName::Bwt)), (Some(30.0), Some(-30.0)));
+        assert_eq!((value(MetricName::SampleAccuracy), value(MetricName::CiTransfer)), (Some(67.5), Some(45.0)));
+        assert_eq!(value(MetricName::MeanSampleAccuracy), Some((90.0 + 80.0 + 67.5) / 3.0));
+        assert_eq!(value(MetricName::MeanOpenAccuracy), Some(85.0));
+        assert!(metrics.iter().all(|m| m.on_task != Some(1) && m.value.is_finite()));
     }
 
     #[test]

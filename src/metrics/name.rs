@@ -33,6 +33,16 @@ pub enum MetricName {
     Harmonic,
     /// Mean area under the curve of seen against unseen accuracy, over the steps with tasks to come.
     Ausuc,
+    /// Area under the receiver operating characteristic of confidence, images of seen classes against
+    /// those of classes to come: mean over the steps with some.
+    MeanAuroc,
+    /// Images of classes to come that are taken for known where 95 % of those of seen ones are: mean
+    /// over the same steps.
+    MeanFpr95,
+    /// Expected calibration error on images of seen classes.
+    CalibrationError,
+    /// The same by the softmax alone, of a method that is calibrated.
+    UncalibratedError,
     /// Transfer as X-TAIL has it: mean over the tasks but the first of the accuracy before they are
     /// learned.
     XTailTransfer,
@@ -42,6 +52,10 @@ pub enum MetricName {
     StoredBytes,
     /// Mean accuracy over seen tasks.
     AverageAccuracy,
+    /// As the mean, of a step.
+    Auroc,
+    /// As the mean, of a step.
+    Fpr95,
     /// Accuracy of a seen task among the seen classes.
     Accuracy,
     /// Accuracy of a seen task, or the mean over them, where all classes are candidates, learned or
@@ -79,7 +93,7 @@ pub enum Better {
 
 impl MetricName {
     /// Every score.
-    pub const ALL: [MetricName; 23] = [
+    pub const ALL: [MetricName; 29] = [
         MetricName::Faa,
         MetricName::Caa,
         MetricName::SampleAccuracy,
@@ -93,10 +107,16 @@ impl MetricName {
         MetricName::MeanOpenAccuracy,
         MetricName::Harmonic,
         MetricName::Ausuc,
+        MetricName::MeanAuroc,
+        MetricName::MeanFpr95,
+        MetricName::CalibrationError,
+        MetricName::UncalibratedError,
         MetricName::XTailTransfer,
         MetricName::XTailAverage,
         MetricName::StoredBytes,
         MetricName::AverageAccuracy,
+        MetricName::Auroc,
+        MetricName::Fpr95,
         MetricName::Accuracy,
         MetricName::OpenAccuracy,
         MetricName::TaskAccuracy,
@@ -121,10 +141,16 @@ impl MetricName {
             MetricName::MeanOpenAccuracy => ("mean_open_accuracy", "open"),
             MetricName::Harmonic => ("h", "H"),
             MetricName::Ausuc => ("ausuc", "AUSUC"),
+            MetricName::MeanAuroc => ("mean_auroc", "AUROC"),
+            MetricName::MeanFpr95 => ("mean_fpr95", "FPR95"),
+            MetricName::CalibrationError => ("ece", "ECE"),
+            MetricName::UncalibratedError => ("ece_uncalibrated", "ECE uncalibrated"),
             MetricName::XTailTransfer => ("x_tail_transfer", "Transfer"),
             MetricName::XTailAverage => ("x_tail_average", "Average"),
             MetricName::StoredBytes => ("stored_bytes", "bytes/class"),
             MetricName::AverageAccuracy => ("average_accuracy", "average accuracy"),
+            MetricName::Auroc => ("auroc", "AUROC of a step"),
+            MetricName::Fpr95 => ("fpr95", "FPR95 of a step"),
             MetricName::Accuracy => ("accuracy", "accuracy"),
             MetricName::OpenAccuracy => ("open_accuracy", "open accuracy"),
             MetricName::TaskAccuracy => ("task_accuracy", "task-IL accuracy"),
@@ -152,7 +178,11 @@ impl MetricName {
     /// What it is measured in.
     pub const fn unit(self) -> Unit {
         match self {
-            MetricName::Forgetting | MetricName::Bwt | MetricName::Fwt => Unit::PercentagePoints,
+            MetricName::Forgetting
+            | MetricName::Bwt
+            | MetricName::Fwt
+            | MetricName::CalibrationError
+            | MetricName::UncalibratedError => Unit::PercentagePoints,
             MetricName::StoredBytes => Unit::Bytes,
             _ => Unit::Percent,
         }
@@ -161,7 +191,12 @@ impl MetricName {
     /// Which of two values is the better one.
     pub const fn better(self) -> Better {
         match self {
-            MetricName::Forgetting | MetricName::StoredBytes => Better::Lower,
+            MetricName::Forgetting
+            | MetricName::MeanFpr95
+            | MetricName::Fpr95
+            | MetricName::CalibrationError
+            | MetricName::UncalibratedError
+            | MetricName::StoredBytes => Better::Lower,
             _ => Better::Higher,
         }
     }
@@ -172,6 +207,8 @@ impl MetricName {
         !matches!(
             self,
             MetricName::AverageAccuracy
+                | MetricName::Auroc
+                | MetricName::Fpr95
                 | MetricName::Accuracy
                 | MetricName::OpenAccuracy
                 | MetricName::TaskAccuracy
@@ -197,10 +234,13 @@ mod tests {
         for (i, metric) in MetricName::ALL.into_iter().enumerate() {
             assert_eq!(MetricName::of(metric.name()), Some(metric));
             assert!(MetricName::ALL[..i].iter().all(|other| other.title() != metric.title()));
-            let is_difference = matches!(metric.name(), "forgetting" | "bwt" | "fwt");
+            let is_difference = matches!(metric.name(), "forgetting" | "bwt" | "fwt" | "ece" | "ece_uncalibrated");
             assert_eq!(metric.unit() == Unit::PercentagePoints, is_difference, "{metric}");
             assert_eq!(metric.unit() == Unit::Bytes, metric.name() == "stored_bytes", "{metric}");
-            let is_cost = matches!(metric.name(), "forgetting" | "stored_bytes");
+            let is_cost = matches!(
+                metric.name(),
+                "forgetting" | "mean_fpr95" | "fpr95" | "ece" | "ece_uncalibrated" | "stored_bytes"
+            );
             assert_eq!(metric.better() == Better::Lower, is_cost, "{metric}");
         }
         assert_eq!(MetricName::of("FAA"), None);
@@ -208,7 +248,7 @@ mod tests {
         let others: Vec<&str> =
             MetricName::ALL.into_iter().filter(|metric| !metric.is_final()).map(MetricName::name).collect();
         let transfer = ["transfer_accuracy", "transfer_accuracy_raw", "zero_shot_accuracy"];
-        let own = ["average_accuracy", "accuracy", "open_accuracy", "task_accuracy"];
+        let own = ["average_accuracy", "auroc", "fpr95", "accuracy", "open_accuracy", "task_accuracy"];
         assert_eq!(others, [&own[..], &transfer].concat());
     }
 }

@@ -4,12 +4,15 @@
 mod bias;
 mod chart;
 mod classes;
+mod confusions;
+mod deliveries;
 mod embeddings;
 mod figure;
 mod losses;
 mod page;
 mod plane;
 mod quality;
+mod reliability;
 mod scope;
 mod scores;
 
@@ -23,17 +26,20 @@ use scope::Scope;
 pub fn render(request: &Request) -> Result<String> {
     let scope = Scope::new(request)?;
     let differences = scores::differences(&scope)?;
-    let figures = [
+    let mut figures = deliveries::figures(&scope)?;
+    figures.extend([
         scores::curves(&scope)?,
         scores::transfer(&scope),
         bias::curves(&scope)?,
         scores::matrix(&scope)?,
         classes::gains(&scope)?,
         classes::forgetting(&scope)?,
+        confusions::most_frequent(&scope)?,
+        reliability::diagram(&scope)?,
         embeddings::plane(&scope, request.classes)?,
         quality::likeness(&scope)?,
         losses::prompts(&scope)?,
         losses::generators(&scope)?,
-    ];
+    ]);
     page::render(&scope, &differences, &figures, &scope.configuration()?)
 }

@@ -15,6 +15,9 @@ use crate::{
     words::counted,
 };
 
+/// Columns of a table that has room beside a figure.
+const NARROW: usize = 5;
+
 const STYLE: &str = include_str!("page.css");
 
 /// The whole page. `differences` are those from the first method, `configuration` what each method
@@ -51,7 +54,9 @@ pub fn render(
                             "Percentages, mean ± standard deviation over class orders. FAA: accuracy after the last task, mean over tasks; \
                              CAA: the mean of that after every task. A_B and Ā: the same over images instead of tasks. task-IL: after the last \
                              task, where the task of an image is known. Forgetting, BWT, FWT: percentage points. CI-Transfer: accuracy on \
-                             tasks to come; raw: where text features of unseen classes keep their length. bytes/class: kept beside the \
+                             tasks to come; raw: where text features of unseen classes keep their length. AUROC: how well confidence tells \
+                             images of tasks learned from those of tasks to come; ECE: how far probabilities are from what they say, in \
+                             percentage points. bytes/class: kept beside the \
                              CLIP to go on learning."
                         }
                         @if !differences.rows.is_empty() {
@@ -124,15 +129,16 @@ fn lead(scope: &Scope, differences: &Sheet) -> Markup {
 }
 
 fn figure(figure: &Figure) -> Markup {
+    let is_wide = figure.svg.is_none() && figure.sheet.as_ref().is_some_and(|sheet| sheet.header.len() > NARROW);
     html! {
-        section id=(figure.id) {
+        section id=(figure.id) class=[is_wide.then_some("wide")] {
             h2 { (figure.title) }
             @if let Some(svg) = &figure.svg {
                 figure { (PreEscaped(svg)) }
             }
             p.note { (figure.note) }
             @if let Some(of) = &figure.sheet {
-                details { summary { "As a table" } (sheet(of)) }
+                @if figure.svg.is_none() { (sheet(of)) } @else { details { summary { "As a table" } (sheet(of)) } }
             }
         }
     }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{QUANTILES, matrix::product, whitened::Whitened};
 use crate::{
     baseline::classifier::take_f32,
+    calibration::Calibration,
     dense::product::Matrix,
-    evaluate::Scores,
+    evaluate::{Logits, Scores},
     task::Class,
     tensors::{self, Named, Tensors},
 };
@@ -27,8 +28,8 @@ pub struct Chosen {
     pub weight: f64,
     /// What unseen classes' logits are raised by.
     pub bias: f64,
-    /// What logits are divided by before they become probabilities.
-    pub temperature: f64,
+    /// How scores become probabilities.
+    pub calibration: Calibration,
 }
 
 /// All that scores embeddings for the classes of a stream, of which the first n are learned.
@@ -60,9 +61,12 @@ pub struct ClassifierAbout {
     pub bias: f64,
     /// As [`Chosen::shrinkage`]; scoring does not need it.
     pub shrinkage: f64,
-    /// What logits are divided by before they become probabilities.
+    /// As [`Calibration::temperature`].
     #[serde(default = "not_tempered")]
     pub temperature: f64,
+    /// As [`Calibration::even`].
+    #[serde(default)]
+    pub even: f64,
     /// What it was made from, in a file that has left its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<serde_json::Value>,
@@ -79,6 +83,8 @@ pub(super) struct Together {
     pub seen: Vec<f64>,
     /// (N, C), over all classes, by which seen and unseen ones are told apart.
     pub all: Vec<f64>,
+    /// (N), that rows are of a seen class at all.
+    pub confidence: Vec<f64>,
 }
 
 impl OpenClassifier {
@@ -109,7 +115,7 @@ impl OpenClassifier {
 
     /// Scores of embeddings (N, D), of any length.
     pub fn scores(&self, embeddings: &[f32]) -> Scores {
-        self.together(embeddings).scores(self.whitened.classes(), self.seen)
+        self.together(embeddings).scores(self.whitened.classes(), self.seen, self.chosen.calibration)
     }
 
     fn together(&self, embeddings: &[f32]) -> Together {
@@ -121,45 +127,30 @@ impl OpenClassifier {
         self.chosen.together(text, prompts.as_deref(), Some(&evidence), self.whitened.classes(), self.seen)
     }
 
-    /// Logits (N, C) of embeddings (N, D) for all classes on one scale, in learning order: among
-    /// learned classes they differ as the scores do that tell those apart, and the highest of them
-    /// stands to those of the others as it does where learned and other classes are told apart; all
-    /// divided by the temperature.
+    /// The logarithms of the probabilities (N, C) of all classes for embeddings (N, D), in learning
+    /// order. Logits are on one scale: among learned classes they differ as the scores do that tell
+    /// those apart, and the highest of them stands to those of the others as it does where learned and
+    /// other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
-        let Together { seen, mut all } = self.together(embeddings);
+        let Together { seen, mut all, .. } = self.together(embeddings);
         for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
             let learned = &mut all[..self.seen];
             let shift = highest(learned) - highest(seen);
             learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = score + shift);
+            self.chosen.calibration.logarithms(all);
         }
-        all.iter_mut().for_each(|logit| *logit /= self.chosen.temperature);
         all
     }
 
-    /// Probabilities (N, C) of all classes for embeddings (N, D): the softmax of their logits.
+    /// Probabilities (N, C) of all classes for embeddings (N, D).
     pub fn probabilities(&self, embeddings: &[f32]) -> Vec<f32> {
-        let mut logits = self.logits(embeddings);
-        for row in logits.chunks_exact_mut(self.whitened.classes()) {
-            let highest = highest(row);
-            row.iter_mut().for_each(|x| *x = (*x - highest).exp());
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|x| *x /= sum);
-        }
-        logits.into_iter().map(|x| x as f32).collect()
+        self.logits(embeddings).into_iter().map(|x| x.exp() as f32).collect()
     }
 
     /// The confidence (N) that embeddings (N, D) are of a learned class at all: the highest of the
     /// scores of text and evidence, without prompts, which are sure of what they were trained on.
     pub fn confidence(&self, embeddings: &[f32]) -> Vec<f32> {
-        let (dim, n, classes) = (self.whitened.dim, self.seen, self.whitened.classes());
-        let rows = unit_rows(embeddings, dim);
-        let text = logits(&rows, &self.text[..n * dim], dim, self.logit_scale);
-        let evidence = self.whitened.evidence(&rows);
-        let highest = |(text, evidence): (&[f64], &[f64])| {
-            let scores = text.iter().zip(evidence).map(|(text, evidence)| text + self.chosen.weight * evidence);
-            scores.fold(f64::NEG_INFINITY, f64::max) as f32
-        };
-        text.chunks_exact(n).zip(evidence.chunks_exact(classes)).map(highest).collect()
+        self.together(embeddings).confidence.into_iter().map(|x| x as f32).collect()
     }
 
     /// The confidence below which a share, 0 to 1, of training rows was, each left out; none where no
@@ -205,7 +196,7 @@ impl OpenClassifier {
 
     /// What stands beside its tensors; `classes` are in learning order.
     pub fn about(&self, classes: &[Class]) -> ClassifierAbout {
-        let Chosen { shrinkage, weight, bias, temperature } = self.chosen;
+        let Chosen { shrinkage, weight, bias, calibration: Calibration { temperature, even } } = self.chosen;
         ClassifierAbout {
             classes: classes.to_vec(),
             seen: self.seen,
@@ -215,6 +206,7 @@ impl OpenClassifier {
             bias,
             shrinkage,
             temperature,
+            even,
             made_from: None,
         }
     }
@@ -227,14 +219,14 @@ impl OpenClassifier {
     }
 
     fn from_file(stored: Tensors, about: ClassifierAbout) -> Result<(Self, Vec<Class>)> {
-        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, temperature, made_from: _ } =
-            about;
+        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, .. } = about;
+        let calibration = Calibration { temperature: about.temperature, even: about.even };
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
         for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
             ensure!(value.is_finite(), "{name} is {value}");
         }
-        ensure!(temperature.is_finite() && temperature > 0.0, "temperature is {temperature}");
+        calibration.check()?;
         let wide = |(name, (shape, values)): (String, (Vec<usize>, Vec<f32>))| {
             (name, (shape, values.into_iter().map(f64::from).collect()))
         };
@@ -257,7 +249,7 @@ impl OpenClassifier {
         let known =
             stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[1, QUANTILES])).transpose()?;
         let known = known.map(|known| known.into_iter().map(f64::from).collect());
-        let chosen = Chosen { shrinkage, weight, bias, temperature };
+        let chosen = Chosen { shrinkage, weight, bias, calibration };
         Ok((OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen, known }, classes))
     }
 }
@@ -278,32 +270,42 @@ impl Chosen {
         if let Some(prompts) = prompts {
             among_seen.iter_mut().zip(prompts).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
         }
-        let Some(evidence) = evidence else { return Together { seen: among_seen, all } };
+        let Some(evidence) = evidence else { return Together { seen: among_seen, all, confidence: Vec::new() } };
+        let mut confidence = Vec::with_capacity(all.len() / classes);
         for ((among_seen, all), evidence) in
             among_seen.chunks_exact_mut(seen).zip(all.chunks_exact_mut(classes)).zip(evidence.chunks_exact(classes))
         {
+            // prompts have no say in it: they are sure of what they were trained on
+            let text = all[..seen].iter().zip(evidence).map(|(text, evidence)| text + self.weight * evidence);
+            confidence.push(highest_of(text));
             among_seen.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += self.weight * evidence);
             all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
             all[seen..].iter_mut().for_each(|x| *x += self.bias);
         }
-        Together { seen: among_seen, all }
+        Together { seen: among_seen, all, confidence }
     }
 }
 
 impl Together {
     /// As an evaluation takes them.
-    pub fn scores(self, classes: usize, seen: usize) -> Scores {
+    pub fn scores(self, classes: usize, seen: usize, calibration: Calibration) -> Scores {
         let rows = || self.all.chunks_exact(classes);
         Scores {
             open: rows().flat_map(|row| &row[..seen]).map(|&x| x as f32).collect(),
             unseen: Some(rows().flat_map(|row| &row[seen..]).map(|&x| x as f32).collect()),
             seen: Some(self.seen.into_iter().map(|x| x as f32).collect()),
+            confidence: Some(self.confidence.into_iter().map(|x| x as f32).collect()),
+            logits: Some(Logits { scale: 1.0, calibration: Some(calibration) }),
         }
     }
 }
 
 fn highest(scores: &[f64]) -> f64 {
-    scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    highest_of(scores.iter().copied())
+}
+
+fn highest_of(scores: impl Iterator<Item = f64>) -> f64 {
+    scores.fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.

@@ -43,10 +43,11 @@ fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64>
     };
     let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
     let given = |_: &[f32]| {
+        let open = single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen]));
         Ok(Scores {
-            open: single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[..seen])),
             seen: Some(single(&mut scores.seen.iter())),
             unseen: Some(single(&mut scores.all.chunks_exact(all).flat_map(|row| &row[seen..]))),
+            ..open.into()
         })
     };
     let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };
@@ -321,9 +322,12 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     assert_eq!(restored.chosen(), evidence.chosen());
     let bytes: usize = evidence.state().values().map(|(_, values)| values.len() * size_of::<f64>()).sum();
     assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
-    for (name, values) in
-        [("hits", vec![0.0; 59]), ("chosen", vec![1.5, 0.1, 0.0, 1.0]), ("tasks", vec![f64::NAN, 1.0])]
-    {
+    for (name, values) in [
+        ("hits", vec![0.0; 59]),
+        ("chosen", vec![1.5, 0.1, 0.0, 1.0, 0.1]),
+        ("chosen", vec![0.5, 0.1, 0.0, 0.0, 0.1]),
+        ("tasks", vec![f64::NAN, 1.0]),
+    ] {
         let mut state = evidence.state();
         state.insert(name.into(), (vec![values.len()], values));
         assert!(restored.restore(state).is_err(), "{name}");
@@ -349,24 +353,7 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
 }
 
 #[test]
-fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() {
-    let mut errors = vec![5.0; TEMPERATURES.len()];
-    errors[9] = 4.0;
-    let tally = |errors: Vec<f64>| {
-        let zeros = || vec![0.0; BIASES];
-        Tally {
-            hits: Vec::new(),
-            unseen: zeros(),
-            seen: zeros(),
-            tasks: [0.0; 2],
-            text: [0.0; 2],
-            known: Vec::new(),
-            errors,
-        }
-        .temperature()
-    };
-    assert_eq!((tally(errors), tally(vec![0.0; TEMPERATURES.len()])), (TEMPERATURES[9], 1.0));
-
+fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out() {
     // by hand, from scores that leave each row out
     let (text, counts) = (text(4, 8), [6, 6, 6, 6]);
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
@@ -377,19 +364,45 @@ fn the_temperature_is_that_of_the_least_brier_score_of_rows_that_are_left_out() 
     let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
     let mut scores = evidence.logits(&rows, &evidence.text);
     scores.iter_mut().zip(model.left_out(&rows, &truth)).for_each(|(x, own)| *x += weight * own);
-    for (found, temperature) in evidence.tally.errors.iter().zip(TEMPERATURES) {
+    let mut least = (f64::INFINITY, Calibration::NONE);
+    let both = TEMPERATURES.iter().flat_map(|&temperature| EVENS.map(|even| Calibration { temperature, even }));
+    for (found, calibration) in evidence.tally.errors.iter().zip(both) {
         let of_row = |(row, &class): (&[f64], &usize)| {
-            let sum: f64 = row.iter().map(|x| (x / temperature).exp()).sum();
-            let error =
-                |(c, x): (usize, &f64)| ((x / temperature).exp() / sum - f64::from(u8::from(c == class))).powi(2);
-            row.iter().enumerate().map(error).sum::<f64>()
+            let mut row = row.to_vec();
+            calibration.logarithms(&mut row);
+            -row[class]
         };
         let expected: f64 = scores.chunks(4).zip(&truth).map(of_row).sum();
-        assert!((found - expected).abs() < 1e-6 * expected.max(1.0), "{temperature}: {found} {expected}");
+        assert!((found - expected).abs() < 1e-6 * expected.max(1.0), "{calibration:?}: {found} {expected}");
+        let with_one_more = expected - (calibration.even / 4.0).ln();
+        if with_one_more < least.0 - 1e-9 {
+            least = (with_one_more, calibration);
+        }
     }
-    let least = evidence.tally.errors.iter().copied().fold(f64::INFINITY, f64::min);
-    let place = TEMPERATURES.iter().position(|&t| t == evidence.chosen().temperature).unwrap();
-    assert_eq!(evidence.tally.errors[place], least);
+    assert_eq!(evidence.chosen().calibration, least.1);
+}
+
+#[test]
+fn rows_that_are_all_right_leave_a_doubt_and_those_of_another_weight_count_less() {
+    let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
+    assert_eq!(tally.calibration(5), Calibration::NONE); // no row could be left out
+    // n rows right however sure: (1 - even)^n · even is highest at 1 / (n + 1)
+    let right = |rows: f64| {
+        move |(place, error): (usize, &mut f64)| {
+            *error = if place < EVENS.len() { -rows * (1.0 - EVENS[place]).ln() } else { 1e9 };
+        }
+    };
+    for (rows, even) in [(4.0, 0.2), (19.0, 0.05), (199.0, 0.005)] {
+        tally.errors.iter_mut().enumerate().for_each(right(rows));
+        assert_eq!(tally.calibration(5), Calibration { temperature: TEMPERATURES[0], even });
+    }
+    assert_eq!(tally.calibration(1), Calibration::NONE);
+    // a quarter of the weight: a sixteenth of what was said, either way
+    tally.errors.fill(32.0);
+    tally.discount(4.0, 1.0);
+    tally.discount(1.0, 2f64.sqrt());
+    tally.discount(0.5, 0.5);
+    assert!(tally.errors.iter().all(|error| (error - 1.0).abs() < 1e-12));
 }
 
 #[test]

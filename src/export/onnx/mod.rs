@@ -30,8 +30,7 @@ pub(super) fn write(head: &Head, path: &Path) -> Result<()> {
 
 /// The formulas of `schemas/classifier.md`.
 fn graph(head: &Head) -> Graph {
-    let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, temperature, shrinkage: _, made_from: _ } =
-        &head.about;
+    let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, temperature, even, .. } = &head.about;
     let (all, seen) = (classes.len(), *seen);
     let mut g = Operators(Graph::default());
     let embedding = g.0.input("embedding", &[Side::Any("N"), Side::Of(head.dim)]);
@@ -75,8 +74,16 @@ fn graph(head: &Head) -> Graph {
     let together = g.0.node("Concat", &[&among, &others], &[("axis", Attribute::Int(1))]);
     let temperature = g.number("temperature", *temperature);
     let together = g.of("Div", &together, &temperature);
-    let probabilities = g.0.node("Softmax", &[&together], &[("axis", Attribute::Int(1))]);
-    for (name, value) in [("logits", together), ("probabilities", probabilities)] {
+    let classwise = |g: &mut Operators, operator| g.0.node(operator, &[&together], &[("axis", Attribute::Int(1))]);
+    let mut probabilities = classwise(&mut g, "Softmax");
+    let mut logits = classwise(&mut g, "LogSoftmax");
+    if *even > 0.0 {
+        let [rest, part] = [("rest", 1.0 - even), ("even", even / all as f64)].map(|(name, x)| g.number(name, x));
+        let rest = g.mul(&probabilities, &rest);
+        probabilities = g.of("Add", &rest, &part);
+        logits = g.0.node("Log", &[&probabilities], &[]);
+    }
+    for (name, value) in [("logits", logits), ("probabilities", probabilities)] {
         g.0.output(name, &value, &[Side::Any("N"), Side::Of(all)]);
     }
     g.0

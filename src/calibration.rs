@@ -1,0 +1,58 @@
+//! Scores as probabilities.
+
+use anyhow::{Result, ensure};
+
+/// How logits become probabilities. A temperature alone makes all of them more or less sure; what
+/// is wrong however sure it is needs a share that every class gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// What logits are divided by.
+    pub temperature: f64,
+    /// What all classes get in equal parts, 0 to 1; the softmax has the rest.
+    pub even: f64,
+}
+
+impl Calibration {
+    /// The softmax as it is.
+    pub const NONE: Calibration = Calibration { temperature: 1.0, even: 0.0 };
+
+    /// An error where it makes no probabilities.
+    pub fn check(self) -> Result<()> {
+        let Calibration { temperature, even } = self;
+        ensure!(temperature.is_finite() && temperature > 0.0, "the temperature is {temperature}");
+        ensure!((0.0..=1.0).contains(&even), "what all classes get is {even}");
+        Ok(())
+    }
+
+    /// The logits (n) of an image become the logarithms of its probabilities, all finite.
+    ///
+    /// ```
+    /// use cgil::calibration::Calibration;
+    /// let mut logits = [4.0 * 3f64.ln(), 0.0, -1e9];
+    /// Calibration { temperature: 4.0, even: 0.3 }.logarithms(&mut logits);
+    /// let expected = [0.7 * 0.75 + 0.1, 0.7 * 0.25 + 0.1, 0.1];
+    /// assert!(logits.iter().zip(expected).all(|(x, p)| (x.exp() - p).abs() < 1e-12));
+    /// ```
+    pub fn logarithms(self, logits: &mut [f64]) {
+        let n = logits.len() as f64;
+        let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        logits.iter_mut().for_each(|x| *x = (*x - highest) / self.temperature);
+        let sum = logits.iter().map(|x| x.exp()).sum::<f64>().ln();
+        logits.iter_mut().for_each(|x| *x -= sum);
+        if self.even > 0.0 {
+            logits.iter_mut().for_each(|x| *x = self.with_even(x.exp(), n).ln());
+        }
+    }
+
+    /// The probability of the class with the highest of the logits (n) of an image.
+    pub fn highest(self, logits: impl Iterator<Item = f64> + Clone) -> f64 {
+        let highest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+        let powers = logits.clone().map(|x| ((x - highest) / self.temperature).exp());
+        self.with_even(1.0 / powers.sum::<f64>(), logits.count() as f64)
+    }
+
+    /// A probability of the softmax over n classes, with its part of what all get.
+    fn with_even(self, probability: f64, n: f64) -> f64 {
+        (1.0 - self.even) * probability + self.even / n
+    }
+}

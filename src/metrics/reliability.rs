@@ -1,0 +1,44 @@
+//! Whether probabilities are what they say: confidence against accuracy, and the expected
+//! calibration error (Guo, Pleiss, Sun and Weinberger, 2017).
+
+/// Bins of equal width that probabilities from 0 to 1 are put in.
+pub const BINS: usize = 15;
+
+/// Images whose probability of the answer is in a bin.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bin {
+    /// How many there are.
+    pub images: usize,
+    /// The sum of their probabilities.
+    pub confidence: f64,
+    /// How many of them are answered right.
+    pub right: usize,
+}
+
+/// The bins of images with the probability of their answer, and whether it is right. A bin has its
+/// upper end and not its lower one.
+pub fn bins(answers: impl Iterator<Item = (f64, bool)>) -> [Bin; BINS] {
+    let mut bins = [Bin::default(); BINS];
+    for (probability, is_right) in answers {
+        let place = (probability * BINS as f64).ceil().clamp(1.0, BINS as f64) as usize - 1;
+        bins[place].images += 1;
+        bins[place].confidence += probability;
+        bins[place].right += usize::from(is_right);
+    }
+    bins
+}
+
+/// The expected calibration error, in percentage points: the mean over images of the difference of
+/// confidence and accuracy in their bin. None without images.
+///
+/// ```
+/// use cgil::metrics::{bins, calibration_error};
+/// // two at 0.9 and 0.94 in the last but one bin, one right: 0.42 off; one at 0.5, right: 0.5
+/// let bins = bins([(0.9, true), (0.92, false), (0.5, true)].into_iter());
+/// assert!((calibration_error(&bins).unwrap() - 100.0 * (0.82 + 0.5) / 3.0).abs() < 1e-9);
+/// ```
+pub fn calibration_error(bins: &[Bin]) -> Option<f64> {
+    let images: usize = bins.iter().map(|bin| bin.images).sum();
+    let off: f64 = bins.iter().map(|bin| (bin.confidence - bin.right as f64).abs()).sum();
+    (images > 0).then(|| 100.0 * off / images as f64)
+}
