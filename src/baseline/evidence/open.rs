@@ -129,15 +129,16 @@ impl OpenClassifier {
 
     /// The logarithms of the probabilities (N, C) of all classes for embeddings (N, D), in learning
     /// order. Logits are on one scale: among learned classes they differ as the scores do that tell
-    /// those apart, and the highest of them stands to those of the others as it does where learned and
-    /// other classes are told apart.
+    /// those apart, over the temperature, which was learned from these; and the highest of them stands
+    /// to those of the others as it does where learned and other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
+        let Calibration { temperature, even } = self.chosen.calibration;
         let Together { seen, mut all, .. } = self.together(embeddings);
         for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
             let learned = &mut all[..self.seen];
-            let shift = highest(learned) - highest(seen);
-            learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = score + shift);
-            self.chosen.calibration.logarithms(all);
+            let best = [highest(learned), highest(seen)];
+            learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = best[0] + (score - best[1]) / temperature);
+            Calibration { temperature: 1.0, even }.logarithms(all);
         }
         all
     }

@@ -406,6 +406,30 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_another_weight_count_less(
 }
 
 #[test]
+fn the_temperature_divides_what_tells_learned_classes_apart_and_nothing_else() {
+    let mut evidence = Evidence::new(text(6, 8), 8, 20.0);
+    learn(&mut evidence, &(0..4).map(|class| drawn(class, 5, 8)).collect::<Vec<_>>());
+    let rows = drawn(2, 3, 8).1.into_values();
+    let mut classifier = evidence.classifier(None).unwrap();
+    classifier.chosen.calibration = Calibration { temperature: 8.0, even: 0.0 };
+    let scores = classifier.scores(&rows);
+    let (seen, unseen) = (scores.seen.unwrap(), scores.unseen.unwrap());
+    let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::NEG_INFINITY, f64::max);
+    for (row, found) in classifier.logits(&rows).chunks(6).enumerate() {
+        let [seen, open] = [&seen, &scores.open].map(|scores| &scores[row * 4..][..4]);
+        let best = most(&mut found[..4].iter().copied());
+        let best_score = most(&mut seen.iter().map(|&x| x.into()));
+        for (x, score) in found.iter().zip(seen) {
+            assert!((best - x - (best_score - f64::from(*score)) / 8.0).abs() < 1e-3, "row {row}");
+        }
+        let known = most(&mut open.iter().map(|&x| x.into()));
+        for (x, score) in found[4..].iter().zip(&unseen[row * 2..]) {
+            assert!((best - x - (known - f64::from(*score))).abs() < 1e-3, "row {row}");
+        }
+    }
+}
+
+#[test]
 fn a_share_of_the_rows_that_were_left_out_is_below_the_confidence_for_it() {
     let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
     tally.set_known((0..=200).map(f64::from).rev().collect());

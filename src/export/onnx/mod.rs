@@ -68,12 +68,12 @@ fn graph(head: &Head) -> Graph {
     // on one scale
     let open_learned = learned(&mut g, &open);
     let highest = [g.highest(&open_learned), g.highest(&among)];
-    let shift = g.of("Sub", &highest[0], &highest[1]);
-    let among = g.of("Add", &among, &shift);
+    let below = g.of("Sub", &among, &highest[1]);
+    let temperature = g.number("temperature", *temperature);
+    let below = g.of("Div", &below, &temperature);
+    let among = g.of("Add", &below, &highest[0]);
     let others = g.0.node("Slice", &[&open, &end, &last, &axis], &[]); // (N, C - n)
     let together = g.0.node("Concat", &[&among, &others], &[("axis", Attribute::Int(1))]);
-    let temperature = g.number("temperature", *temperature);
-    let together = g.of("Div", &together, &temperature);
     let classwise = |g: &mut Operators, operator| g.0.node(operator, &[&together], &[("axis", Attribute::Int(1))]);
     let mut probabilities = classwise(&mut g, "Softmax");
     let mut logits = classwise(&mut g, "LogSoftmax");
