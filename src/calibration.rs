@@ -44,11 +44,13 @@ impl Calibration {
         }
     }
 
-    /// The probability of the class with the highest of the logits (n) of an image.
+    /// The probability of the class with the highest of the logits (n) of an image; those that are no
+    /// candidates have none, −∞.
     pub fn highest(self, logits: impl Iterator<Item = f64> + Clone) -> f64 {
         let highest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
         let powers = logits.clone().map(|x| ((x - highest) / self.temperature).exp());
-        self.with_even(1.0 / powers.sum::<f64>(), logits.count() as f64)
+        let candidates = logits.filter(|x| *x > f64::NEG_INFINITY).count();
+        self.with_even(1.0 / powers.sum::<f64>(), candidates as f64)
     }
 
     /// A probability of the softmax over n classes, with its part of what all get.

@@ -31,6 +31,8 @@ pub struct TestSet {
     pub since: Vec<usize>,
     /// Embeddings (M, D) of the first M of them; those of the others were forgotten.
     pub rows: Rows<Test>,
+    /// The sources whose test embeddings were forgotten.
+    pub forgotten: Vec<String>,
 }
 
 /// What a classifier says of an image. Classes are positions in learning order.
@@ -140,13 +142,20 @@ impl Scores {
             .try_for_each(|x| require_finite(x))
     }
 
-    /// Without some of the n seen classes.
-    fn leave_out(&mut self, classes: &[usize], n: usize) {
-        for scores in [Some(&mut self.open), self.seen.as_mut()].into_iter().flatten().filter(|_| !classes.is_empty()) {
-            for row in scores.chunks_exact_mut(n) {
-                classes.iter().for_each(|&class| row[class] = f32::NEG_INFINITY);
+    /// Without some of the n seen classes, whose scores may be anything.
+    fn leave_out(&mut self, classes: &[usize], n: usize) -> Result<()> {
+        let set = |scores: &mut Vec<f32>, value: f32| {
+            for row in scores.chunks_exact_mut(n.max(1)) {
+                classes.iter().for_each(|&class| row[class] = value);
+            }
+        };
+        for value in [0.0, f32::NEG_INFINITY] {
+            [Some(&mut self.open), self.seen.as_mut()].into_iter().flatten().for_each(|scores| set(scores, value));
+            if value == 0.0 {
+                self.check()?;
             }
         }
+        Ok(())
     }
 }
 
@@ -155,7 +164,7 @@ impl TestSet {
     pub fn read(run: &Run, stream: &Stream) -> Result<Self> {
         let (mut sources, mut sample_ids, mut classes, mut since, mut values) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut dim, mut gone) = (stream.embeddings(run, 0)?.plan.dim, Vec::new());
+        let (mut dim, mut gone, mut forgotten) = (stream.embeddings(run, 0)?.plan.dim, Vec::new(), Vec::new());
         for source in stream.sources() {
             let tasks: Vec<usize> = (0..stream.tasks()).filter(|&t| stream.source(t) == Some(source)).collect();
             let embeddings = stream.embeddings(run, tasks[0])?;
@@ -167,6 +176,7 @@ impl TestSet {
                 gone.extend(class_of.get(&label).map(|(class, came)| (source.to_owned(), sample_id, *class, *came)));
             }
             if embeddings.is_forgotten::<Test>() {
+                forgotten.push(source.to_owned());
                 continue;
             }
             let found = embeddings.test_rows(&class_of.keys().copied().collect::<BTreeSet<_>>())?;
@@ -197,9 +207,11 @@ impl TestSet {
             classes.push(class);
             since.push(came);
         }
-        let test = TestSet { sources, sample_ids, classes, since, rows: Rows::new(dim, values) };
+        let test = TestSet { sources, sample_ids, classes, since, rows: Rows::new(dim, values), forgotten };
         let images = test.per_task(stream);
-        let without = (0..stream.tasks()).find(|&t| images[t] == 0 && !stream.task(t).is_empty());
+        // a delivery without test images is not scored; a class that others of its source have none beside is missed
+        let has_tests = |t: usize| stream.source(t).is_some_and(|source| test.sources.iter().any(|own| own == source));
+        let without = (0..stream.tasks()).find(|&t| images[t] == 0 && !stream.task(t).is_empty() && has_tests(t));
         if let Some(task) = without.filter(|_| !test.is_empty()) {
             let names: Vec<&str> = stream.classes_of(task).iter().map(|c| c.name.as_str()).collect();
             bail!(
@@ -258,8 +270,7 @@ pub fn evaluate(
     let mut predictions = Vec::with_capacity(test.classes.len());
     for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes[..test.rows.len()].chunks(BATCH)) {
         let mut learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
-        learned.check()?;
-        learned.leave_out(&removed, seen);
+        learned.leave_out(&removed, seen)?;
         let decisive = learned.seen.as_ref().unwrap_or(&learned.open); // (rows, n)
         let mut others = vec![0.0; classes.len() * lengths.len()]; // (rows, C - n)
         Product::on(Threads::All).into(&mut others, lengths.len(), Matrix::new(images, d), Matrix::new(unseen, d).t());
@@ -356,6 +367,7 @@ mod tests {
             classes: classes.to_vec(),
             since: classes.iter().map(|&class| 1 + class / 2).collect(),
             rows: Rows::new(3, rows.to_vec()),
+            forgotten: Vec::new(),
         }
     }
 

@@ -31,6 +31,9 @@ use crate::{
 /// File of the classifier itself, in the directory of a step.
 pub const CLASSIFIER: &str = "classifier.safetensors";
 
+/// The option that names the sources whose test embeddings were forgotten.
+const FORGOTTEN: &str = "forgotten";
+
 /// What can be done about results that were made otherwise.
 const ADVICE: &str = "use another --run, or remove it and the steps after it";
 
@@ -98,7 +101,9 @@ impl<'a> Results<'a> {
         let path = there.inputs.get("stream").map(|input| input.path.clone()).unwrap_or_default();
         let known = (learned.max(1)..=self.stream.tasks()).find(|&t| self.stream.input(t - 1).path == path);
         let known = known.unwrap_or(self.stream.tasks());
-        self.plan(learned, known, made)?.find(&dir, ADVICE)?;
+        // and when test embeddings were there that were forgotten since
+        let forgotten = there.options.get(FORGOTTEN).cloned().unwrap_or_default();
+        self.plan(learned, known, made, &forgotten)?.find(&dir, ADVICE)?;
         let predictions = self.read_predictions(&dir, &there, learned, known, test)?;
         history.push(learned, Accuracies::new(&predictions, &test.classes, learned, self.stream));
         Ok(true)
@@ -123,7 +128,7 @@ impl<'a> Results<'a> {
             Ok((table.contract, file::rows(table.contract, table.dim, columns)?))
         });
         let tables = tables.collect::<Result<Vec<_>>>()?;
-        let plan = self.plan(learned, self.stream.tasks(), made)?;
+        let plan = self.plan(learned, self.stream.tasks(), made, &json!(test.forgotten))?;
         let dir = self.step_dir(learned);
         plan.make(&dir, self.run.place(&dir), Value::Null, |dir| {
             write_table(dir, contract::predictions(), &predictions)?;
@@ -136,10 +141,14 @@ impl<'a> Results<'a> {
         Ok(())
     }
 
-    /// The step after `learned` tasks, scored when the stream had the first `known` tasks.
-    fn plan(&self, learned: usize, known: usize, made: &Made) -> Result<Plan> {
-        let mut plan =
-            Plan::new(&artefact::RESULTS, json!({"method": self.method, "made": made.options, "learned": learned}));
+    /// The step after `learned` tasks, scored when the stream had the first `known` tasks, and the test
+    /// embeddings of some sources were forgotten.
+    fn plan(&self, learned: usize, known: usize, made: &Made, forgotten: &Value) -> Result<Plan> {
+        let mut options = json!({"method": self.method, "made": made.options, "learned": learned});
+        if forgotten.as_array().is_some_and(|sources| !sources.is_empty()) {
+            options[FORGOTTEN] = forgotten.clone();
+        }
+        let mut plan = Plan::new(&artefact::RESULTS, options);
         plan = plan.with("stream", self.stream.input(known - 1));
         plan.device = made.device.map(str::to_owned);
         for (name, input) in &made.inputs {
@@ -354,6 +363,7 @@ mod tests {
             classes: classes.to_vec(),
             since: vec![1; classes.len()],
             rows: Rows::<Test>::new(1, vec![1.0; classes.len()]),
+            forgotten: Vec::new(),
         }
     }
 

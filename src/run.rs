@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use crate::{
     artefact::{self, Input, Kind, MANIFEST, Manifest},
@@ -87,12 +88,17 @@ impl Run {
     }
 
     /// What has begun to learn a stream and has not learned its task of this number, from 1, as a
-    /// path below the run; where nothing has learned it, the stream's results.
-    pub fn behind(&self, stream: &str, number: usize) -> Option<String> {
+    /// path below the run; where nothing has learned it, the stream's results. Learners that cannot go
+    /// on, by the options of what they have learned, are left out.
+    pub fn behind(&self, stream: &str, number: usize, can_learn: impl Fn(&Value) -> bool) -> Option<String> {
         let step = step_name(number);
         let has = |dir: &Path, name: &String| dir.join(name).join(&step).join(MANIFEST).exists();
         let (statistics, results) = (self.dir.join(STATISTICS).join(stream), self.dir.join(RESULTS).join(stream));
-        match names(&statistics).into_iter().find(|name| !has(&statistics, name)) {
+        let goes_on = |name: &String| {
+            let first = Manifest::find(&statistics.join(name).join(step_name(1)), &artefact::STATISTICS);
+            first.ok().flatten().is_none_or(|manifest| can_learn(&manifest.options))
+        };
+        match names(&statistics).into_iter().find(|name| !has(&statistics, name) && goes_on(name)) {
             Some(learner) => Some(format!("{STATISTICS}/{stream}/{learner}")),
             None if names(&results).iter().any(|name| has(&results, name)) => None,
             None => Some(format!("{RESULTS}/{stream}")),
@@ -214,7 +220,7 @@ fn kind_of(dir: &Path) -> Option<&'static Kind> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::artefact::Plan;

@@ -113,6 +113,7 @@ impl<'a, C: Incremental> States<'a, C> {
                 self.learn(step)?;
             }
         }
+        self.classifier.leave_out(self.stream.removed(learned).collect());
         Ok(&self.classifier)
     }
 
@@ -145,6 +146,7 @@ impl<'a, C: Incremental> States<'a, C> {
             return self.restore(learned); // another process was faster
         }
         let rows = time(Phase::Read, || self.stream.task_rows(self.run, learned - 1))?;
+        self.classifier.leave_out(self.stream.removed(learned).collect());
         time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
         self.at = learned;
         let (plan, state) = (self.plan(learned)?, self.classifier.state());

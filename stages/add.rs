@@ -47,8 +47,8 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
-    let stages = options.learn.stages(&options.run)?;
     let mut stream = options.learn.stream.find(&run)?;
+    let stages = options.learn.stages(&run, stream.as_ref())?;
     let source = extract::open_source(&options.data, &options.run)?;
     let name = options.name(&run, &source)?;
 

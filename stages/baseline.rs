@@ -322,6 +322,18 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
 /// rows may not be there any more.
 const EVIDENCE_RULE: u32 = 5;
 
+/// Those that learn a class once: what they keep of it has no count.
+const LEARN_ONCE: [&str; 3] = ["class-means", "class-cache", "linear"];
+
+/// Whether what a learner's manifest has as options is of one that can learn the tasks of a stream:
+/// not what keeps something else by now, and not what learns a class once, where there is more of one.
+pub fn can_learn(stream: &Stream, options: &Value) -> bool {
+    let name = options["learner"].as_str().unwrap_or_default();
+    let has_more = (0..stream.tasks()).any(|t| stream.more(t).next().is_some());
+    let is_old = name == "evidence" && options["options"]["rule"] != json!(EVIDENCE_RULE);
+    !is_old && !(has_more && LEARN_ONCE.contains(&name))
+}
+
 /// A learner without options, whatever classes are to come.
 fn plain(name: &'static str) -> Learner {
     Learner { name, options: Value::Null, looks_ahead: false }

@@ -43,7 +43,7 @@ pub fn rename(options: &Rename) -> Result<()> {
     if new.trim().is_empty() {
         bail!("a class cannot be called {new:?}: its text is made of its name");
     }
-    change(&options.run, &options.learn, old, Change::Rename(new.clone()))
+    change(&options.run, &options.learn, old, Change::Rename(new.trim().to_owned()))
 }
 
 pub fn remove(options: &Remove) -> Result<()> {
@@ -58,9 +58,9 @@ pub fn remove(options: &Remove) -> Result<()> {
 
 fn change(run: &std::path::Path, learn: &LearnOptions, name: &str, change: Change) -> Result<()> {
     let run = Run::open(run, terminal::note)?;
-    let stages = learn.stages(run.dir())?;
     let none = || format!("{} has learned nothing yet: run `cgil add` first", run.dir().display());
     let mut stream = learn.stream.find(&run)?.with_context(none)?;
+    let stages = learn.stages(&run, Some(&stream))?;
     if !is_made(&stream, name, &change) {
         let class = place(&stream, name)?;
         check(&stream, name, &change)?;
@@ -81,7 +81,7 @@ fn place(stream: &Stream, name: &str) -> Result<usize> {
     stream.class_called(name).with_context(|| {
         let names = stream.candidates_after(stream.tasks());
         let names: Vec<&str> = names.iter().map(|class| class.name.as_str()).take(8).collect();
-        format!("the stream {} has no class {name:?}; those that it has begin with {}", stream.name, names.join(", "))
+        format!("the stream {} has no class {name:?}; it has {}, …", stream.name, names.join(", "))
     })
 }
 

@@ -70,7 +70,7 @@ fn embeddings(options: &Options, run: &Run) -> Result<String> {
     }
     let sources = Sources::new(run, stream.find(run)?.as_ref())?;
     for name in sources.forgotten() {
-        terminal::note(&format!("note: training embeddings of {name} were forgotten: its test embeddings go alone"));
+        terminal::note(&format!("note: training embeddings of {name} were forgotten, and are not exported"));
     }
     let Counts { train, test } = sources.write(format, &options.out, &sources.made_from())?;
     Ok(format!("{} and {} to test on", counted(train, "training embedding"), test))

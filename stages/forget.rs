@@ -18,7 +18,10 @@ use cgil::{
 };
 use clap::Args;
 
-use crate::{baseline::class_statistics, quality, terminal};
+use crate::{
+    baseline::{can_learn, class_statistics},
+    quality, terminal,
+};
 
 /// Rows that are generated per class to see how near they come to training rows.
 const SAMPLES: usize = 256;
@@ -69,10 +72,10 @@ pub enum Forget {
 /// Takes embeddings of a source away, all of whose classes have been learned.
 pub fn forget(run: &Run, source: &str, what: Forget, overwrite: bool) -> Result<()> {
     let mut embeddings = Embeddings::open_complete(run, source)?;
+    let learned = learned(run, source)?;
     let kept = if embeddings.is_forgotten::<Train>() {
         String::new() // an earlier try has said it
     } else {
-        let learned = learned(run, source)?;
         learned.iter().map(|learned| kept(run, &embeddings, learned)).collect::<Result<Vec<_>>>()?.concat()
     };
     let mut gone = counted(embeddings.forget::<Train>(overwrite)?, "training embedding");
@@ -96,7 +99,7 @@ fn learned(run: &Run, source: &str) -> Result<Vec<Learned>> {
                 "the stream {name} has no generators of {source} yet: run `cgil add`, or fit-vae and prompt-tune, first"
             )
         };
-        if let Some(behind) = run.behind(&name, tasks[tasks.len() - 1] + 1) {
+        if let Some(behind) = run.behind(&name, tasks[tasks.len() - 1] + 1, |options| can_learn(&stream, options)) {
             bail!("{behind} has not learned {source} yet: run `cgil add`, or the command that made it, first");
         }
         learned.push(Learned { stream, tasks, kind });

@@ -4,7 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use cgil::{generator::GeneratorConfig, run::Run, stream::Stream};
+use cgil::{
+    artefact::{self, Manifest},
+    device::class_of,
+    generator::{GeneratorConfig, LatentStore},
+    results::Results,
+    run::Run,
+    stream::Stream,
+};
 use clap::{Args, Parser};
 
 use crate::{
@@ -17,12 +24,12 @@ use crate::{
 pub struct LearnOptions {
     #[command(flatten)]
     pub stream: StreamOption,
-    /// Options of fit-vae, such as epochs=100,latent=64
-    #[arg(long, value_name = "OPTIONS", default_value = "")]
-    fit_vae: String,
-    /// Options of prompt-tune, such as epochs=10,batch-size=512
-    #[arg(long, value_name = "OPTIONS", default_value = "")]
-    prompt_tune: String,
+    /// Options of fit-vae, such as epochs=100,latent=64 [default: those that the run was made with]
+    #[arg(long, value_name = "OPTIONS")]
+    fit_vae: Option<String>,
+    /// Options of prompt-tune, such as epochs=10,batch-size=512 [default: as of fit-vae]
+    #[arg(long, value_name = "OPTIONS")]
+    prompt_tune: Option<String>,
 }
 
 /// The two stages with their options.
@@ -32,13 +39,40 @@ pub struct Learning {
 }
 
 impl LearnOptions {
-    /// The stages on a run. An error where an option is none of theirs.
-    pub fn stages(&self, run: &Path) -> Result<Learning> {
-        let fit = parse("fit-vae", run, &self.fit_vae)?;
-        match (fit, parse("prompt-tune", run, &self.prompt_tune)?) {
-            (Stage::FitVae(fit), Stage::PromptTune(tune)) => Ok(Learning { generators: fit.generators()?, tune }),
-            _ => bail!("the stages have other names"),
+    /// The stages on a run, which may have learned a stream already. An error where an option is none
+    /// of theirs, or generators are there that were made otherwise.
+    pub fn stages(&self, run: &Run, stream: Option<&Stream>) -> Result<Learning> {
+        let made = |option: &Option<String>, made: &dyn Fn(&Stream) -> Option<String>| {
+            option.clone().or_else(|| made(stream?)).unwrap_or_default()
+        };
+        let tune = parse("prompt-tune", run.dir(), &made(&self.prompt_tune, &|stream| tuned(run, stream)))?;
+        let fit = parse("fit-vae", run.dir(), &made(&self.fit_vae, &|_| None))?;
+        let (Stage::FitVae(fit), Stage::PromptTune(tune)) = (fit, tune) else { bail!("the stages have other names") };
+        let (mut config, device) = fit.generators()?;
+        let Some(stream) = stream else { return Ok(Learning { generators: (config, device), tune }) };
+        if self.fit_vae.is_none()
+            && let Ok(store) = LatentStore::open(run, stream, tune.generator())
+        {
+            config = store.config;
         }
+        let store = LatentStore::new(run, stream, config.clone(), class_of(&device));
+        (0..stream.tasks()).try_for_each(|task| store.find(task).map(drop))?;
+        Ok(Learning { generators: (config, device), tune })
+    }
+}
+
+/// The options of the only prompts of CGIL that a stream was scored with.
+fn tuned(run: &Run, stream: &Stream) -> Option<String> {
+    let method = |name: String| -> Option<String> {
+        let dir = Results::new(run, stream, &name).step_dir(0);
+        let manifest = Manifest::find(&dir, &artefact::RESULTS).ok()??;
+        let method = manifest.options["method"].as_str()?;
+        if method == "cgil" { Some(String::new()) } else { Some(method.strip_prefix("cgil,")?.to_owned()) }
+    };
+    let methods: Vec<String> = run.methods(&stream.name).into_iter().filter_map(method).collect();
+    match &methods[..] {
+        [only] => Some(only.clone()),
+        _ => None,
     }
 }
 

@@ -128,6 +128,17 @@ impl Stage {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// What clap asserts in debug builds alone, such as that no two options have one id.
+    #[test]
+    fn options_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
+}
+
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
     unsafe { cgil::prepare() };

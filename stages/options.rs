@@ -78,7 +78,7 @@ pub fn flags(pairs: &[(String, String)]) -> Vec<String> {
 #[derive(Args, Clone, Debug, Default)]
 pub struct StreamOption {
     /// The stream, where the run has several
-    #[arg(long = "stream", value_name = "NAME", hide_short_help = true)]
+    #[arg(id = "stream", long = "stream", value_name = "NAME", hide_short_help = true)]
     name: Option<String>,
 }
 

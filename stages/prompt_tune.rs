@@ -112,6 +112,11 @@ pub fn tune(options: &Options, run: &Run, stream: &Stream) -> Result<()> {
 }
 
 impl Options {
+    /// The kind of generators that past classes come from.
+    pub fn generator(&self) -> Kind {
+        self.generator
+    }
+
     /// What tables call the method with these options.
     pub fn method(&self) -> Result<String> {
         let mut own = self.training()?;

@@ -197,6 +197,16 @@ fn a_class_that_is_renamed_learns_alone_and_steps_before_keep_its_name() {
     for step in ["task-01", "task-02"] {
         assert!(of(&run_dir, step) == of(&other, step), "{step}");
     }
+    // what a baseline keeps of the task is what it would have kept then
+    let linear = |run_dir: &str| {
+        run(&["baseline", "linear", "--run", run_dir, "--tasks", "1", "--covariance", "diagonal"]);
+        fs::read(steps(run_dir, "statistics", "linear").join("task-01/state.safetensors")).unwrap()
+    };
+    let renamed = data.at("renamed");
+    data.add(&renamed, "0", &[]);
+    data.add(&renamed, "1", &[]);
+    run(&["rename", "--run", &renamed, "ant", "formica"]);
+    assert!(linear(&renamed) == linear(&other));
     data.add(&run_dir, "2", &[]); // and the stream goes on
     assert_eq!(query(dir, "SELECT COUNT(*) FROM predictions WHERE after_task = 4"), ["18"]);
 }
@@ -264,4 +274,126 @@ fn a_class_that_is_taken_out_is_no_candidate_and_may_come_again() {
         as_str(remove(class), &|args| drop(run(args)));
     }
     as_str(remove("ant"), &|args| drop(fails(args, &["the only class"])));
+}
+
+/// What `classify` says of test pictures, and what the last step's predictions say, by picture.
+fn said(data: &Data, run_dir: &str, after: &str) -> (Vec<String>, Vec<String>) {
+    let mut classified = Vec::new();
+    for delivery in ["0", "1"] {
+        let root = data.root.join(delivery);
+        let csv = run(&["classify", "--run", run_dir, path(&root.join("test")), "--top", "1", "--format", "csv"]);
+        for line in csv.lines().skip(1) {
+            let [file, _, class, probability, ..] = line.split(',').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let id = Path::new(file).strip_prefix(&root).unwrap().to_str().unwrap();
+            classified.push(format!("{id} {class} {:.4}", probability.parse::<f64>().unwrap()));
+        }
+    }
+    let sql = format!(
+        "SELECT p.sample_id, c.class_name, p.probability FROM predictions p JOIN classes c ON p.predicted = c.label \
+         WHERE p.after_task = {after}"
+    );
+    let rows = query(Path::new(run_dir), &sql);
+    let predicted = rows.iter().map(|row| {
+        let [id, class, probability] = row.split(',').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        format!("{id} {class} {:.4}", probability.parse::<f64>().unwrap())
+    });
+    let predicted: std::collections::BTreeSet<String> = predicted.collect();
+    classified.retain(|line| predicted.iter().any(|row| row.split(' ').next() == line.split(' ').next()));
+    classified.sort();
+    (classified, predicted.into_iter().collect())
+}
+
+#[test]
+fn predictions_say_what_classify_says_after_a_class_was_taken_out() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    data.add(&run_dir, "1", &[]);
+    let (classified, predicted) = said(&data, &run_dir, "2");
+    assert_eq!((classified.len(), &classified), (12, &predicted));
+    run(&["remove-class", "--run", &run_dir, "cat"]); // the options are the run's
+    let (classified, predicted) = said(&data, &run_dir, "3");
+    assert_eq!((classified.len(), &classified), (9, &predicted));
+    let methods = query(Path::new(&run_dir), "SELECT COUNT(DISTINCT method) FROM metrics");
+    assert_eq!(methods, ["1"]);
+}
+
+#[test]
+fn pictures_of_one_known_class_do_not_say_when_all_are_none_of_these() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    data.add(&run_dir, "1", &[]);
+    let all = data.root.join("all/test");
+    let refused = || {
+        let args = ["classify", "--run", &run_dir, path(&all), "--reject", "0.3", "--format", "csv"];
+        run(&args).lines().filter(|line| line.contains(",1,") && line.ends_with(",true")).count()
+    };
+    let known = |step: &str| {
+        let dir = steps(&run_dir, "results", "cgil").join(step);
+        tensor(&dir.join("classifier.safetensors"), "known")
+    };
+    let (before, quantiles) = (refused(), known("task-02"));
+    assert!(before > 0);
+    let more = data.root.join("more");
+    pictures(&more, "ant", 0, 20..21, 0..0);
+    run(&["add", "--run", &run_dir, "--data", path(&more)]);
+    assert!(known("task-03") == quantiles);
+}
+
+#[test]
+fn what_cannot_be_learned_stays_out_of_the_stream() {
+    let data = Data::new();
+    let run_dir = data.at("run");
+    data.add(&run_dir, "0", &[]);
+    run(&["baseline", "ncm", "--run", &run_dir, "--tasks", "1"]);
+    let before = files(Path::new(&run_dir));
+    let other = ["--fit-vae", "epochs=5,hidden=16,latent=4"];
+    let parts = ["epochs is 3 there, 5 now"];
+    fails(&[&["rename", "--run", &run_dir, "ant", "formica"][..], &other].concat(), &parts);
+    fails(&[&["remove-class", "--run", &run_dir, "ant"][..], &other].concat(), &parts);
+    fails(&[&["add", "--run", &run_dir, "--data", &data.at("1")][..], &other].concat(), &parts);
+    fails(&["add", "--run", &run_dir, "--data", &data.at("1"), "--stream", "none"], &["no stream \"none\""]);
+    assert!(files(Path::new(&run_dir)) == before);
+
+    // a class without test pictures is learned, and not scored
+    let silent = data.root.join("silent");
+    pictures(&silent, "gnu", 2, 0..6, 0..0);
+    pictures(&silent, "ant", 0, 20..24, 0..0); // a baseline that learns a class once is out of it
+    run(&["add", "--run", &run_dir, "--data", path(&silent), "--forget"]);
+    let dir = Path::new(&run_dir);
+    assert_eq!(query(dir, "SELECT on_task FROM metrics WHERE metric = 'accuracy' AND after_task = 2"), ["1"]);
+    let answer = run(&["classify", "--run", &run_dir, path(&data.root.join("0/test/ant/6.png")), "--top", "9"]);
+    assert!(answer.contains("gnu"), "{answer}");
+}
+
+#[test]
+fn what_is_scored_after_test_pictures_were_forgotten_is_another_artefact() {
+    let data = Data::new();
+    let [early, late] = ["early", "late"].map(|name| data.at(name));
+    for run_dir in [&early, &late] {
+        data.add(run_dir, "0", &[]);
+        data.add(run_dir, "1", &[]);
+    }
+    let lda = |run_dir: &str| run(&["baseline", "lda", "--run", run_dir, "--tasks", "1"]);
+    let forget = |run_dir: &str| run(&["forget", "--run", run_dir, "--source", "base", "--test"]);
+    run(&["baseline", "lda", "--run", &late, "--tasks", "1"]); // statistics, while the rows are there
+    fs::remove_dir_all(steps(&late, "results", "lda")).unwrap();
+    lda(&early);
+    forget(&early);
+    forget(&late);
+    lda(&late);
+    lda(&early); // what was scored before goes on
+    let identity = |run_dir: &str| {
+        let manifest = fs::read_to_string(steps(run_dir, "results", "lda").join("task-01/manifest.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["identity"].to_string()
+    };
+    assert_ne!(identity(&early), identity(&late));
+    let count = |run_dir: &str| {
+        query(
+            Path::new(run_dir),
+            "SELECT COUNT(*) FROM predictions WHERE method = 'lda' AND after_task = 1 AND on_task = 1",
+        )
+    };
+    assert_eq!([count(&early), count(&late)].concat(), ["6", "0"]);
 }

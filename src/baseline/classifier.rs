@@ -21,6 +21,10 @@ pub trait Incremental {
     /// error names the class that it is about; after one the learner is not to be used.
     fn learn(&mut self, classes: &[Examples]) -> Result<()>;
 
+    /// Takes classes out, given as positions in learning order: those alone, from now on. What has no
+    /// use for it scores them all the same.
+    fn leave_out(&mut self, _classes: Vec<usize>) {}
+
     /// What it has learned, to be stored: everything that [`Incremental::restore`] needs.
     fn state(&self) -> State;
 
@@ -126,7 +130,7 @@ impl Known {
             if self.labels.contains(&class.label) {
                 bail!(
                     "{class} has been learned before, and this classifier learns a class once, with all its rows; lda, \
-                     ranpac, evidence and prompts learn more of it"
+                     ranpac, rail, evidence and prompts learn more of it"
                 );
             }
         }

@@ -71,6 +71,7 @@ pub struct Evidence {
     tally: Tally,
     chosen: Chosen,
     model: Option<Model>,
+    removed: Vec<usize>, // classes that are no candidates, as positions
 }
 
 /// Sums of hits, over the rows or the tasks so far.
@@ -104,6 +105,7 @@ impl Evidence {
             },
             chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, calibration: Calibration::NONE },
             model: None,
+            removed: Vec::new(),
         }
     }
 
@@ -147,7 +149,7 @@ impl Evidence {
             hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
         }
         self.tally.text[0] += self.text_hits(rows, &truth);
-        self.tally.text[1] += truth.len() as f64 / self.seen() as f64;
+        self.tally.text[1] += truth.len() as f64 / self.candidates() as f64;
         let best = match self.statistics.rows() == self.seen() {
             true if !self.tally.text_tells() => UNJUDGED,
             _ => first_highest(&self.tally.hits),
@@ -163,8 +165,13 @@ impl Evidence {
         }
         let ((shrinkage, model), weight) = (models.swap_remove(place), WEIGHTS[best % WEIGHTS.len()]);
         self.tally.discount(self.chosen.weight, weight);
-        self.add_errors(&model, weight, rows, &truth);
-        self.chosen = Chosen { shrinkage, weight, calibration: self.tally.calibration(self.seen()), ..self.chosen };
+        let known = self.add_errors(&model, weight, rows, &truth);
+        // more rows of a few known classes say nothing of all
+        if unseen > 0 || self.tally.known.is_empty() {
+            self.tally.set_known(known);
+        }
+        self.chosen =
+            Chosen { shrinkage, weight, calibration: self.tally.calibration(self.candidates()), ..self.chosen };
         self.model = Some(model);
         Ok(())
     }
@@ -223,9 +230,20 @@ impl Evidence {
         Model::fit(&self.statistics, spread, shrinkage, &self.text, map)
     }
 
-    /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.
+    /// Logits (N, k) of unit rows (N, D) for the text features (k, D), of length 1, of the first k
+    /// classes; none of them of those that are no candidates.
     fn logits(&self, rows: &[f64], text: &[f64]) -> Vec<f64> {
-        logits(rows, text, self.statistics.dim(), self.logit_scale)
+        let dim = self.statistics.dim();
+        let mut logits = logits(rows, text, dim, self.logit_scale);
+        for row in logits.chunks_exact_mut(text.len() / dim).filter(|_| !self.removed.is_empty()) {
+            self.removed.iter().for_each(|&class| row[class] = f64::NEG_INFINITY);
+        }
+        logits
+    }
+
+    /// Number of learned classes that are candidates.
+    fn candidates(&self) -> usize {
+        self.seen() - self.removed.len()
     }
 
     /// For each bias the rows (N, D) of classes that are not learned yet, `truth` (N), that are
@@ -257,9 +275,10 @@ impl Evidence {
     }
 
     /// Adds, for each calibration, the cross-entropies of rows (N, D) of the classes `truth` (N), each
-    /// left out, among the seen classes. One that is alone in its class has none. Their highest scores
-    /// say what known rows have.
-    fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) {
+    /// left out, among the seen classes. One that is alone in its class has none. Returns their highest
+    /// scores, which say what known rows have.
+    fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) -> Vec<f64> {
+        let candidates = self.candidates() as f64;
         let (dim, n, mut known) = (self.statistics.dim(), self.seen(), Vec::new());
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let mut scores = self.logits(rows, &self.text); // (B, C)
@@ -272,13 +291,13 @@ impl Evidence {
                         let power = |x: &f64| ((x - highest) / temperature).exp();
                         let own = power(&scores[class]) / scores[..n].iter().map(power).sum::<f64>();
                         for (error, even) in errors.iter_mut().zip(EVENS) {
-                            *error -= ((1.0 - even) * own + even / n as f64).ln();
+                            *error -= ((1.0 - even) * own + even / candidates).ln();
                         }
                     }
                 }
             }
         }
-        self.tally.set_known(known);
+        known
     }
 
     /// What each model hits of rows of the classes `truth`, each left out.
@@ -307,6 +326,10 @@ impl Incremental for Evidence {
         let rows: Vec<f64> = classes.iter().flat_map(|examples| unit_rows(examples.rows.values(), dim)).collect();
         let counts = places.into_iter().zip(classes.iter().map(|examples| examples.rows.len()));
         self.learn_rows(&rows, &counts.collect::<Vec<_>>())
+    }
+
+    fn leave_out(&mut self, classes: Vec<usize>) {
+        self.removed = classes;
     }
 
     fn state(&self) -> State {

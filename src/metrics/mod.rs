@@ -228,7 +228,7 @@ impl History {
         let Some(last) = self.steps.last() else {
             let zero_shot = self.zero_shot.as_deref().unwrap_or_default();
             let mut rows = per_task(MetricName::ZeroShotAccuracy, zero_shot, 0..zero_shot.len());
-            rows.push(over_tasks(MetricName::ZeroShotAccuracy, mean(zero_shot.iter().copied())));
+            rows.push(over_tasks(MetricName::ZeroShotAccuracy, mean(known(zero_shot.iter().copied()))));
             rows.retain(|metric| metric.value.is_finite());
             return rows;
         };

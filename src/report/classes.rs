@@ -10,11 +10,7 @@ use super::{
     figure::Figure,
     scope::Scope,
 };
-use crate::{
-    query::{numbers, texts},
-    sheet::Sheet,
-    words::counted,
-};
+use crate::{query::numbers, sheet::Sheet, stream::Stream, words::counted};
 
 /// Bars of a chart; of more classes the outermost are drawn.
 const BARS: usize = 24;
@@ -137,12 +133,18 @@ impl Comparison {
         let (rows_of, tasks) = (scope.rows_of(method), scope.tasks);
         let of = |step: &str| -> Result<BTreeMap<i64, (String, f64)>> {
             let rows = scope.tables.sql(&format!(
-                "SELECT label, class_name, AVG(accuracy) AS accuracy FROM class_accuracy WHERE {rows_of} AND {step} \
-                 GROUP BY label, class_name"
+                "SELECT label, AVG(accuracy) AS accuracy FROM class_accuracy WHERE {rows_of} AND {step} GROUP BY label"
             ))?;
             let labels = numbers(&rows, "label")?.into_iter().map(|label| label as i64);
-            let values = texts(&rows, "class_name")?.into_iter().zip(numbers(&rows, "accuracy")?);
-            Ok(labels.zip(values).collect())
+            // as it is called now
+            let name = |label: i64| {
+                let of = |stream: &Stream| Some(stream.classes[stream.position(label).ok()?].name.clone());
+                scope.streams.iter().find_map(of).unwrap_or_default()
+            };
+            Ok(labels
+                .zip(numbers(&rows, "accuracy")?)
+                .map(|(label, accuracy)| (label, (name(label), accuracy)))
+                .collect())
         };
         let (mut before, after) = (of(self.before_is)?, of(&format!("after_task = {tasks} AND on_task <= {tasks}"))?);
         let change = |(label, (class, after))| before.remove(&label).map(|(_, before)| Change { class, before, after });

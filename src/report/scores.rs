@@ -248,11 +248,13 @@ pub fn matrix(scope: &Scope) -> Result<Figure> {
         .with_values()
         .with_legend("accuracy (%)")
         .with_color_map(ColorMap::Custom(Arc::new(shade)));
-    let description = format!(
-        "Heat map of the accuracy of {first} on each of {n} tasks after each. On the first task: {:.1} % at once, {:.1} % in the end.",
-        cells[0][0],
-        cells[n - 1][0]
-    );
+    let mut description = format!("Heat map of the accuracy of {first} on each of {n} tasks after each.");
+    if let [first, .., last] = &cells[..]
+        && first[0].is_finite()
+        && last[0].is_finite()
+    {
+        description += &format!(" On the first task: {:.1} % at once, {:.1} % in the end.", first[0], last[0]);
+    }
     let svg = Chart::new(vec![map.into()], "on the images of task", "after task")
         .layout(|layout| layout.with_x_categories(labels().collect()).with_y_categories(labels().rev().collect()))
         .draw(&description);

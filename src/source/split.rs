@@ -79,7 +79,9 @@ pub fn assign(path: &Path, parts: &[Part], holdout: Option<f64>, id: impl Fn(u32
     let mut notes = Vec::new();
     let (learned, scored): (Vec<u32>, Vec<u32>) = match (test, validation, holdout) {
         (0, 0, None) => {
-            notes.push("no test images, so its classes will not be scored: --holdout 0.2 keeps a share of the images".into());
+            notes.push(
+                "no test images, so its classes will not be scored: --holdout 0.2 keeps a share of the images".into(),
+            );
             (of(Part::Unsplit).chain(of(Part::Train)).collect(), Vec::new())
         }
         (0, 0, Some(share)) => {

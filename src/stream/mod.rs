@@ -225,9 +225,11 @@ impl Stream {
         self.tasks[..learned].iter().filter_map(|task| task.removed)
     }
 
-    /// The position of the class that is called so now, unless it was taken out.
+    /// The position of the class that is called so now, unless it was taken out. Underscores are
+    /// spaces, as in prompts.
     pub fn class_called(&self, name: &str) -> Option<usize> {
-        let is_called = |&class: &usize| self.classes[class].name == name;
+        let words = |name: &str| name.trim().replace('_', " ");
+        let is_called = |&class: &usize| words(&self.classes[class].name) == words(name);
         (0..self.classes.len())
             .filter(is_called)
             .find(|class| self.removed(self.tasks()).all(|removed| removed != *class))

@@ -39,7 +39,7 @@ impl Stream {
     /// The training rows of task `t` (from 0), of new classes and of known ones. A class that has none
     /// is an [`Error::TooFewRows`].
     pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
-        let classes: Vec<Class> = self.learns(t).into_iter().map(|class| self.classes[class].clone()).collect();
+        let classes = self.learned_classes(t);
         if classes.is_empty() {
             return Ok(TaskRows { task: t, classes, rows: Vec::new() });
         }

@@ -40,6 +40,7 @@ fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64>
         classes: vec![0; n],
         since: vec![1; n],
         rows: Rows::new(dim, rows.iter().map(|&x| x as f32).collect()),
+        forgotten: Vec::new(),
     };
     let single = |values: &mut dyn Iterator<Item = &f64>| values.map(|&x| x as f32).collect::<Vec<_>>();
     let given = |_: &[f32]| {
@@ -161,6 +162,7 @@ fn assert_reads_back(evidence: &Evidence, prompts: &[f64], test: &[f64], answers
         classes: vec![0; n],
         since: vec![1; n],
         rows: Rows::new(dim, rows),
+        forgotten: Vec::new(),
     };
     let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
     let zero_shot = ZeroShot { features: &vec![1.0; all * dim], is_raw: false };

@@ -294,7 +294,8 @@ impl Prompts {
     fn learning(&self, n: usize) -> Result<Option<Tensor>> {
         let own = self.config.learned() > 0 && !self.config.context.is_shared();
         let learning = self.learning.own(&self.config, n);
-        if !own || (learning == (0..n) && self.config.weight_decay == 0.0) {
+        let all = learning == (0..n) && self.config.weight_decay == 0.0 && self.learning.alone.is_none();
+        if !own || all {
             return Ok(None);
         }
         let contexts = self.contexts()?;
