@@ -24,6 +24,7 @@ pub mod hash;
 pub mod hub;
 pub mod method;
 pub mod metrics;
+pub mod partition;
 pub mod picture;
 pub mod profile;
 pub mod prompt;
@@ -40,6 +41,7 @@ pub mod run;
 pub mod sheet;
 pub mod source;
 pub mod states;
+pub mod stop;
 pub mod stream;
 #[cfg(feature = "report")]
 pub mod summary;

@@ -1,21 +1,29 @@
 //! Stage 2: a generator of embeddings for every class, task by task, into the latent store.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
-    generator::{ClassRows, GeneratorConfig, LatentStore, fit_all},
+    generator::{ClassRows, GeneratorConfig, Kind, LatentStore, fit_all, store},
+    partition::Partition,
     profile::{Phase, time},
     run::Run,
+    stop::{self, Stopped},
     stream::Stream,
+    task::Order,
     words::counted,
 };
 use clap::Args;
 
 use crate::{
+    jobs,
     options::{GeneratorOptions, OrderOptions, TaskOptions},
     terminal::{self, Progress},
 };
@@ -37,6 +45,13 @@ pub struct Options {
     /// auto (CUDA if there), cpu, cuda, or cuda:1; for VAEs alone
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Fit every N-th class alone, from class I on
+    ///
+    /// Partition I of N, from 0/N to N-1/N, has the classes k of the order with k mod N = I.
+    /// Partitions may run anywhere that the run's directory is, at once, in any order and again;
+    /// whoever finds all classes of a task there completes it.
+    #[arg(long, value_name = "I/N", hide_short_help = true)]
+    partition: Option<Partition>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -53,7 +68,9 @@ pub fn run(options: &Options) -> Result<()> {
     terminal::note_device(&options.device, &device);
     // what cannot be fitted is refused before anything is written
     missing_tasks(&run, &LatentStore::new(&run, &stream, config.clone(), class_of(&device)))?;
-    fit(&run, &stream.create(&run)?, config, &device)?;
+    let stream = stream.create(&run)?;
+    let place = run.place(&store::dir(&run, &stream, config.kind()));
+    jobs::recorded(&run, &place, options.partition, || fit_part(&run, &stream, config, &device, options.partition))?;
     terminal::profile(options.profile, start)
 }
 
@@ -62,28 +79,75 @@ impl Options {
     pub fn generators(&self) -> Result<(GeneratorConfig, Device)> {
         Ok((self.generator.config()?, self.device.open_one()?))
     }
+
+    /// Of what stream, and of what kind the generators are.
+    pub fn stream(&self) -> (Order, TaskOptions, Kind) {
+        (self.order.order(), self.tasks.clone(), self.generator.kind)
+    }
 }
 
 /// Fits what is missing of the generators of a stream.
 pub fn fit(run: &Run, stream: &Stream, config: GeneratorConfig, device: &Device) -> Result<()> {
+    fit_part(run, stream, config, device, None)
+}
+
+/// As [`fit`], of one partition of the classes alone, beside processes that fit others.
+fn fit_part(
+    run: &Run,
+    stream: &Stream,
+    config: GeneratorConfig,
+    device: &Device,
+    partition: Option<Partition>,
+) -> Result<()> {
     let mut store = LatentStore::new(run, stream, config, class_of(device));
-    if !missing_tasks(run, &store)?.is_empty() || store.has_leftovers() {
-        store.lock()?;
+    match partition {
+        Some(_) => store.share()?,
+        None if !missing_tasks(run, &store)?.is_empty() || store.has_leftovers() => store.lock()?,
+        None => {}
     }
+    let own = partition.unwrap_or(Partition::WHOLE);
     let missing = missing_tasks(run, &store)?; // another process may have been faster
-    let classes: usize = missing.iter().map(|&task| stream.task(task).len()).sum();
+    let classes = missing.iter().flat_map(|&task| stream.task(task)).filter(|&class| own.has(class)).count();
     let progress = Progress::new("fit-vae", classes * store.config.ticks());
+    stop::watch();
     let mut fitted = 0;
     for tasks in groups(&missing, stream) {
-        fitted += fit_tasks(run, &tasks, &store, device, &progress)?;
+        fitted += fit_tasks(run, &tasks, own, &store, device, &progress)?;
+        for task in tasks {
+            if missing_classes(&store, task)?.is_empty() {
+                time(Phase::Write, || store.finish_task(task))?;
+            }
+        }
+        if stop::is_asked() {
+            break;
+        }
     }
     progress.finish();
-    terminal::print(format!(
-        "{} generators in {} tasks in {}, {fitted} fitted now\n",
-        stream.classes.len(),
-        stream.tasks(),
-        run.dir().display()
-    ))
+    let mut missing = Vec::new();
+    for task in 0..stream.tasks() {
+        missing.extend(missing_classes(&store, task)?);
+    }
+    store.leave()?;
+    if missing.iter().any(|&class| own.has(class)) {
+        return Err(Stopped.into());
+    }
+    let (run, all) = (run.dir().display(), stream.classes.len());
+    terminal::print(match (partition, missing.len()) {
+        (Some(own), 1..) => format!(
+            "partition {own} of {run}: its generators are there, {fitted} fitted now; {} of {all} are missing, of other \
+             partitions\n",
+            missing.len()
+        ),
+        _ => format!("{all} generators in {} tasks in {run}, {fitted} fitted now\n", stream.tasks()),
+    })
+}
+
+/// The classes of a task (from 0) that have not been fitted, as positions in the stream.
+fn missing_classes(store: &LatentStore, task: usize) -> Result<Vec<usize>> {
+    let missing: Vec<usize> =
+        store.stream().task(task).filter(|&class| !store.has_class(task, &store.stream().classes[class])).collect();
+    // a task that is complete has no fitted classes beside it
+    Ok(if missing.is_empty() || store.find(task)?.is_some() { Vec::new() } else { missing })
 }
 
 /// The tasks that have no generators yet. An error where a class of them has too few rows for one.
@@ -115,13 +179,21 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Fits the classes of some tasks that are missing. Returns how many those were.
-fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
+/// Fits the classes of a partition that are missing of some tasks. Returns how many those were.
+fn fit_tasks(
+    run: &Run,
+    tasks: &[usize],
+    own: Partition,
+    store: &LatentStore,
+    device: &Device,
+    progress: &Progress,
+) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
     let (mut missing, mut data, mut dim, mut alone) = (Vec::new(), Vec::new(), 1, Vec::new());
     for &task in tasks {
         store.begin(task)?;
         let classes = stream.classes_of(task).iter().zip(stream.source_labels(task));
+        let classes = stream.task(task).zip(classes).filter(|(k, _)| own.has(*k)).map(|(_, class)| class);
         let (there, own): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| store.has_class(task, class));
         progress.inc((there.len() * config.ticks()) as u64);
         let embeddings = stream.embeddings(run, task)?;
@@ -133,6 +205,7 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         missing.extend(own.into_iter().map(|(class, _)| (task, class)));
     }
     note_alone(&alone);
+    let fitted = AtomicUsize::new(0);
     fit_all(
         &data,
         dim,
@@ -140,20 +213,20 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         config,
         device,
         || progress.inc(1),
-        |i, fitted| {
+        |i, fit| {
             let (task, class) = missing[i];
-            if !fitted.generator.is_finite() {
+            if !fit.generator.is_finite() {
                 let advice = match config.lr() {
                     Some(lr) => format!("use a smaller --lr than {lr}"),
                     None => "its embeddings are not finite numbers".into(),
                 };
                 bail!("the generator of {class} diverged: {advice}");
             }
-            time(Phase::Write, || store.put_class(task, class, &fitted))
+            fitted.fetch_add(1, Ordering::Relaxed);
+            time(Phase::Write, || store.put_class(task, class, &fit))
         },
     )?;
-    tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))?;
-    Ok(missing.len())
+    Ok(fitted.into_inner())
 }
 
 /// Tells which classes have one training embedding.
