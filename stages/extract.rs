@@ -182,8 +182,8 @@ fn encode_part(
     let others = embeddings.missing().len();
     if let (Some(own), 1..) = (partition, others) {
         return terminal::print(format!(
-            "partition {own} of {}: its shards are there, {encoded} images encoded now; {others} of {} are missing, of \
-             other partitions\n",
+            "partition {own} of {}: its shards are there, {encoded} images encoded now; other partitions lack {others} \
+             of {}\n",
             run.dir().display(),
             counted(embeddings.shards().len(), "shard")
         ));

@@ -134,8 +134,7 @@ fn fit_part(
     let (run, all) = (run.dir().display(), stream.classes.len());
     terminal::print(match (partition, missing.len()) {
         (Some(own), 1..) => format!(
-            "partition {own} of {run}: its generators are there, {fitted} fitted now; {} of {all} are missing, of other \
-             partitions\n",
+            "partition {own} of {run}: its generators are there, {fitted} fitted now; other partitions lack {} of {all}\n",
             missing.len()
         ),
         _ => format!("{all} generators in {} tasks in {run}, {fitted} fitted now\n", stream.tasks()),

@@ -1,6 +1,10 @@
 //! About what stages need, from a little of their work that is done here.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 use anyhow::Result;
 use candle_core::Device;
@@ -8,13 +12,16 @@ use cgil::{
     clip::Checkpoint,
     embed::embed,
     embeddings::Shard,
-    generator::{ClassRows, GeneratorConfig, fit_all},
+    generator::{ClassRows, DiffusionConfig, GeneratorConfig, VaeConfig, fit_all},
     rng::{Draw, Rng},
     rows::Rows,
     source::Source,
 };
 
-use crate::extract::{DataOptions, Encoding};
+use crate::{
+    extract::{DataOptions, Encoding},
+    terminal,
+};
 
 /// Images are encoded for so long, or until all are.
 const SECONDS: f64 = 2.0;
@@ -40,10 +47,17 @@ pub fn of_images(checkpoint: &Checkpoint, source: &Source, options: &DataOptions
     let split = cgil::rows::SPLITS.into_iter().find(|split| source.rows.get(*split) == Some(&most));
     // more and more, from the first on, so that what is counted last had warm caches
     while let Some(split) = split.filter(|_| seconds < SECONDS && images < most) {
-        images = size.min(most);
-        let (start, shard) = (Instant::now(), Shard { split, number: 0, rows: 0..images });
-        embed(source, &[shard], &encoding.preprocess, &encoding.at_work(), |_| (), |_, rows| rows.map(drop))?;
-        seconds = start.elapsed().as_secs_f64();
+        let (start, shard, mut unread) = (Instant::now(), Shard { split, number: 0, rows: 0..size.min(most) }, None);
+        let put = |_, rows: Result<_>| {
+            unread = rows.err();
+            Ok(())
+        };
+        embed(source, &[shard], &encoding.preprocess, &encoding.at_work(), |_| (), put)?;
+        if let Some(error) = unread {
+            terminal::note(&format!("note: a shard of these images cannot be made: {error:#}"));
+            break;
+        }
+        (images, seconds) = (size.min(most), start.elapsed().as_secs_f64());
         size *= 2;
     }
     let all: usize = source.rows.values().sum();
@@ -65,12 +79,11 @@ pub fn of_generators(
 ) -> Result<Needed> {
     let short = match config {
         GeneratorConfig::Vae(config) => {
-            GeneratorConfig::Vae(cgil::generator::VaeConfig { epochs: config.epochs.min(EPOCHS), ..config.clone() })
+            GeneratorConfig::Vae(VaeConfig { epochs: config.epochs.min(EPOCHS), ..config.clone() })
         }
-        GeneratorConfig::Diffusion(config) => GeneratorConfig::Diffusion(cgil::generator::DiffusionConfig {
-            epochs: config.epochs.min(EPOCHS),
-            ..config.clone()
-        }),
+        GeneratorConfig::Diffusion(config) => {
+            GeneratorConfig::Diffusion(DiffusionConfig { epochs: config.epochs.min(EPOCHS), ..config.clone() })
+        }
         other => other.clone(),
     };
     // as many as are fitted at once
@@ -78,7 +91,7 @@ pub fn of_generators(
     let mut draws = Rng::new(0, Draw::Embeddings, &[]);
     let data: Vec<ClassRows> =
         (0..at_once as u64).map(|key| ClassRows { key, rows: Rows::new(dim, draws.normals(rows * dim)) }).collect();
-    let bytes = std::sync::atomic::AtomicU64::new(0);
+    let bytes = AtomicU64::new(0);
     let start = Instant::now();
     fit_all(
         &data,
@@ -88,7 +101,7 @@ pub fn of_generators(
         device,
         || (),
         |_, fitted| {
-            bytes.fetch_max(fitted.generator.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
+            bytes.fetch_max(fitted.generator.bytes() as u64, Ordering::Relaxed);
             Ok(())
         },
     )?;
