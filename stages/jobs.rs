@@ -2,11 +2,15 @@
 //! result depends on it.
 
 use std::{
+    env,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
     process,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -37,6 +41,8 @@ pub struct Record {
     pub host: String,
     pub process: u32,
     pub state: State,
+    /// When it began.
+    pub began: SystemTime,
     /// Why it failed, or stopped.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -56,17 +62,22 @@ pub enum State {
     Failed,
 }
 
+/// The partition that this process does.
+static OWN: Mutex<Option<Own>> = Mutex::new(None);
+
+struct Own {
+    partition: Partition,
+    record: PathBuf,
+    began: SystemTime,
+}
+
 /// Does the work of a partition on what lies in `place`, a path below the run's, and keeps a record
 /// of it; that of all of it without one.
 pub fn recorded(run: &Run, place: &str, partition: Option<Partition>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let Some(partition) = partition else { return work() };
     let path = dir(run, place).join(format!("{}.json", partition.to_string().replace('/', "-of-")));
-    let record = |state: State, message: String| -> Result<()> {
-        let (partition, host) = (partition.to_string(), System::host_name().unwrap_or_default());
-        let record = Record { partition, host, process: process::id(), state, message, is_heard: true };
-        atomic::write_file(&path, |file| Ok(file.write_all(serde_json::to_string(&record)?.as_bytes())?))
-    };
-    record(State::Running, String::new())?;
+    *own() = Some(Own { partition, record: path.clone(), began: SystemTime::now() });
+    record(State::Running, "")?;
     let done = thread::scope(|scope| {
         let (end, ended) = mpsc::channel::<()>();
         let path = &path;
@@ -80,14 +91,33 @@ pub fn recorded(run: &Run, place: &str, partition: Option<Partition>, work: impl
         done
     });
     let told = match &done {
-        Ok(()) => record(State::Done, String::new()),
-        Err(error) if outcome::code(error) == outcome::TRANSIENT => record(State::Stopped, format!("{error:#}")),
-        Err(error) => record(State::Failed, format!("{error:#}")),
+        Ok(()) => record(State::Done, ""),
+        Err(error) if outcome::code(error) == outcome::TRANSIENT => record(State::Stopped, &format!("{error:#}")),
+        Err(error) => record(State::Failed, &format!("{error:#}")),
     };
     if let Err(error) = told {
         terminal::note(&format!("note: {error:#}")); // of the work itself nothing is lost
     }
     done
+}
+
+/// Records that this process ends for a reason from outside, where it does a partition.
+pub fn stop(reason: &str) {
+    record(State::Stopped, reason).ok();
+}
+
+fn record(state: State, message: &str) -> Result<()> {
+    let own = own();
+    let Some(Own { partition, record: path, began }) = &*own else { return Ok(()) };
+    let node = env::var("SLURMD_NODENAME").ok(); // as people there call it
+    let host = node.or_else(System::host_name).unwrap_or_default();
+    let (partition, message, began) = (partition.to_string(), message.to_owned(), *began);
+    let record = Record { partition, host, process: process::id(), state, began, message, is_heard: true };
+    atomic::write_file(path, |file| Ok(file.write_all(serde_json::to_string(&record)?.as_bytes())?))
+}
+
+fn own() -> MutexGuard<'static, Option<Own>> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says that the process is still at work.

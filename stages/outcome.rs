@@ -10,7 +10,7 @@ use signal_hook::{
     low_level,
 };
 
-use crate::terminal;
+use crate::{jobs, terminal};
 
 /// The exit code of what may go well when it is tried again; sysexits' EX_TEMPFAIL.
 pub const TRANSIENT: u8 = 75;
@@ -29,7 +29,9 @@ pub fn heed_signals() -> Result<()> {
                 stop::ask();
             } else {
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGUSR1" };
-                terminal::error(&format!("stopped by {name}: the same command goes on from here"));
+                let reason = format!("stopped by {name}: the same command goes on from here");
+                jobs::stop(&reason);
+                terminal::error(&reason);
                 low_level::exit(TRANSIENT.into());
             }
         }

@@ -89,7 +89,7 @@ impl Stage {
     fn text(&self) -> String {
         let Work { noun, unit, items, is_complete, .. } = &self.work;
         let (missing, (left, all)) = (self.work.missing().count(), self.work.weights());
-        let mut text = format!("{}: {} of {} {}", self.name, items.len() - missing, items.len(), noun[1]);
+        let mut text = format!("{}: {} of {} {}", self.name, items.len() - missing, items.len(), noun);
         if let Some(unit) = unit {
             text += &format!(", {} of {all} {unit}", all - left);
         }
@@ -102,9 +102,11 @@ impl Stage {
             return text;
         }
         let running: Vec<_> = self.with(is_running).collect();
-        if let Some(rate) = self.work.rate().filter(|_| !running.is_empty()) {
+        // those that run now have worked since the first of them began
+        let began = running.iter().map(|(_, record)| record.began).min();
+        if let Some(rate) = began.and_then(|began| self.work.rate(began)) {
             let time = terminal::duration(left as f64 / rate);
-            text += &format!("  {rate:.1} {} a second, about {time} left\n", unit.unwrap_or(noun[1]));
+            text += &format!("  {rate:.1} {} a second, about {time} left\n", unit.unwrap_or(noun));
         }
         for (partition, record) in running {
             text += &format!("  {partition} runs on {}\n", record.host);

@@ -1,9 +1,6 @@
 //! What there is of a stage's work, and what is missing, as the tables have it.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, time::SystemTime};
 
 use anyhow::Result;
 use cgil::{
@@ -14,13 +11,10 @@ use cgil::{
     stream::Stream,
 };
 
-/// The rate is that of so much time before the last item that was made.
-const LATELY: Duration = Duration::from_secs(600);
-
 /// Items that partitions share.
 pub struct Work {
-    /// What they are called, one and several.
-    pub noun: [&'static str; 2],
+    /// What they are called.
+    pub noun: &'static str,
     /// What they are made of, counted by their weights: images, or nothing of its own.
     pub unit: Option<&'static str>,
     /// Where they lie, below the run's directory.
@@ -48,7 +42,7 @@ impl Work {
             made: embeddings.made(&shard),
         };
         Ok(Work {
-            noun: ["shard", "shards"],
+            noun: "shards",
             unit: Some("images"),
             place: run.place(&embeddings.dir()),
             items: embeddings.shards().into_iter().map(item).collect(),
@@ -65,7 +59,7 @@ impl Work {
             made,
         };
         Work {
-            noun: ["class", "classes"],
+            noun: "classes",
             unit: None,
             place: run.place(&store::dir(run, stream, kind)),
             items: stream.classes.iter().zip(fitted).map(item).collect(),
@@ -96,36 +90,11 @@ impl Work {
         (sum(&mut self.missing().map(|(_, item)| item)), sum(&mut self.items.iter()))
     }
 
-    /// What was made in a second lately, by weight; none where it cannot be told, or nothing has been
-    /// made for long.
-    pub fn rate(&self) -> Option<f64> {
-        let made: Vec<(SystemTime, usize)> =
-            self.items.iter().filter_map(|item| Some((item.made?, item.weight))).collect();
-        rate(&made, SystemTime::now())
-    }
-}
-
-fn rate(made: &[(SystemTime, usize)], now: SystemTime) -> Option<f64> {
-    let last = made.iter().map(|(time, _)| *time).max()?;
-    let lately = made.iter().filter(|(time, _)| last.duration_since(*time).is_ok_and(|since| since <= LATELY));
-    let first = lately.clone().map(|(time, _)| *time).min()?;
-    let weight: usize = lately.filter(|(time, _)| *time > first).map(|(_, weight)| weight).sum();
-    let seconds = last.duration_since(first).ok()?.as_secs_f64();
-    let is_old = now.duration_since(last).is_ok_and(|since| since > LATELY);
-    (seconds > 0.0 && !is_old).then(|| weight as f64 / seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rate_is_of_what_was_made_lately() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let made = [(at(10), 900), (at(5000), 7), (at(5010), 20), (at(5020), 40)];
-        assert_eq!(rate(&made, at(5030)), Some(3.0));
-        assert_eq!(rate(&made, at(9000)), None);
-        assert_eq!(rate(&made[..1], at(11)), None);
-        assert_eq!(rate(&[], at(11)), None);
+    /// What was made in a second since then, by weight; none where nothing was.
+    pub fn rate(&self, since: SystemTime) -> Option<f64> {
+        let made = self.items.iter().filter(|item| item.made.is_some_and(|made| made >= since));
+        let weight: usize = made.map(|item| item.weight).sum();
+        let seconds = since.elapsed().ok()?.as_secs_f64();
+        (weight > 0 && seconds > 0.0).then(|| weight as f64 / seconds)
     }
 }

@@ -136,6 +136,9 @@ fn partitions_that_were_killed_or_stopped_go_on_to_the_same_tables() {
         let output = signal_once(&of("0/2"), signal, || shards(&parts) > before);
         assert_eq!(output.status.code(), code, "{signal} {}", text(&output.stderr));
         assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+        let status = run(&["status", "--run", path(&parts)]);
+        assert!(status.contains(if code.is_none() { "0/2 runs on" } else { "0/2 stopped on" }), "{status}");
+        assert!(status.contains(said), "{status}");
     }
     assert!(shards(&parts) < 20);
     let running = ["0/2", "1/2"].map(|partition| start(&of(partition)));

@@ -22,6 +22,9 @@ use crate::{jobs::JOBS, options::at_least, terminal};
 /// What was submitted, in the directory of the jobs.
 const SUBMITTED: &str = "slurm.json";
 
+/// Jobs that will do something yet. One that is ending may be doing so for long, on a node that is lost.
+const ALIVE: &str = "--states=pending,running,suspended,configuring";
+
 /// Indices of an array, where Slurm does not say how many it takes; its own default.
 const MAX_ARRAY: usize = 1001;
 
@@ -162,7 +165,7 @@ fn alive(dir: &Path, dry_run: bool) -> Result<Vec<Submitted>> {
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let submitted: Vec<Submitted> = serde_json::from_slice(&text)
         .with_context(|| format!("{} is damaged: cancel the jobs by scancel, and remove it", path.display()))?;
-    let listed = match answer("squeue", &["--noheader", "--array", "--format=%F %K"]) {
+    let listed = match answer("squeue", &["--noheader", "--array", ALIVE, "--format=%F %K"]) {
         Err(_) if dry_run => return Ok(Vec::new()),
         listed => listed?,
     };

@@ -28,8 +28,8 @@ settle() {
     local until=$((SECONDS + 600)) job start
     while [ -n "$(squeue --noheader)" ]; do
         [ $SECONDS -lt $until ] || { squeue; fail "jobs do not end"; }
-        squeue --noheader --array --states=pending --format='%F_%K %S %r' | sed -n 's/ BeginTime$//p' | while read -r job start; do
-            [ "$(date -d "$start" +%s)" -lt $(($(date +%s) + 30)) ] || scontrol update JobId="$job" StartTime=now+8 || true
+        squeue --noheader --array --states=pending --format='%F_%K %S %r' | sed -n '/N\/A/d; s/ BeginTime$//p' | while read -r job start; do
+            [ "$(date -d "$start" +%s)" -lt $(($(date +%s) + 30)) ] || scontrol update JobId="$job" StartTime=now+8 2>"$work/late" || true
         done
         sleep 0.5
     done
