@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-python test-wheel check check-decoders bench bench-torch bench-cuda growth mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch bench-cuda growth mutants \
         schemas clean
 
 build:
@@ -57,6 +57,11 @@ dist: build
 
 test:
 	$(CARGO) test --release
+
+# Partitions on a Slurm cluster of three nodes that is started on this machine, as root. Needs Debian's slurmctld, slurmd,
+# slurm-client and munge.
+test-cluster: build
+	tests/cluster/run.sh
 
 # The snippets of docs/python.md and docs/export.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that
 # has them, else they are installed below target/.

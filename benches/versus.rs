@@ -59,7 +59,7 @@ fn encode(model: &str, images: &str) -> Result<f64> {
         &encoders,
         |_| (),
         |_, rows| {
-            done += rows.sample_ids.len();
+            done += rows?.sample_ids.len();
             Ok(())
         },
     )?;

@@ -1,13 +1,14 @@
-//! Files and directories that appear whole or not at all, and one process at a time that writes
-//! them.
+//! Files and directories that appear whole or not at all, and locks on where they are written: of one
+//! process at a time, or of several that share the work.
 
 use std::{
     fs::{self, File, TryLockError},
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicUsize, Ordering},
-    time::SystemTime,
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -16,24 +17,68 @@ use serde::Serialize;
 /// File that a lock is held on, in the directory that is written into.
 const LOCK: &str = ".lock";
 
+/// File that those who share a directory hold a lock on for as long as they put something in place.
+const COMMIT: &str = ".commit";
+
+/// How long the one before may take to let go, before people are told that it is waited for.
+const SOON: Duration = Duration::from_secs(1);
+
 /// End of the names of what is not whole yet. Readers leave out what begins with a dot.
 const UNFINISHED: &str = ".tmp";
 
+/// A file that is written and synced under a temporary name, and goes unless it is put in its place.
+pub(crate) struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Writes what is to become `path` through `write`, beside it.
+    pub fn write(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<Self> {
+        create_dir(parent(path))?;
+        let staged = Staged { temporary: temporary(path), path: path.to_owned() };
+        let file = File::create(&staged.temporary);
+        let mut file = file.with_context(|| format!("cannot create {}", staged.temporary.display()))?;
+        let written = write(&mut file).and_then(|()| Ok(file.sync_all()?));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(staged)
+    }
+
+    /// Puts it in its place, instead of what may be there.
+    pub fn put(self) -> Result<()> {
+        rename(&self.temporary, &self.path)
+    }
+
+    /// Puts it in its place unless something is there, and says whether it did: what comes first
+    /// stays, also where the file system gives no locks.
+    pub fn put_first(self) -> Result<bool> {
+        match fs::hard_link(&self.temporary, &self.path) {
+            Ok(()) => sync_parent(&self.path).map(|()| true),
+            Err(_) if self.path.exists() => Ok(false),
+            Err(_) => self.put().map(|()| true), // a file system without links
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        fs::remove_file(&self.temporary).ok();
+    }
+}
+
 /// Writes `path` through `write`: to a temporary name beside it, synced, then renamed.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    create_dir(parent(path))?;
-    let temporary = temporary(path);
-    let mut file = File::create(&temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
-    let written = write(&mut file).and_then(|()| Ok(file.sync_all()?));
-    let written = written.with_context(|| format!("cannot write {}", path.display()));
-    written.and_then(|()| rename(&temporary, path)).inspect_err(|_| {
-        fs::remove_file(&temporary).ok();
-    })
+    Staged::write(path, write)?.put()
 }
 
 /// Writes a value as JSON, for people to read.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    write_file(path, |file| {
+    stage_json(path, value)?.put()
+}
+
+/// As [`write_json`], not yet in its place.
+pub(crate) fn stage_json(path: &Path, value: &impl Serialize) -> Result<Staged> {
+    Staged::write(path, |file| {
         serde_json::to_writer_pretty(&mut *file, value)?;
         Ok(file.write_all(b"\n")?)
     })
@@ -76,10 +121,13 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Keeps other processes from writing into a directory for as long as it lives.
+/// Keeps other processes from writing into a directory for as long as it lives, or those out that
+/// want it alone.
 #[derive(Debug)]
 pub struct Lock {
+    dir: PathBuf,
     _file: File,
+    is_shared: bool,
     /// What people have to know, where the file system gives no locks.
     pub note: Option<String>,
 }
@@ -88,27 +136,89 @@ impl Lock {
     /// Waits until no other process writes into `dir`; `wait` is called if there is one. Clears
     /// what a killed process left there unfinished.
     pub fn of(dir: &Path, wait: impl FnOnce()) -> Result<Lock> {
+        let lock = Lock::take(dir, false, wait)?;
+        if lock.note.is_none() {
+            clear_unfinished(dir)?;
+        }
+        Ok(lock)
+    }
+
+    /// As [`Lock::of`], where nobody writes into `dir` now; else none, at once.
+    pub fn alone(dir: &Path) -> Result<Option<Lock>> {
         create_dir(dir)?;
-        let path = dir.join(LOCK);
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        let locked = match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                wait();
-                file.lock()
-            }
-            Err(TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(()),
-        };
+        let file = open_lock(&dir.join(LOCK))?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        clear_unfinished(dir)?;
+        Ok(Some(Lock { dir: dir.to_owned(), _file: file, is_shared: false, note: None }))
+    }
+
+    /// Writes into `dir` beside others that share it too. Waits until nobody has it alone; `wait` is
+    /// called if that takes long. Where it is the first, it clears what a killed process left there
+    /// unfinished.
+    pub fn shared(dir: &Path, wait: impl FnOnce()) -> Result<Lock> {
+        drop(Lock::alone(dir)?);
+        Lock::take(dir, true, wait)
+    }
+
+    fn take(dir: &Path, is_shared: bool, wait: impl FnOnce()) -> Result<Lock> {
+        create_dir(dir)?;
+        let file = open_lock(&dir.join(LOCK))?;
+        let locked = if is_shared { share(&file, wait) } else { lock(&file, wait) };
         let note = locked.err().map(|error| {
             format!(
                 "{}: the file system gives no locks ({error}); write into it with one process at a time",
                 dir.display()
             )
         });
-        if note.is_none() {
-            clear_unfinished(dir)?;
+        Ok(Lock { dir: dir.to_owned(), _file: file, is_shared, note })
+    }
+
+    /// Whether others may write into the directory at the same time.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Keeps those who share the directory from putting something in place, for as long as what is
+    /// returned lives. Nothing where the directory is not shared.
+    pub fn commit(&self) -> Result<Option<File>> {
+        if !self.is_shared {
+            return Ok(None);
         }
-        Ok(Lock { _file: file, note })
+        let file = open_lock(&self.dir.join(COMMIT))?;
+        file.lock().ok(); // a file system without locks was told of
+        Ok(Some(file))
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    // NFS shares the locks of files that are read, and gives those of written ones to one alone
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    file.with_context(|| format!("cannot create {}", path.display()))
+}
+
+fn lock(file: &File, wait: impl FnOnce()) -> io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            wait();
+            file.lock()
+        }
+        tried => tried.map_err(io::Error::from),
+    }
+}
+
+fn share(file: &File, wait: impl FnOnce()) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < SOON => thread::sleep(SOON / 50),
+            Err(TryLockError::WouldBlock) => {
+                wait();
+                return file.lock_shared();
+            }
+            tried => return tried.map_err(io::Error::from),
+        }
     }
 }
 
@@ -148,9 +258,13 @@ fn is_temporary(name: &str) -> bool {
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
-    // so that the new name survives a power cut too
-    let synced = File::open(parent(to)).and_then(|dir| dir.sync_all());
-    synced.with_context(|| format!("cannot write {}", parent(to).display()))
+    sync_parent(to)
+}
+
+/// Makes a new name survive a power cut.
+fn sync_parent(path: &Path) -> Result<()> {
+    let synced = File::open(parent(path)).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("cannot write {}", parent(path).display()))
 }
 
 /// The directory that `path` lies in.
@@ -241,5 +355,55 @@ mod tests {
         assert_eq!(heard.recv().unwrap(), "has it");
         drop(waiting.join().unwrap());
         Lock::of(&work, || panic!("nobody holds it any more")).unwrap();
+    }
+
+    #[test]
+    fn those_who_share_a_directory_put_things_in_place_one_at_a_time_and_the_first_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = || Lock::shared(dir.path(), || panic!("nobody has it alone")).unwrap();
+        fs::write(dir.path().join(".12-1-ab.tmp"), "x").unwrap();
+        let first = share();
+        assert_eq!(names(dir.path()), [".lock"]); // the first clears
+        fs::write(dir.path().join(".12-1-ab.tmp"), "x").unwrap();
+        let second = share();
+        assert_eq!(names(dir.path()), [".12-1-ab.tmp", ".lock"]); // which may be the first's
+        assert!(Lock::alone(dir.path()).unwrap().is_none());
+
+        let commit = first.commit().unwrap();
+        let (said, heard) = mpsc::channel();
+        let waiting = thread::spawn(move || {
+            let commit = second.commit().unwrap();
+            said.send(()).unwrap();
+            drop(commit);
+        });
+        assert!(heard.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(commit);
+        heard.recv().unwrap();
+        waiting.join().unwrap();
+        drop(first);
+        let alone = Lock::alone(dir.path()).unwrap().unwrap();
+        assert!(alone.commit().unwrap().is_none());
+        assert_eq!(names(dir.path()), [".commit", ".lock"]);
+        let sharing = thread::spawn({
+            let dir = dir.path().to_owned();
+            move || {
+                let (said, heard) = mpsc::channel();
+                Lock::shared(&dir, || said.send(()).unwrap()).unwrap();
+                heard.try_recv().is_ok()
+            }
+        });
+        thread::sleep(2 * SOON);
+        drop(alone);
+        assert!(sharing.join().unwrap(), "it was told that another has it alone");
+
+        let path = dir.path().join("file");
+        let stage = |text: &'static [u8]| Staged::write(&path, |file| Ok(file.write_all(text)?)).unwrap();
+        let [one, two, three] = [b"1", b"2", b"3"].map(|text| stage(text));
+        assert_eq!([one.put_first().unwrap(), two.put_first().unwrap()], [true, false]);
+        assert_eq!(fs::read(&path).unwrap(), b"1");
+        three.put().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"3");
+        drop(stage(b"4"));
+        assert_eq!(names(dir.path()), [".commit", ".lock", "file"]);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     hash::hash_bytes,
     profile::{Phase, time},
     source::{Record, Source},
+    stop,
 };
 
 /// Consecutive rows of one shard, on their way. Batches never cross a shard: what a row becomes
@@ -32,16 +33,17 @@ struct Decoded {
     pixels: Vec<f32>, // (B, 3, S, S)
 }
 
-/// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`. What
-/// cannot be read or decoded goes to its quarantine. Every encoder works on a thread of its own.
-/// `tick` is called with numbers of images done.
+/// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`, and of
+/// one whose source cannot be read, why. An image that cannot be read or decoded goes to the shard's
+/// quarantine. Every encoder works on a thread of its own. `tick` is called with numbers of images
+/// done. Where the process is asked to stop, it ends with the shards in hand.
 pub fn embed(
     source: &Source,
     shards: &[Shard],
     preprocess: &Preprocess,
     encoders: &[&ImageEncoder],
     tick: impl Fn(usize),
-    mut put: impl FnMut(usize, ShardRows) -> Result<()>,
+    mut put: impl FnMut(usize, Result<ShardRows>) -> Result<()>,
 ) -> Result<()> {
     let Some(encoder) = encoders.first() else { bail!("no encoder") };
     let size = encoder.batch();
@@ -72,23 +74,32 @@ pub fn embed(
     })
 }
 
-type Done = Result<Batch<ShardRows>>;
+/// What comes of a batch; the inner error is of its shard's source, the outer ends the work.
+type Done = Result<Batch<Result<ShardRows>>>;
 
 /// Reads the rows of the shards, one batch after another.
 fn read(source: &Source, shards: &[Shard], size: usize, sender: &Sender<Batch<Vec<Record>>>, failed: &Sender<Done>) {
     for (shard, Shard { split, rows, .. }) in shards.iter().enumerate() {
-        let mut records = match source.read(split, rows.clone()) {
-            Ok(records) => records,
-            Err(error) => return failed.send(Err(error)).unwrap_or(()),
-        };
-        for number in 0..rows.len().div_ceil(size) {
-            let content = match time(Phase::Read, || records.by_ref().take(size).collect()) {
-                Ok(content) => content,
-                Err(error) => return failed.send(Err(error)).unwrap_or(()),
-            };
-            if sender.send(Batch { shard, number, first: rows.start + number * size, content }).is_err() {
-                return;
+        if stop::is_asked() {
+            return;
+        }
+        let mut number = 0;
+        let read = source.read(split, rows.clone()).and_then(|mut records| {
+            while number < rows.len().div_ceil(size) {
+                let content = time(Phase::Read, || records.by_ref().take(size).collect::<Result<_>>())?;
+                if sender.send(Batch { shard, number, first: rows.start + number * size, content }).is_err() {
+                    return Ok(false);
+                }
+                number += 1;
             }
+            Ok(true)
+        });
+        let goes_on = match read {
+            Ok(goes_on) => goes_on,
+            Err(error) => failed.send(Ok(Batch { shard, number, first: 0, content: Err(error) })).is_ok(),
+        };
+        if !goes_on {
+            return;
         }
     }
 }
@@ -129,7 +140,7 @@ fn encode(encoder: &ImageEncoder, receiver: &Receiver<Batch<Decoded>>, sender: &
                 bail!("the embedding of {id} is not finite: are the weights of the checkpoint whole?");
             }
             rows.embeddings = embeddings;
-            Ok(Batch { shard, number, first, content: rows })
+            Ok(Batch { shard, number, first, content: Ok(rows) })
         });
         if sender.send(done).is_err() {
             return;
@@ -143,11 +154,19 @@ fn assemble(
     size: usize,
     receiver: Receiver<Done>,
     tick: impl Fn(usize),
-    put: &mut impl FnMut(usize, ShardRows) -> Result<()>,
+    put: &mut impl FnMut(usize, Result<ShardRows>) -> Result<()>,
 ) -> Result<()> {
     let mut open: BTreeMap<usize, BTreeMap<usize, ShardRows>> = BTreeMap::new();
     for done in receiver {
         let Batch { shard, number, content, .. } = done?;
+        let content = match content {
+            Ok(content) => content,
+            Err(error) => {
+                open.remove(&shard);
+                put(shard, Err(error))?;
+                continue;
+            }
+        };
         tick(content.sample_ids.len() + content.quarantine.len());
         let batches = open.entry(shard).or_default();
         batches.insert(number, content);
@@ -156,7 +175,7 @@ fn assemble(
             for batch in open.remove(&shard).unwrap_or_default().into_values() {
                 whole.append(batch);
             }
-            time(Phase::Write, || put(shard, whole))?;
+            time(Phase::Write, || put(shard, Ok(whole)))?;
         }
     }
     Ok(())

@@ -25,6 +25,7 @@ pub mod hash;
 pub mod hub;
 pub mod method;
 pub mod metrics;
+pub mod partition;
 pub mod picture;
 pub mod profile;
 pub mod prompt;
@@ -41,6 +42,7 @@ pub mod run;
 pub mod sheet;
 pub mod source;
 pub mod states;
+pub mod stop;
 pub mod stream;
 #[cfg(feature = "report")]
 pub mod summary;

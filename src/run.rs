@@ -65,9 +65,21 @@ impl Run {
 
     /// Waits until no other process writes into a directory of the run.
     pub fn lock(&self, dir: &Path) -> Result<Lock> {
-        let lock = Lock::of(dir, || {
-            self.note(&format!("note: waiting for another process that writes into {}", dir.display()))
-        })?;
+        self.told(Lock::of(dir, || self.note_waiting(dir)))
+    }
+
+    /// Waits until no other process has a directory of the run for itself, and writes into it beside
+    /// those that share it.
+    pub fn share(&self, dir: &Path) -> Result<Lock> {
+        self.told(Lock::shared(dir, || self.note_waiting(dir)))
+    }
+
+    fn note_waiting(&self, dir: &Path) {
+        self.note(&format!("note: waiting for another process that writes into {}", dir.display()));
+    }
+
+    fn told(&self, lock: Result<Lock>) -> Result<Lock> {
+        let lock = lock?;
         lock.note.iter().for_each(|note| self.note(&format!("note: {note}")));
         Ok(lock)
     }

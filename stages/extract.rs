@@ -5,24 +5,25 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use arrow::{array::BooleanArray, compute::filter_record_batch};
-use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ImageEncoder, Preprocess},
     device::{DeviceChoice, Precision, class_of},
     embed::embed,
-    embeddings::{Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan, kept_line},
+    embeddings::{self, Embeddings, FIRST_SOURCE, Shard, ShardRows, SourcePlan, kept_line},
+    partition::Partition,
     profile::{Phase, time},
     rows::{Split, Test, Train},
     run::Run,
     source::{Format, Keep, Source, SourceOptions},
+    stop::{self, Stopped},
     words::counted,
 };
 use clap::Args;
 
 use crate::{
-    hub,
+    hub, jobs,
     options::{at_least, choice, fraction},
     terminal::{self, Progress},
 };
@@ -42,6 +43,13 @@ pub struct Options {
     /// Directory of the run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
+    /// Make every N-th shard alone, from shard I on
+    ///
+    /// Partition I of N, from 0/N to N-1/N, has the shards k with k mod N = I. Partitions may run
+    /// anywhere that the run's directory is, at once, in any order and again; the last to find all
+    /// shards there closes the table.
+    #[arg(long, value_name = "I/N", hide_short_help = true)]
+    partition: Option<Partition>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -89,7 +97,7 @@ pub struct DataOptions {
     ///
     /// An interrupted run loses one file's rows at most; of 768 values, 4096 rows are 12 MB.
     #[arg(long, value_name = "N", hide_short_help = true, default_value_t = 4096, value_parser = at_least::<1>)]
-    shard_rows: usize,
+    pub shard_rows: usize,
     /// Turn images as their EXIF orientation says; the original CLIP does not
     #[arg(long, hide_short_help = true)]
     exif: bool,
@@ -111,46 +119,108 @@ pub fn run(options: &Options) -> Result<()> {
 pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -> Result<()>) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&options.run, terminal::note)?;
-    let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
-    let source = open_source(&options.data, &options.run)?;
-    check(&source, &checkpoint)?;
-    encode(&run, FIRST_SOURCE, &checkpoint, &source, &options.data)?;
+    jobs::recorded(&run, &run.place(&embeddings::dir(&run, FIRST_SOURCE)), options.partition, || {
+        let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
+        let source = open_source(&options.data, &options.run)?;
+        check(&source, &checkpoint)?;
+        encode_part(&run, FIRST_SOURCE, &checkpoint, &source, &options.data, options.partition)
+    })?;
     terminal::profile(options.profile, start)
 }
 
 /// Encodes what is missing of a source into the run, under a name.
 pub fn encode(run: &Run, name: &str, checkpoint: &Checkpoint, source: &Source, options: &DataOptions) -> Result<()> {
-    let mut preprocess = checkpoint.preprocess()?;
-    preprocess.exif = options.exif;
-    let devices = options.device.open(2)?;
-    terminal::note_device(&options.device, &devices[0]);
-    let precision = options.dtype.unwrap_or_else(|| Precision::usual(&devices[0]));
-    let encoders = time(Phase::Load, || open_encoders(precision, &devices, checkpoint))?; // first, so that nothing is written if one has an error
-    let device = class_of(&devices[0]);
-    let plan = plan(options, precision, device, checkpoint, &preprocess, source)?;
-    let mut embeddings = Embeddings::create(run, name, plan)?;
+    encode_part(run, name, checkpoint, source, options, None)
+}
 
-    embeddings.remove_changed(source)?;
-    let missing = embeddings.missing();
+/// As [`encode`], of one partition alone, beside processes that encode others.
+fn encode_part(
+    run: &Run,
+    name: &str,
+    checkpoint: &Checkpoint,
+    source: &Source,
+    options: &DataOptions,
+    partition: Option<Partition>,
+) -> Result<()> {
+    let encoding = Encoding::open(checkpoint, options)?; // first, so that nothing is written if it has an error
+    let plan = encoding.plan(options, checkpoint, source)?;
+    let mut embeddings = match partition {
+        None => Embeddings::create(run, name, plan)?,
+        Some(_) => Embeddings::join(run, name, plan)?,
+    };
+
+    let own = partition.unwrap_or(Partition::WHOLE);
+    stop::watch();
+    embeddings.remove_changed(source, own)?;
+    let missing = embeddings.missing_of(own);
     let images: usize = missing.iter().map(|shard| shard.rows.len()).sum();
     let progress = Progress::new("extract", images);
-    let mut encoded = 0;
+    let (mut encoded, mut unread) = (0, Unread::default());
     embed(
         source,
         &missing,
-        &preprocess,
-        &at_work(&encoders),
+        &encoding.preprocess,
+        &encoding.at_work(),
         |images| progress.inc(images as u64),
-        |shard, mut rows| {
-            encoded += rows.labels.len();
-            add_kept(source, &missing[shard], &mut rows)?;
-            embeddings.write_shard(&missing[shard], rows)
+        |shard, rows| {
+            let shard = &missing[shard];
+            let rows = rows.and_then(|mut rows| add_kept(source, shard, &mut rows).map(|()| rows));
+            match rows {
+                Ok(rows) => {
+                    encoded += rows.labels.len();
+                    embeddings.write_shard(shard, rows)
+                }
+                Err(error) => unread.push(shard, error),
+            }
         },
     )?;
     progress.finish();
+    unread.or_error()?;
+    if !embeddings.missing_of(own).is_empty() {
+        return Err(Stopped.into());
+    }
+    let others = embeddings.missing().len();
+    if let (Some(own), 1..) = (partition, others) {
+        return terminal::print(format!(
+            "partition {own} of {}: its shards are there, {encoded} images encoded now; other partitions lack {others} \
+             of {}\n",
+            run.dir().display(),
+            counted(embeddings.shards().len(), "shard")
+        ));
+    }
     embeddings.seal()?;
     note_lost_classes(source, &embeddings)?;
     summarise(run, &embeddings, encoded)
+}
+
+/// Shards that could not be made, since their source cannot be read.
+#[derive(Default)]
+struct Unread {
+    shards: Vec<String>,
+    /// Why the first of them.
+    first: Option<Error>,
+}
+
+impl Unread {
+    /// Goes on without a shard.
+    fn push(&mut self, shard: &Shard, error: Error) -> Result<()> {
+        let name = format!("{} {}", shard.split, shard.number);
+        terminal::note(&format!("note: shard {name} cannot be made: {error:#}"));
+        self.shards.push(name);
+        self.first.get_or_insert(error);
+        Ok(())
+    }
+
+    fn or_error(self) -> Result<()> {
+        let Some(first) = self.first else { return Ok(()) };
+        let what = match &self.shards[..] {
+            [one] => format!("the shard {one} cannot be made, the others are there"),
+            several => {
+                format!("{} shards cannot be made ({}), the others are there", several.len(), several.join(", "))
+            }
+        };
+        Err(first.context(what))
+    }
 }
 
 /// The images, without what lies in the directory of the run. Says what was found.
@@ -178,41 +248,52 @@ pub fn open_source(options: &DataOptions, run_dir: &Path) -> Result<Source> {
     Ok(source)
 }
 
-/// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
-fn open_encoders(precision: Precision, devices: &[Device], checkpoint: &Checkpoint) -> Result<Vec<ImageEncoder>> {
-    precision.prepare(devices)?;
-    devices.iter().map(|device| checkpoint.image_encoder(device, precision.dtype())).collect()
-}
-
-/// The encoders that work side by side: the CPU's on every thread.
-fn at_work(encoders: &[ImageEncoder]) -> Vec<&ImageEncoder> {
-    match encoders {
-        [encoder @ ImageEncoder::Cpu(_)] => vec![encoder; rayon::current_num_threads()],
-        several => several.iter().collect(),
-    }
-}
-
-fn plan(
-    options: &DataOptions,
+/// What images are encoded by.
+pub struct Encoding {
+    pub preprocess: Preprocess,
     precision: Precision,
-    device: &str,
-    checkpoint: &Checkpoint,
-    preprocess: &Preprocess,
-    source: &Source,
-) -> Result<SourcePlan> {
-    let plan = SourcePlan {
-        source: source.id.clone(),
-        model: Some(checkpoint.id()?),
-        preprocessing: Some(preprocess.id()),
-        compute_dtype: precision.to_string(),
-        device: Some(device.to_owned()),
-        dim: checkpoint.config.projection_dim,
-        classes: source.classes.clone(),
-        rows: source.rows.clone(),
-        shard_rows: options.shard_rows,
-        kept: source.kept.clone(),
-    };
-    plan.checked()
+    /// Class of the devices.
+    device: &'static str,
+    encoders: Vec<ImageEncoder>,
+}
+
+impl Encoding {
+    /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
+    pub fn open(checkpoint: &Checkpoint, options: &DataOptions) -> Result<Self> {
+        let mut preprocess = checkpoint.preprocess()?;
+        preprocess.exif = options.exif;
+        let devices = options.device.open(2)?;
+        terminal::note_device(&options.device, &devices[0]);
+        let precision = options.dtype.unwrap_or_else(|| Precision::usual(&devices[0]));
+        precision.prepare(&devices)?;
+        let open = |device| checkpoint.image_encoder(device, precision.dtype());
+        let encoders = time(Phase::Load, || devices.iter().map(open).collect::<Result<_>>())?;
+        Ok(Encoding { preprocess, precision, device: class_of(&devices[0]), encoders })
+    }
+
+    /// The encoders that work side by side: the CPU's on every thread.
+    pub fn at_work(&self) -> Vec<&ImageEncoder> {
+        match &self.encoders[..] {
+            [encoder @ ImageEncoder::Cpu(_)] => vec![encoder; rayon::current_num_threads()],
+            several => several.iter().collect(),
+        }
+    }
+
+    fn plan(&self, options: &DataOptions, checkpoint: &Checkpoint, source: &Source) -> Result<SourcePlan> {
+        let plan = SourcePlan {
+            source: source.id.clone(),
+            model: Some(checkpoint.id()?),
+            preprocessing: Some(self.preprocess.id()),
+            compute_dtype: self.precision.to_string(),
+            device: Some(self.device.to_owned()),
+            dim: checkpoint.config.projection_dim,
+            classes: source.classes.clone(),
+            rows: source.rows.clone(),
+            shard_rows: options.shard_rows,
+            kept: source.kept.clone(),
+        };
+        plan.checked()
+    }
 }
 
 /// Adds the kept columns of a shard's rows, without those in its quarantine.

@@ -1,24 +1,31 @@
 //! Stage 2: a generator of embeddings for every class, task by task, into the latent store.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use candle_core::Device;
 use cgil::{
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
-    generator::{ClassRows, GeneratorConfig, LatentStore, fit_all},
+    generator::{ClassRows, GeneratorConfig, Kind, LatentStore, fit_all, store},
+    partition::Partition,
     profile::{Phase, time},
     rng::{Draw, Rng},
     rows::{Rows, Train},
     run::Run,
+    stop::{self, Stopped},
     stream::Stream,
-    task::Class,
+    task::{Class, Order},
     words::counted,
 };
 use clap::Args;
 
 use crate::{
+    jobs,
     options::{GeneratorOptions, OrderOptions, TaskOptions},
     terminal::{self, Progress},
 };
@@ -40,6 +47,13 @@ pub struct Options {
     /// auto (CUDA if there), cpu, cuda, or cuda:1; for VAEs alone
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Fit every N-th class alone, from class I on
+    ///
+    /// Partition I of N, from 0/N to N-1/N, has the classes k of the order with k mod N = I.
+    /// Partitions may run anywhere that the run's directory is, at once, in any order and again;
+    /// whoever finds all classes of a task there completes it.
+    #[arg(long, value_name = "I/N", hide_short_help = true)]
+    partition: Option<Partition>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -56,7 +70,9 @@ pub fn run(options: &Options) -> Result<()> {
     terminal::note_device(&options.device, &device);
     // what cannot be fitted is refused before anything is written
     missing_tasks(&run, &LatentStore::new(&run, &stream, config.clone(), class_of(&device)))?;
-    fit(&run, &stream.create(&run)?, config, &device)?;
+    let stream = stream.create(&run)?;
+    let place = run.place(&store::dir(&run, &stream, config.kind()));
+    jobs::recorded(&run, &place, options.partition, || fit_part(&run, &stream, config, &device, options.partition))?;
     terminal::profile(options.profile, start)
 }
 
@@ -65,28 +81,76 @@ impl Options {
     pub fn generators(&self) -> Result<(GeneratorConfig, Device)> {
         Ok((self.generator.config()?, self.device.open_one()?))
     }
+
+    /// Of what stream, and of what kind the generators are.
+    pub fn stream(&self) -> (Order, TaskOptions, Kind) {
+        (self.order.order(), self.tasks.clone(), self.generator.kind)
+    }
 }
 
 /// Fits what is missing of the generators of a stream.
 pub fn fit(run: &Run, stream: &Stream, config: GeneratorConfig, device: &Device) -> Result<()> {
+    fit_part(run, stream, config, device, None)
+}
+
+/// As [`fit`], of one partition of the classes alone, beside processes that fit others.
+fn fit_part(
+    run: &Run,
+    stream: &Stream,
+    config: GeneratorConfig,
+    device: &Device,
+    partition: Option<Partition>,
+) -> Result<()> {
     let mut store = LatentStore::new(run, stream, config, class_of(device));
-    if !missing_tasks(run, &store)?.is_empty() || store.has_leftovers() {
-        store.lock()?;
+    match partition {
+        Some(_) => store.share()?,
+        None if !missing_tasks(run, &store)?.is_empty() || store.has_leftovers() => store.lock()?,
+        None => {}
     }
+    let own = partition.unwrap_or(Partition::WHOLE);
     let missing = missing_tasks(run, &store)?; // another process may have been faster
-    let classes: usize = missing.iter().map(|&task| stream.learns(task).len()).sum();
+    let classes = missing.iter().flat_map(|&task| stream.learns(task)).filter(|&class| own.has(class)).count();
     let progress = Progress::new("fit-vae", classes * store.config.ticks());
+    stop::watch();
     let mut fitted = 0;
     for tasks in groups(&missing, stream) {
-        fitted += fit_tasks(run, &tasks, &store, device, &progress)?;
+        fitted += fit_tasks(run, &tasks, own, &store, device, &progress)?;
+        for task in tasks {
+            if missing_classes(&store, task)?.is_empty() {
+                time(Phase::Write, || store.finish_task(task))?;
+            }
+        }
+        if stop::is_asked() {
+            break;
+        }
     }
     progress.finish();
-    terminal::print(format!(
-        "{} generators in {} tasks in {}, {fitted} fitted now\n",
-        stream.classes.len(),
-        stream.tasks(),
-        run.dir().display()
-    ))
+    let mut missing = Vec::new();
+    for task in 0..stream.tasks() {
+        missing.extend(missing_classes(&store, task)?);
+    }
+    store.leave()?;
+    if missing.iter().any(|&class| own.has(class)) {
+        return Err(Stopped.into());
+    }
+    let (run, all) = (run.dir().display(), stream.classes.len());
+    terminal::print(match (partition, missing.len()) {
+        (Some(own), 1..) => format!(
+            "partition {own} of {run}: its generators are there, {fitted} fitted now; other partitions lack {} of {all}\n",
+            missing.len()
+        ),
+        _ => format!("{all} generators in {} tasks in {run}, {fitted} fitted now\n", stream.tasks()),
+    })
+}
+
+/// The classes of a task (from 0) that have not been fitted, as positions in the stream.
+fn missing_classes(store: &LatentStore, task: usize) -> Result<Vec<usize>> {
+    let stream = store.stream();
+    let learned = stream.learns(task).into_iter().zip(stream.learned_classes(task));
+    let missing: Vec<usize> =
+        learned.filter(|(_, class)| !store.has_class(task, class)).map(|(place, _)| place).collect();
+    // a task that is complete has no fitted classes beside it
+    Ok(if missing.is_empty() || store.find(task)?.is_some() { Vec::new() } else { missing })
 }
 
 /// The tasks that have no generators yet. An error where a class of them has too few rows for one.
@@ -121,14 +185,22 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Fits the classes of some tasks that are missing. Returns how many those were.
-fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
+/// Fits the classes of a partition that are missing of some tasks. Returns how many those were.
+fn fit_tasks(
+    run: &Run,
+    tasks: &[usize],
+    own: Partition,
+    store: &LatentStore,
+    device: &Device,
+    progress: &Progress,
+) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
     let (mut missing, mut data, mut dim, mut alone) = (Vec::new(), Vec::new(), 1, Vec::new());
     let mut more = More::default();
     for &task in tasks {
         store.begin(task)?;
         let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
+        let learned = learned.filter(|((_, place), _)| own.has(*place));
         let (there, own): (Vec<_>, Vec<_>) = learned.partition(|((class, _), _)| store.has_class(task, class));
         progress.inc((there.len() * config.ticks()) as u64);
         if own.is_empty() {
@@ -139,9 +211,15 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
         let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, &labels))?;
         for (((class, place), _), rows) in own.into_iter().zip(rows) {
-            let rows = match stream.task(task).contains(&place) {
-                true => rows,
-                false => with_earlier(store, task, place, &class, rows, &mut more)?,
+            let before = stream.learned_before(task, place).filter(|_| !stream.task(task).contains(&place));
+            if let Some(before) = before
+                && store.find(before)?.is_none()
+            {
+                continue; // other partitions have to be there first
+            }
+            let rows = match before {
+                None => rows,
+                Some(_) => with_earlier(store, task, place, &class, rows, &mut more)?,
             };
             if rows.len() == 1 {
                 alone.push(class.name.clone());
@@ -152,6 +230,7 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
     }
     note_alone(&alone);
     note_more(&more);
+    let fitted = AtomicUsize::new(0);
     fit_all(
         &data,
         dim,
@@ -159,20 +238,20 @@ fn fit_tasks(run: &Run, tasks: &[usize], store: &LatentStore, device: &Device, p
         config,
         device,
         || progress.inc(1),
-        |i, fitted| {
+        |i, fit| {
             let (task, class) = &missing[i];
-            if !fitted.generator.is_finite() {
+            if !fit.generator.is_finite() {
                 let advice = match config.lr() {
                     Some(lr) => format!("use a smaller --lr than {lr}"),
                     None => "its embeddings are not finite numbers".into(),
                 };
                 bail!("the generator of {class} diverged: {advice}");
             }
-            time(Phase::Write, || store.put_class(*task, class, &fitted))
+            fitted.fetch_add(1, Ordering::Relaxed);
+            time(Phase::Write, || store.put_class(*task, class, &fit))
         },
     )?;
-    tasks.iter().try_for_each(|&task| time(Phase::Write, || store.finish_task(task)))?;
-    Ok(missing.len())
+    Ok(fitted.into_inner())
 }
 
 /// Classes of which there are more embeddings.

@@ -7,6 +7,7 @@ mod change;
 mod checkpoint;
 mod classifier;
 mod classify;
+mod cluster;
 mod demo;
 mod doctor;
 mod export;
@@ -15,17 +16,21 @@ mod fit_vae;
 mod forget;
 mod hub;
 mod import;
+mod jobs;
 mod learn;
 mod options;
 mod order;
+mod outcome;
 mod prompt_tune;
 mod quality;
 mod query;
 mod report;
 mod run;
 mod shell;
+mod status;
 mod sweep;
 mod terminal;
+mod work;
 
 use std::{process::ExitCode, sync::LazyLock};
 
@@ -38,7 +43,7 @@ use terminal::LogOptions;
 /// Three stages, which meet in the Parquet tables of a run's directory: `extract` (or `import`),
 /// `fit-vae`, `prompt-tune`. Each goes on where it stopped.
 #[derive(Parser)]
-#[command(version = VERSION.as_str())]
+#[command(version = VERSION.as_str(), disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     stage: Stage,
@@ -88,6 +93,18 @@ enum Stage {
     Report(report::Options),
     /// SQL over the tables of a run
     Query(query::Options),
+    /// Run a plan's stages on a cluster; see also plan, status and cancel
+    #[command(subcommand)]
+    Submit(cluster::slurm::Submit),
+    /// Print a plan of the stages in partitions, with what they need
+    #[command(hide = true)]
+    Plan(cluster::plan::Options),
+    /// How far a run's partitions are
+    #[command(hide = true)]
+    Status(status::Options),
+    /// Cancel what was submitted of a run
+    #[command(hide = true)]
+    Cancel(cluster::slurm::CancelOptions),
     /// Say what this machine has, and whether a checkpoint and images can be used
     Doctor(doctor::Options),
     /// The three stages on pictures and a CLIP that are part of the program
@@ -120,6 +137,10 @@ impl Stage {
             Stage::Quality(options) => quality::run(options),
             Stage::Report(options) => report::run(options),
             Stage::Query(options) => query::run(options),
+            Stage::Submit(options) => cluster::slurm::submit(options),
+            Stage::Plan(options) => cluster::plan::run(options),
+            Stage::Status(options) => status::run(options),
+            Stage::Cancel(options) => cluster::slurm::cancel(options),
             Stage::Doctor(options) => doctor::run(options),
             Stage::Demo(options) => demo::run(options),
             Stage::Completions(options) => shell::completions(options),
@@ -148,14 +169,14 @@ fn main() -> ExitCode {
     };
     terminal::set_up(log);
     terminal::detail(&format!("cgil {}", *VERSION));
-    match stage.run() {
+    match outcome::heed_signals().and_then(|()| stage.run()) {
         Ok(()) => {
             terminal::done();
             ExitCode::SUCCESS
         }
         Err(error) => {
             terminal::error(&format!("{error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(outcome::code(&error))
         }
     }
 }

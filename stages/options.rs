@@ -195,7 +195,7 @@ impl PromptOptions {
 pub struct GeneratorOptions {
     /// Kind of generator; the paper's is vae
     #[arg(long = "generator", value_name = "KIND", value_parser = choice::<Kind>(), default_value_t = Kind::Vae)]
-    kind: Kind,
+    pub kind: Kind,
     #[arg(long, help = help("Passes over the rows of a class", VAE.epochs, DIFFUSION.epochs))]
     #[arg(value_name = "N", value_parser = at_least::<1>)]
     epochs: Option<usize>,

@@ -138,7 +138,7 @@ impl Asked<'_> {
         let seeds: Vec<String> = seeds.iter().map(u32::to_string).collect();
         let needed = work.multiply_adds(config);
         let rate = multiply_adds_per_second();
-        let time = |multiply_adds: f64| duration(multiply_adds / rate);
+        let time = |multiply_adds: f64| terminal::duration(multiply_adds / rate);
         terminal::print(format!(
             "{title}\n  data      {}, as expected\n  seeds     {}\n  methods   {}\n  run       {}\n  to do     at most \
              {} images to encode ({}), {} rows through generators ({}), {} steps of prompts ({}): about {} in all, at the \
@@ -224,14 +224,4 @@ fn has_parquet(dir: &Path) -> bool {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
     entries(dir).iter().any(|path| is_parquet(path) || entries(path).iter().any(is_parquet))
-}
-
-/// A time in words, of one figure or two.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{:.0} s", s.ceil()),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
-        s => format!("{:.0} days", s / 86_400.0),
-    }
 }

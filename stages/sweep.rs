@@ -13,12 +13,14 @@ use cgil::{
     choice::Choice,
     embeddings::{Embeddings, FIRST_SOURCE},
     generator::Kind,
+    partition::Partition,
     query::Tables,
     run::Run,
     sheet::Format,
     stream::{Stream, stream_name},
     summary::Summary,
     task::{Convention, Order},
+    words::counted,
 };
 use clap::{Args, Parser};
 
@@ -81,6 +83,13 @@ pub struct Options {
     /// How the table is printed
     #[arg(long, value_parser = choice::<Format>(), default_value_t = Format::Text)]
     format: Format,
+    /// Run every N-th member alone, from member I on, and print no table
+    ///
+    /// Members are the methods under the first seed, under the second, and so on; partition I of N,
+    /// from 0/N to N-1/N, has the members k with k mod N = I. Partitions may run at once; the same
+    /// sweep without this option then finds all done, and prints the table.
+    #[arg(long, value_name = "I/N", hide_short_help = true)]
+    partition: Option<Partition>,
 }
 
 /// Methods on streams, and the numbers of tasks of these.
@@ -111,6 +120,9 @@ pub fn run(options: &Options) -> Result<()> {
             members.push(Member::new(options, method, seed, stream.clone())?);
         }
     }
+    if let Some(partition) = options.partition {
+        return run_part(&run, members, partition);
+    }
     let (done, failed) = run_all(&run, &members)?;
     let mut names: Vec<String> = Vec::new();
     for Member { method, .. } in members {
@@ -133,6 +145,22 @@ pub fn run(options: &Options) -> Result<()> {
             };
             bail!("{n} {} failed, {table}:\n{}", if n == 1 { "command" } else { "commands" }, failed.join("\n"))
         }
+    }
+}
+
+/// Runs the members of a partition.
+fn run_part(run: &Run, members: Vec<Member>, partition: Partition) -> Result<()> {
+    let all = members.len();
+    let own = members.into_iter().enumerate().filter(|(k, _)| partition.has(*k));
+    let own: Vec<Member> = own.map(|(_, member)| member).collect();
+    let (_, failed) = run_all(run, &own)?;
+    match &failed[..] {
+        [] => terminal::print(format!(
+            "partition {partition} of {}: {} of {all} done\n",
+            run.dir().display(),
+            counted(own.len(), "member")
+        )),
+        failed => bail!("{} failed:\n{}", counted(failed.len(), "command"), failed.join("\n")),
     }
 }
 

@@ -5,7 +5,8 @@
 //! the quarantine shard k; so shards can be made in any order, by anyone, again, and come out the
 //! same. `plan.json` says what the shards are to be, before the first; `manifest.json` seals the
 //! artefact when all are there: its identity knows the rows, quarantined ones included, and what
-//! was in them.
+//! was in them. Processes that share the work ([`Embeddings::join`]) put one shard at a time in place,
+//! of which the first stays, and whoever finds all there seals them.
 
 mod forgotten;
 mod plan;
@@ -13,7 +14,12 @@ mod reader;
 mod sealed;
 mod shards;
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -30,6 +36,7 @@ use crate::{
     Error,
     artefact::{self, Input, MANIFEST, Manifest},
     atomic::{self, Lock},
+    partition::Partition,
     rows::{Rows, Split, Test, Train},
     run::{Run, SOURCES},
     source::Source,
@@ -57,30 +64,42 @@ impl Embeddings {
     /// there has to say the same, else it is an [`Error::OtherEmbeddings`]. A run that may only be
     /// read will do where all shards are there.
     pub fn create(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
+        Self::take_up(run, name, plan, Run::lock)
+    }
+
+    /// As [`Embeddings::create`], beside other processes that make other shards.
+    pub fn join(run: &Run, name: &str, plan: SourcePlan) -> Result<Self> {
+        Self::take_up(run, name, plan, Run::share)
+    }
+
+    fn take_up(run: &Run, name: &str, plan: SourcePlan, lock: fn(&Run, &Path) -> Result<Lock>) -> Result<Self> {
         if artefact::slug(name) != name {
             bail!("{name:?} cannot name a source: use small letters, digits, dots and dashes, 48 at most");
         }
         let (dir, plan) = (dir(run, name), plan.checked()?);
-        let lock = match run.lock(&dir) {
+        let lock = match lock(run, &dir) {
             Ok(lock) => Some(lock),
             Err(_) if Manifest::find(&dir, &artefact::SOURCE)?.is_some() => None,
             Err(error) => return Err(error),
         };
-        if dir.join(PLAN).exists() {
-            let before = SourcePlan::read(&dir)?;
-            if let Some(difference) = before.difference(&plan) {
-                return Err(Error::OtherEmbeddings { run: run.dir().to_owned(), dir, difference }.into());
-            }
-            for (split, words) in [(Train::NAME, "training"), (Test::NAME, "test")] {
-                if forgotten::is_forgotten(&dir, split) {
-                    return Err(Error::Forgotten { dir, split: words }.into());
-                }
-            }
-        } else if let Some(shard) = shards::on_disk(&dir).first() {
-            bail!("{} has lost its {PLAN}, so nobody knows what it holds: remove {}", shard.display(), dir.display());
-        }
         if !dir.join(PLAN).exists() {
-            atomic::write_json(&dir.join(PLAN), &plan)?;
+            if let Some(shard) = shards::on_disk(&dir).first() {
+                bail!(
+                    "{} has lost its {PLAN}, so nobody knows what it holds: remove {}",
+                    shard.display(),
+                    dir.display()
+                );
+            }
+            atomic::stage_json(&dir.join(PLAN), &plan)?.put_first()?;
+        }
+        let there = SourcePlan::read(&dir)?;
+        if let Some(difference) = there.difference(&plan) {
+            return Err(Error::OtherEmbeddings { run: run.dir().to_owned(), dir, difference }.into());
+        }
+        for (split, words) in [(Train::NAME, "training"), (Test::NAME, "test")] {
+            if forgotten::is_forgotten(&dir, split) {
+                return Err(Error::Forgotten { dir, split: words }.into());
+            }
         }
         Ok(Embeddings { lock, ..Self::open(run, name)? })
     }
@@ -133,9 +152,7 @@ impl Embeddings {
     /// kept. Returns how many those were. Goes on where it was interrupted.
     pub fn forget<S: Split>(&mut self, overwrite: bool) -> Result<usize> {
         let dir = self.dir();
-        if self.lock.is_none() {
-            self.lock = Some(self.run.lock(&dir)?);
-        }
+        self.require_lock()?;
         let mut images = Vec::new();
         if S::NAME == Test::NAME && !self.is_forgotten::<Test>() {
             let labels = self.plan.classes.iter().map(|class| class.label).collect();
@@ -155,6 +172,16 @@ impl Embeddings {
         ShardFiles { dir: self.dir(), source: &self.name, plan: &self.plan }
     }
 
+    /// Whether all shards are there, and sealed.
+    pub fn is_complete(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// When a shard was made, or found to be what the source has; none where it is not there.
+    pub fn made(&self, shard: &Shard) -> Option<SystemTime> {
+        self.files().made(shard)
+    }
+
     /// Every shard.
     pub fn shards(&self) -> Vec<Shard> {
         self.plan.shards()
@@ -166,39 +193,67 @@ impl Embeddings {
         self.shards().into_iter().filter(|shard| !files.has(shard)).collect()
     }
 
-    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
-    /// done.
+    /// The shards of a partition that are not there.
+    pub fn missing_of(&self, partition: Partition) -> Vec<Shard> {
+        let files = self.files();
+        self.shards_of(partition).into_iter().filter(|shard| !files.has(shard)).collect()
+    }
+
+    /// The shards of a partition.
+    fn shards_of(&self, partition: Partition) -> Vec<Shard> {
+        let shards = self.shards().into_iter().enumerate().filter(|(k, _)| partition.has(*k));
+        shards.map(|(_, shard)| shard).collect()
+    }
+
+    /// Makes a shard, unless another process has by then: whoever comes first is right.
     pub fn write_shard(&mut self, shard: &Shard, rows: ShardRows) -> Result<()> {
-        self.unseal()?;
-        self.files().write(shard, rows)
+        self.require_lock()?;
+        let staged = self.files().stage(shard, rows)?;
+        let _commit = self.commit()?;
+        if !self.files().has(shard) {
+            self.unseal()?;
+            staged.put()?;
+        }
+        Ok(())
     }
 
-    /// Takes a shard away, so that it is made again.
-    pub fn remove_shard(&mut self, shard: &Shard) -> Result<()> {
-        self.unseal()?;
-        self.files().remove(shard)
-    }
-
-    /// Takes away shards that were made from other images than the source has now, so that they are
-    /// made again: those some of whose quarantined images can be read, or are others now, and those
-    /// with files that are newer than the shard and not what they were.
-    pub fn remove_changed(&mut self, source: &Source) -> Result<()> {
-        for shard in self.shards() {
+    /// Takes away shards of a partition that were made from other images than the source has now, so
+    /// that they are made again: those some of whose quarantined images can be read, or are others
+    /// now, and those with files that are newer than the shard and not what they were.
+    pub fn remove_changed(&mut self, source: &Source, partition: Partition) -> Result<()> {
+        for shard in self.shards_of(partition) {
+            let made = self.files().made(&shard);
             if self.files().is_changed(source, &shard)? {
-                self.remove_shard(&shard)?;
+                self.require_lock()?;
+                let _commit = self.commit()?;
+                // where it is another by now, another process has made it again
+                if self.files().made(&shard) == made {
+                    self.unseal()?;
+                    self.files().remove(&shard)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Before shards are written: locked, which a run that may only be read cannot be, and not
-    /// sealed any more.
-    fn unseal(&mut self) -> Result<()> {
+    /// Before anything is written: a lock, which a run that may only be read cannot have.
+    fn require_lock(&mut self) -> Result<()> {
         if self.lock.is_none() {
             self.lock = Some(self.run.lock(&self.dir())?);
         }
-        if self.sealed.take().is_some() {
-            let path = self.dir().join(MANIFEST);
+        Ok(())
+    }
+
+    /// Keeps those who share the work from putting something in place.
+    fn commit(&self) -> Result<Option<File>> {
+        self.lock.as_ref().map_or(Ok(None), Lock::commit)
+    }
+
+    /// Before shards change: not sealed any more.
+    fn unseal(&mut self) -> Result<()> {
+        self.sealed = None;
+        let path = self.dir().join(MANIFEST);
+        if path.exists() {
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
@@ -207,8 +262,15 @@ impl Embeddings {
     /// Seals the artefact, all of whose shards are there. Does nothing where it is sealed.
     pub fn seal(&mut self) -> Result<()> {
         if self.sealed.is_none() {
-            let sealed = Sealed::make(&self.files())?;
-            self.sealed = Some(sealed);
+            let _commit = self.commit()?;
+            self.sealed = Some(match Manifest::find(&self.dir(), &artefact::SOURCE)? {
+                Some(manifest) => Sealed::new(&self.dir(), &self.plan, manifest)?, // another process was first
+                None => Sealed::make(&self.files())?,
+            });
+        }
+        if self.lock.take_if(|lock| lock.is_shared()).is_some() {
+            // what others left that were killed
+            Lock::alone(&self.dir())?;
         }
         Ok(())
     }
@@ -262,6 +324,7 @@ impl Embeddings {
     }
 }
 
-fn dir(run: &Run, name: &str) -> PathBuf {
+/// The directory of the source `name`.
+pub fn dir(run: &Run, name: &str) -> PathBuf {
     run.dir().join(SOURCES).join(name)
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::plan::{Shard, SourcePlan};
 use crate::{
+    atomic::Staged,
     hash::{hash_bytes, hash_lines},
     rows::SPLITS,
     source::Source,
@@ -105,6 +106,28 @@ pub(super) struct ShardFiles<'a> {
     pub plan: &'a SourcePlan,
 }
 
+/// The two files of a shard, written and not yet in their place.
+pub(super) struct StagedShard {
+    quarantine: PathBuf,
+    quarantined: Option<Staged>,
+    embeddings: Staged,
+}
+
+impl StagedShard {
+    /// Puts a shard in its place, unless it is there, and says whether it did: first what was
+    /// quarantined, then the embeddings, whose presence says it is done.
+    pub fn put(self) -> Result<bool> {
+        match self.quarantined {
+            Some(staged) => staged.put()?,
+            // of an earlier try, whose images can be read now
+            None if self.quarantine.exists() => fs::remove_file(&self.quarantine)
+                .with_context(|| format!("cannot remove {}", self.quarantine.display()))?,
+            None => {}
+        }
+        self.embeddings.put_first()
+    }
+}
+
 impl ShardFiles<'_> {
     /// Whether a shard is there.
     pub fn has(&self, shard: &Shard) -> bool {
@@ -116,28 +139,33 @@ impl ShardFiles<'_> {
         self.dir.join(shard_file(table, shard.split, shard.number))
     }
 
-    /// Writes a shard: first what was quarantined, then the embeddings, whose presence says it is
-    /// done.
-    pub fn write(&self, shard: &Shard, mut rows: ShardRows) -> Result<()> {
+    /// Writes the two files of a shard, not yet in their place.
+    pub fn stage(&self, shard: &Shard, mut rows: ShardRows) -> Result<StagedShard> {
         let quarantine = self.path(QUARANTINE, shard);
-        if !rows.quarantine.is_empty() {
-            let batch = self.quarantine_rows(shard.split, &rows.quarantine)?;
-            file::write(&quarantine, contract::quarantine(), &batch, &vec![])?;
-        } else if quarantine.exists() {
-            // of an earlier try, whose images can be read now
-            fs::remove_file(&quarantine).with_context(|| format!("cannot remove {}", quarantine.display()))?;
-        }
+        let quarantined = match rows.quarantine.is_empty() {
+            true => None,
+            false => {
+                let batch = self.quarantine_rows(shard.split, &rows.quarantine)?;
+                Some(file::stage(&quarantine, contract::quarantine(), &batch, &vec![])?)
+            }
+        };
         let mut footer = self.footer();
         footer.push((CONTENTS.into(), hash_lines(rows.contents.iter().cloned())));
         let kept = rows.kept.take();
         let rows = with_kept(&self.rows_of(shard.split, rows)?, kept)?;
-        file::write(&self.path(EMBEDDINGS, shard), contract::embeddings(), &rows, &footer)
+        let embeddings = file::stage(&self.path(EMBEDDINGS, shard), contract::embeddings(), &rows, &footer)?;
+        Ok(StagedShard { quarantine, quarantined, embeddings })
     }
 
     /// Takes a shard away, so that it is made again.
     pub fn remove(&self, shard: &Shard) -> Result<()> {
         let path = self.path(EMBEDDINGS, shard);
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// When a shard was made, or found to be what the source has; none where it is not there.
+    pub fn made(&self, shard: &Shard) -> Option<SystemTime> {
+        fs::metadata(self.path(EMBEDDINGS, shard)).and_then(|file| file.modified()).ok()
     }
 
     /// Whether a shard is there and was made from other images than the source has now.

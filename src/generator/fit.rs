@@ -21,6 +21,7 @@ use crate::{
     dense::moments::mean_row,
     profile::{Phase, time},
     rng::{Draw, Rng},
+    stop,
 };
 
 /// Classes that a device fits together: their parameters, moments and gradients take about 27 MB
@@ -29,7 +30,8 @@ const TOGETHER: usize = 128;
 
 /// Fits a generator to each of `classes`, rows of `dim` values: on the CPU one per thread; VAEs on
 /// another device many together. `put` takes each with its place in `classes`; `tick` is called as
-/// often for every class as [`GeneratorConfig::ticks`] says.
+/// often for every class as [`GeneratorConfig::ticks`] says. Where the process is asked to stop, it
+/// ends with the classes in hand.
 pub fn fit_all(
     classes: &[ClassRows],
     dim: usize,
@@ -42,17 +44,20 @@ pub fn fit_all(
     match config {
         GeneratorConfig::Vae(config) if !device.is_cpu() => {
             for (part, classes) in classes.chunks(TOGETHER).enumerate() {
+                if stop::is_asked() {
+                    break;
+                }
                 for (i, fitted) in fit_together(classes, dim, seed, config, device, &tick)?.into_iter().enumerate() {
                     put(part * TOGETHER + i, fitted)?;
                 }
             }
             Ok(())
         }
-        _ => classes
-            .par_iter()
-            .enumerate()
-            .with_max_len(1)
-            .try_for_each(|(i, class)| put(i, fit(class, seed, config, &tick))),
+        _ => {
+            classes.par_iter().enumerate().with_max_len(1).try_for_each(|(i, class)| {
+                if stop::is_asked() { Ok(()) } else { put(i, fit(class, seed, config, &tick)) }
+            })
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{Fitted, Generator, GeneratorConfig, Kind, Measures};
 use crate::{
-    artefact::{self, Identity, Input, Manifest, Plan},
+    artefact::{self, Identity, Input, MANIFEST, Manifest, Plan},
     atomic::{self, Lock},
     run::{LATENTS, Run, names, step_name},
     stream::Stream,
@@ -50,7 +51,7 @@ pub struct LatentStore<'a> {
     /// Class of the device that computes.
     device: &'static str,
     /// Held while classes are written.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 /// What a task's artefact is made with.
@@ -77,7 +78,7 @@ impl<'a> LatentStore<'a> {
     pub fn new(run: &'a Run, stream: &'a Stream, config: GeneratorConfig, device: &'static str) -> Self {
         let dir = dir(run, stream, config.kind());
         let device = if config.kind() == Kind::Vae { device } else { "cpu" }; // the others compute nowhere else
-        LatentStore { run, stream, dir, config, device, _lock: None }
+        LatentStore { run, stream, dir, config, device, lock: None }
     }
 
     /// The store of a stream for a kind of generator, finished or not.
@@ -102,13 +103,44 @@ impl<'a> LatentStore<'a> {
 
     /// Waits until nobody else writes into the store, and clears what is left of finished tasks.
     pub fn lock(&mut self) -> Result<()> {
-        self._lock = Some(self.run.lock(&self.dir)?);
+        self.lock = Some(self.run.lock(&self.dir)?);
+        self.clear_finished()
+    }
+
+    /// Fits classes beside other processes that fit others. Where there is none yet, clears what is
+    /// left of tasks that are finished or were begun otherwise.
+    pub fn share(&mut self) -> Result<()> {
+        if let Some(_alone) = Lock::alone(&self.dir)? {
+            self.clear_finished()?;
+            let is_other = |task: &usize| self.begun(*task).is_some_and(|of| of != self.plan(*task).identity());
+            (0..self.stream.tasks()).filter(is_other).try_for_each(|task| self.clear_partial(task))?;
+        }
+        self.lock = Some(self.run.share(&self.dir)?);
+        Ok(())
+    }
+
+    /// Ends [`LatentStore::share`]: the last process clears what is left of tasks that are finished.
+    pub fn leave(&mut self) -> Result<()> {
+        if self.lock.take_if(|lock| lock.is_shared()).is_some()
+            && let Some(_alone) = Lock::alone(&self.dir)?
+        {
+            self.clear_finished()?;
+        }
+        Ok(())
+    }
+
+    fn clear_finished(&self) -> Result<()> {
         for task in 0..self.stream.tasks() {
             if self.find(task)?.is_some() {
                 self.clear_partial(task)?; // a process may have been killed before it could
             }
         }
         Ok(())
+    }
+
+    /// Keeps those who share the store from beginning or finishing a task.
+    fn commit(&self) -> Result<Option<fs::File>> {
+        self.lock.as_ref().map_or(Ok(None), Lock::commit)
     }
 
     /// Whether something is left of tasks that were begun.
@@ -175,19 +207,33 @@ impl<'a> LatentStore<'a> {
     }
 
     /// Takes up a task that is not complete: classes of it that were fitted as another artefact are
-    /// removed.
+    /// removed; an error where another process may be fitting them.
     pub fn begin(&self, task: usize) -> Result<()> {
-        let (file, identity) = (self.partial_dir(task).join(PARTIAL), self.plan(task).identity());
-        let there: Option<Identity> = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let _commit = self.commit()?;
+        let (there, identity) = (self.begun(task), self.plan(task).identity());
         if there.as_ref() != Some(&identity) {
+            let is_shared = self.lock.as_ref().is_some_and(Lock::is_shared);
+            ensure!(
+                there.is_none() || !is_shared,
+                "{} has classes that are being fitted with other options: wait until that is done, or stop it",
+                self.partial_dir(task).display()
+            );
             self.clear_partial(task)?;
-            atomic::write_json(&file, &identity)?;
+            atomic::write_json(&self.partial_dir(task).join(PARTIAL), &identity)?;
         }
         Ok(())
     }
 
-    /// Keeps a fitted class of a task that is not complete.
+    /// What the fitted classes of a task that is not complete are to become.
+    fn begun(&self, task: usize) -> Option<Identity> {
+        fs::read(self.partial_dir(task).join(PARTIAL)).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    }
+
+    /// Keeps a fitted class of a task that is not complete, unless another process has by now.
     pub fn put_class(&self, task: usize, class: &Class, fitted: &Fitted) -> Result<()> {
+        if self.has_class(task, class) || self.find(task)?.is_some() {
+            return Ok(());
+        }
         let Fitted { generator, rows, measures, losses, seconds } = fitted;
         let fields = generator.fields().into_iter();
         let all: Tensors = fields.map(|(name, shape, values)| (name, (shape, values.to_vec()))).collect();
@@ -196,8 +242,13 @@ impl<'a> LatentStore<'a> {
         tensors::write(&self.class_file(task, class), &all, &fit)
     }
 
-    /// Makes a task of its classes, all of which have been put.
+    /// Makes a task of its classes, all of which have been put; where another process has, it is left
+    /// as it is.
     pub fn finish_task(&self, task: usize) -> Result<()> {
+        let _commit = self.commit()?;
+        if self.find(task)?.is_some() {
+            return Ok(());
+        }
         let classes = &self.stream.learned_classes(task)[..];
         let mut stacked = Tensors::new();
         let mut fits: Vec<Fit> = Vec::new();
@@ -326,20 +377,48 @@ impl<'a> LatentStore<'a> {
 
     /// The directory of the artefact of a task (from 0).
     pub fn task_dir(&self, task: usize) -> PathBuf {
-        self.dir.join(step_name(task + 1))
+        task_dir(&self.dir, task)
     }
 
     fn partial_dir(&self, task: usize) -> PathBuf {
-        self.dir.join(format!("{}.partial", step_name(task + 1)))
+        partial_dir(&self.dir, task)
     }
 
     fn class_file(&self, task: usize, class: &Class) -> PathBuf {
-        self.partial_dir(task).join(format!("class-{}.safetensors", class.label))
+        class_file(&self.dir, task, class)
     }
 }
 
-fn dir(run: &Run, stream: &Stream, kind: Kind) -> PathBuf {
+/// The directory of the store of a stream for a kind of generator.
+pub fn dir(run: &Run, stream: &Stream, kind: Kind) -> PathBuf {
     run.dir().join(LATENTS).join(&stream.name).join(kind.to_string())
+}
+
+/// When each class of a stream was fitted by a kind of generator, or its task was complete, however
+/// it was set; none where neither has been. And whether all tasks are complete.
+pub fn fitted(run: &Run, stream: &Stream, kind: Kind) -> (Vec<Option<SystemTime>>, bool) {
+    let dir = dir(run, stream, kind);
+    let when = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let (mut times, mut is_complete) = (Vec::new(), true);
+    for task in 0..stream.tasks() {
+        let complete = when(task_dir(&dir, task).join(MANIFEST));
+        is_complete &= complete.is_some();
+        let of_class = |class: &Class| complete.or_else(|| when(class_file(&dir, task, class)));
+        times.extend(stream.classes_of(task).iter().map(of_class));
+    }
+    (times, is_complete)
+}
+
+fn task_dir(dir: &Path, task: usize) -> PathBuf {
+    dir.join(step_name(task + 1))
+}
+
+fn partial_dir(dir: &Path, task: usize) -> PathBuf {
+    dir.join(format!("{}.partial", step_name(task + 1)))
+}
+
+fn class_file(dir: &Path, task: usize, class: &Class) -> PathBuf {
+    partial_dir(dir, task).join(format!("class-{}.safetensors", class.label))
 }
 
 /// Cuts tensors stacked over `n` classes into those of each class.

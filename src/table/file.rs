@@ -25,7 +25,7 @@ use parquet::{
 };
 
 use super::Contract;
-use crate::atomic;
+use crate::atomic::Staged;
 
 /// Footer key that names the table and its version.
 const TABLE_KEY: &str = "cgil.table";
@@ -61,15 +61,24 @@ pub fn vectors_or_null(mut values: Vec<f32>, dim: usize, rows: usize) -> ArrayRe
 
 /// Writes a file of a table.
 pub fn write(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Footer) -> Result<()> {
+    stage(path, contract, rows, footer)?.put()
+}
+
+/// As [`write`], not yet in its place.
+pub(crate) fn stage(path: &Path, contract: &Contract, rows: &RecordBatch, footer: &Footer) -> Result<Staged> {
     let table = (TABLE_KEY.to_owned(), format!("{} {}", contract.name, contract.version));
     let footer: Footer = [table].into_iter().chain(footer.iter().cloned()).collect();
-    write_rows(path, rows, &footer, None)
+    stage_rows(path, rows, &footer, None)
 }
 
 /// Writes a file of no table of this program. With `chunks` its pages end where their contents say
 /// so, and not after so many rows: what keeps blocks by their contents keeps those of equal rows
 /// once.
 pub(crate) fn write_rows(path: &Path, rows: &RecordBatch, footer: &Footer, chunks: Option<CdcOptions>) -> Result<()> {
+    stage_rows(path, rows, footer, chunks)?.put()
+}
+
+fn stage_rows(path: &Path, rows: &RecordBatch, footer: &Footer, chunks: Option<CdcOptions>) -> Result<Staged> {
     let pairs = footer.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
     let mut properties = WriterProperties::builder()
         .set_key_value_metadata(Some(pairs))
@@ -89,7 +98,7 @@ pub(crate) fn write_rows(path: &Path, rows: &RecordBatch, footer: &Footer, chunk
     let for_datasets: HashMap<String, String> =
         footer.iter().filter(|(key, _)| key == HUGGING_FACE_KEY).cloned().collect();
     let rows = rows.clone().with_schema(Arc::new(rows.schema().as_ref().clone().with_metadata(for_datasets)))?;
-    atomic::write_file(path, |file| {
+    Staged::write(path, |file| {
         let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties.build()))?;
         writer.write(&rows)?;
         writer.close()?;

@@ -1,0 +1,79 @@
+//! How a command ends: what its exit code says to a scheduler, and what signals do.
+
+use std::{io, thread};
+
+use anyhow::{Error, Result};
+use cgil::stop::{self, Stopped};
+use signal_hook::{
+    consts::{SIGTERM, SIGUSR1},
+    iterator::Signals,
+    low_level,
+};
+
+use crate::{jobs, terminal};
+
+/// The exit code of what may go well when it is tried again; sysexits' EX_TEMPFAIL.
+pub const TRANSIENT: u8 = 75;
+
+/// The exit code of what fails again: options, or data.
+const PERMANENT: u8 = 1;
+
+/// Heeds signals: SIGTERM ends the process at once, and leaves nothing half made; SIGUSR1 does so
+/// when what it has in hand is done, if it says by [`stop::watch`] that it looks.
+pub fn heed_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGUSR1])?;
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 && stop::is_watched() {
+                terminal::note("note: stopping when what is in hand is done");
+                stop::ask();
+            } else {
+                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGUSR1" };
+                let reason = format!("stopped by {name}: the same command goes on from here");
+                jobs::stop(&reason);
+                terminal::error(&reason);
+                low_level::exit(TRANSIENT.into());
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The exit code of a failure.
+pub fn code(error: &Error) -> u8 {
+    if error.is::<Stopped>() || error.chain().any(may_pass) { TRANSIENT } else { PERMANENT }
+}
+
+/// Whether a cause is of the network or the file system behind it, and not of what was asked.
+fn may_pass(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::*;
+    cause.downcast_ref::<io::Error>().is_some_and(|error| {
+        matches!(
+            error.kind(),
+            StaleNetworkFileHandle
+                | TimedOut
+                | ConnectionReset
+                | ConnectionAborted
+                | HostUnreachable
+                | NetworkUnreachable
+                | NetworkDown
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_fails_again() {
+        let io = |kind: io::ErrorKind| Err::<(), _>(io::Error::from(kind)).context("cannot read x").unwrap_err();
+        assert_eq!(code(&io(io::ErrorKind::StaleNetworkFileHandle)), TRANSIENT);
+        assert_eq!(code(&Stopped.into()), TRANSIENT);
+        for error in [io(io::ErrorKind::NotFound), io(io::ErrorKind::PermissionDenied), anyhow!("bad")] {
+            assert_eq!(code(&error), PERMANENT, "{error:#}");
+        }
+    }
+}

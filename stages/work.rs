@@ -1,0 +1,100 @@
+//! What there is of a stage's work, and what is missing, as the tables have it.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use anyhow::Result;
+use cgil::{
+    embeddings::Embeddings,
+    generator::{Kind, store},
+    partition::Partition,
+    run::Run,
+    stream::Stream,
+};
+
+/// Items that partitions share.
+pub struct Work {
+    /// What they are called.
+    pub noun: &'static str,
+    /// What they are made of, counted by their weights: images, or nothing of its own.
+    pub unit: Option<&'static str>,
+    /// Where they lie, below the run's directory.
+    pub place: String,
+    pub items: Vec<Item>,
+    /// Whether all are there, and the artefact says so.
+    pub is_complete: bool,
+}
+
+/// Something that one process makes.
+pub struct Item {
+    pub name: String,
+    pub weight: usize,
+    /// When it was made; none where it is missing.
+    pub made: Option<SystemTime>,
+}
+
+impl Work {
+    /// The shards of a source.
+    pub fn of_source(run: &Run, name: &str) -> Result<Self> {
+        let embeddings = Embeddings::open(run, name)?;
+        let item = |shard: cgil::embeddings::Shard| Item {
+            name: format!("{} {}", shard.split, shard.number),
+            weight: shard.rows.len(),
+            made: embeddings.made(&shard),
+        };
+        Ok(Work {
+            noun: "shards",
+            unit: Some("images"),
+            place: run.place(&embeddings.dir()),
+            items: embeddings.shards().into_iter().map(item).collect(),
+            is_complete: embeddings.is_complete(),
+        })
+    }
+
+    /// The generators of a kind of a stream.
+    pub fn of_generators(run: &Run, stream: &Stream, kind: Kind) -> Self {
+        let (fitted, is_complete) = store::fitted(run, stream, kind);
+        let item = |(class, made): (&cgil::task::Class, Option<SystemTime>)| Item {
+            name: class.name.clone(),
+            weight: 1,
+            made,
+        };
+        Work {
+            noun: "classes",
+            unit: None,
+            place: run.place(&store::dir(run, stream, kind)),
+            items: stream.classes.iter().zip(fitted).map(item).collect(),
+            is_complete,
+        }
+    }
+
+    /// The items that are missing, by their numbers.
+    pub fn missing(&self) -> impl Iterator<Item = (usize, &Item)> {
+        self.items.iter().enumerate().filter(|(_, item)| item.made.is_none())
+    }
+
+    /// The partitions, of so many, that something is missing of. One where all that is missing is
+    /// that the artefact says that it is complete.
+    pub fn missing_partitions(&self, of: usize) -> BTreeSet<usize> {
+        let missing: BTreeSet<usize> = self.missing().map(|(k, _)| k % of).collect();
+        if missing.is_empty() && !self.is_complete { [0].into() } else { missing }
+    }
+
+    /// The items of a partition that are missing.
+    pub fn missing_of(&self, partition: Partition) -> impl Iterator<Item = &Item> {
+        self.missing().filter(move |(k, _)| partition.has(*k)).map(|(_, item)| item)
+    }
+
+    /// Sum of the weights of what is missing, and of all.
+    pub fn weights(&self) -> (usize, usize) {
+        let sum = |items: &mut dyn Iterator<Item = &Item>| items.map(|item| item.weight).sum();
+        (sum(&mut self.missing().map(|(_, item)| item)), sum(&mut self.items.iter()))
+    }
+
+    /// What was made in a second since then, by weight; none where nothing was.
+    pub fn rate(&self, since: SystemTime) -> Option<f64> {
+        let made = self.items.iter().filter(|item| item.made.is_some_and(|made| made >= since));
+        let weight: usize = made.map(|item| item.weight).sum();
+        let seconds = since.elapsed().ok()?.as_secs_f64();
+        (weight > 0 && seconds > 0.0).then(|| weight as f64 / seconds)
+    }
+}
