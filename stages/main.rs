@@ -71,13 +71,17 @@ enum Stage {
     Baseline(baseline::Options),
     /// Methods and seeds side by side: runs what is missing, and tables it
     Sweep(sweep::Options),
-    /// New classes into a classifier in use: the three stages in one go
+    /// New classes into a classifier in use; see also rename and remove-class
+    ///
+    /// The three stages in one go.
     Add(add::Options),
     /// Take the training embeddings away that were learned from
     Forget(forget::Options),
     /// Call a learned class otherwise
+    #[command(hide = true)]
     Rename(change::Rename),
     /// Take a learned class out
+    #[command(hide = true)]
     RemoveClass(change::Remove),
     /// Classify pictures with what a run has learned
     Classify(classify::Options),
