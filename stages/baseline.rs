@@ -331,7 +331,7 @@ pub fn can_learn(stream: &Stream, options: &Value) -> bool {
     let name = options["learner"].as_str().unwrap_or_default();
     let has_more = (0..stream.tasks()).any(|t| stream.more(t).next().is_some());
     let is_old = name == "evidence" && options["options"]["rule"] != json!(EVIDENCE_RULE);
-    !is_old && !(has_more && LEARN_ONCE.contains(&name))
+    !(is_old || has_more && LEARN_ONCE.contains(&name))
 }
 
 /// A learner without options, whatever classes are to come.

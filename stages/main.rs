@@ -153,17 +153,6 @@ impl Stage {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    /// What clap asserts in debug builds alone, such as that no two options have one id.
-    #[test]
-    fn options_do_not_contradict_each_other() {
-        super::Cli::command().debug_assert();
-    }
-}
-
 fn main() -> ExitCode {
     // Safety: no other thread runs yet.
     unsafe { cgil::prepare() };
@@ -182,5 +171,16 @@ fn main() -> ExitCode {
             terminal::error(&format!("{error:#}"));
             ExitCode::from(outcome::code(&error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// What clap asserts in debug builds alone, such as that no two options have one id.
+    #[test]
+    fn options_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -50,12 +50,15 @@ enum Own<'a> {
     Evidence(&'a Evidence),
 }
 
+/// What makes the prompts of classes.
+type Load<'a> = dyn Fn(&[Class]) -> Result<Box<dyn Learner>> + 'a;
+
 /// Prompts of the seen classes, and the zero-shot text features of the others.
 pub struct Prompted<'a> {
     stream: &'a Stream,
     training: Training<'a>,
     statistics: Option<Statistics<'a>>,
-    load: Box<dyn Fn(&[Class]) -> Result<Box<dyn Learner>> + 'a>,
+    load: Box<Load<'a>>,
     /// With what its classes are called.
     learner: Option<(Vec<Class>, Box<dyn Learner>)>,
     tick: Box<dyn Fn(usize, f64) + 'a>,
