@@ -66,8 +66,13 @@ impl Drop for Staged {
     }
 }
 
-/// Writes `path` through `write`: to a temporary name beside it, synced, then renamed.
+/// Writes `path` through `write`: to a temporary name beside it, synced, then renamed. What is no file,
+/// such as /dev/stdout or a pipe, is written to as it is: a file in its place would take it away.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let written = File::options().write(true).open(path).map_err(Into::into).and_then(|mut file| write(&mut file));
+        return written.with_context(|| format!("cannot write {}", path.display()));
+    }
     Staged::write(path, write)?.put()
 }
 
@@ -355,6 +360,26 @@ mod tests {
         assert_eq!(heard.recv().unwrap(), "has it");
         drop(waiting.join().unwrap());
         Lock::of(&work, || panic!("nobody holds it any more")).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_stays_what_it_is() {
+        use std::{io::Read, os::unix::fs::FileTypeExt};
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reading = thread::spawn({
+            let pipe = pipe.clone();
+            move || {
+                let mut text = String::new();
+                File::open(pipe).unwrap().read_to_string(&mut text).unwrap();
+                text
+            }
+        });
+        write_file(&pipe, |file| Ok(file.write_all(b"whole")?)).unwrap();
+        assert_eq!(reading.join().unwrap(), "whole");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     }
 
     #[test]

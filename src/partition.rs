@@ -27,11 +27,6 @@ impl Partition {
     pub fn of(self) -> usize {
         self.of
     }
-
-    /// The partitions whose items do not belong together: `of` of them.
-    pub fn all(of: usize) -> impl Iterator<Item = Partition> {
-        (0..of).map(move |index| Partition { index, of })
-    }
 }
 
 impl FromStr for Partition {
@@ -62,7 +57,8 @@ mod tests {
     fn every_item_belongs_to_one_partition() {
         for of in [1, 2, 7] {
             for item in 0..20 {
-                let having: Vec<usize> = Partition::all(of).filter(|p| p.has(item)).map(Partition::index).collect();
+                let all = (0..of).map(|index| Partition { index, of });
+                let having: Vec<usize> = all.filter(|p| p.has(item)).map(Partition::index).collect();
                 assert_eq!(having, [item % of]);
             }
         }
