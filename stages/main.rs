@@ -162,7 +162,7 @@ fn main() -> ExitCode {
     };
     terminal::set_up(log);
     terminal::detail(&format!("cgil {}", *VERSION));
-    match outcome::heed_signals().and_then(|()| stage.run()) {
+    match outcome::heed_signals(jobs::stop).and_then(|()| stage.run()) {
         Ok(()) => {
             terminal::done();
             ExitCode::SUCCESS

@@ -10,7 +10,7 @@ use signal_hook::{
     low_level,
 };
 
-use crate::{jobs, terminal};
+use crate::terminal;
 
 /// The exit code of what may go well when it is tried again; sysexits' EX_TEMPFAIL.
 pub const TRANSIENT: u8 = 75;
@@ -19,8 +19,9 @@ pub const TRANSIENT: u8 = 75;
 const PERMANENT: u8 = 1;
 
 /// Heeds signals: SIGTERM ends the process at once, and leaves nothing half made; SIGUSR1 does so
-/// when what it has in hand is done, if it says by [`stop::watch`] that it looks.
-pub fn heed_signals() -> Result<()> {
+/// when what it has in hand is done, if it says by [`stop::watch`] that it looks. `ending` is called
+/// with the reason before it ends.
+pub fn heed_signals(ending: fn(&str)) -> Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGUSR1])?;
     thread::spawn(move || {
         for signal in signals.forever() {
@@ -30,7 +31,7 @@ pub fn heed_signals() -> Result<()> {
             } else {
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGUSR1" };
                 let reason = format!("stopped by {name}: the same command goes on from here");
-                jobs::stop(&reason);
+                ending(&reason);
                 terminal::error(&reason);
                 low_level::exit(TRANSIENT.into());
             }
