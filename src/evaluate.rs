@@ -228,9 +228,7 @@ impl TestSet {
     pub fn is_scored(&self, image: usize, learned: usize, known: usize, stream: &Stream) -> bool {
         let class = self.classes[image];
         let came_by = if class < stream.seen(learned) { learned } else { known };
-        image < self.rows.len()
-            && self.since[image] <= came_by
-            && stream.removed(learned).all(|removed| removed != class)
+        image < self.rows.len() && self.since[image] <= came_by && stream.is_candidate(class, learned)
     }
 
     /// Whether there is nothing to score on.

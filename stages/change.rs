@@ -1,6 +1,6 @@
 //! A known class gets another name, or is taken out: a task of its own, without images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cgil::{
@@ -56,7 +56,7 @@ pub fn remove(options: &Remove) -> Result<()> {
     Ok(())
 }
 
-fn change(run: &std::path::Path, learn: &LearnOptions, name: &str, change: Change) -> Result<()> {
+fn change(run: &Path, learn: &LearnOptions, name: &str, change: Change) -> Result<()> {
     let run = Run::open(run, terminal::note)?;
     let none = || format!("{} has learned nothing yet: run `cgil add` first", run.dir().display());
     let mut stream = learn.stream.find(&run)?.with_context(none)?;

@@ -42,12 +42,11 @@ impl LearnOptions {
     /// The stages on a run, which may have learned a stream already. An error where an option is none
     /// of theirs, or generators are there that were made otherwise.
     pub fn stages(&self, run: &Run, stream: Option<&Stream>) -> Result<Learning> {
-        let made = |option: &Option<String>, made: &dyn Fn(&Stream) -> Option<String>| {
-            option.clone().or_else(|| made(stream?)).unwrap_or_default()
+        let tune = self.prompt_tune.clone().or_else(|| tuned(run, stream?)).unwrap_or_default();
+        let fit = parse("fit-vae", run.dir(), self.fit_vae.as_deref().unwrap_or_default())?;
+        let (Stage::FitVae(fit), Stage::PromptTune(tune)) = (fit, parse("prompt-tune", run.dir(), &tune)?) else {
+            bail!("the stages have other names")
         };
-        let tune = parse("prompt-tune", run.dir(), &made(&self.prompt_tune, &|stream| tuned(run, stream)))?;
-        let fit = parse("fit-vae", run.dir(), &made(&self.fit_vae, &|_| None))?;
-        let (Stage::FitVae(fit), Stage::PromptTune(tune)) = (fit, tune) else { bail!("the stages have other names") };
         let (mut config, device) = fit.generators()?;
         let Some(stream) = stream else { return Ok(Learning { generators: (config, device), tune }) };
         if self.fit_vae.is_none()

@@ -61,7 +61,7 @@ impl Sources {
             Some(stream) => {
                 for (t, source) in (0..stream.tasks()).filter_map(|t| Some((t, stream.source(t)?))) {
                     let own = stream.learns(t).into_iter().zip(stream.source_labels(t));
-                    let own = own.filter(|(class, _)| stream.removed(stream.tasks()).all(|removed| removed != *class));
+                    let own = own.filter(|(class, _)| stream.is_candidate(*class, stream.tasks()));
                     let classes = own.map(|(class, label)| (stream.classes[class].clone(), label));
                     match sources.iter_mut().find(|(known, _)| known.name == source) {
                         Some((_, known)) => known.extend(classes),

@@ -126,7 +126,7 @@ impl<'a> Prompted<'a> {
 
 /// The classes within `range` that were not taken out in the first `learned` tasks.
 fn candidates(stream: &Stream, learned: usize, range: Range<usize>) -> Vec<usize> {
-    range.filter(|&class| stream.removed(learned).all(|removed| removed != class)).collect()
+    range.filter(|&class| stream.is_candidate(class, learned)).collect()
 }
 
 /// The linear head that class statistics make, as a table.

@@ -225,22 +225,24 @@ impl Stream {
         self.tasks[..learned].iter().filter_map(|task| task.removed)
     }
 
+    /// Whether the class at a position was not taken out in the first `learned` tasks.
+    pub fn is_candidate(&self, class: usize, learned: usize) -> bool {
+        self.removed(learned).all(|removed| removed != class)
+    }
+
     /// The position of the class that is called so now, unless it was taken out. Underscores are
     /// spaces, as in prompts.
     pub fn class_called(&self, name: &str) -> Option<usize> {
         let words = |name: &str| name.trim().replace('_', " ");
         let is_called = |&class: &usize| words(&self.classes[class].name) == words(name);
-        (0..self.classes.len())
-            .filter(is_called)
-            .find(|class| self.removed(self.tasks()).all(|removed| removed != *class))
+        (0..self.classes.len()).filter(is_called).find(|&class| self.is_candidate(class, self.tasks()))
     }
 
     /// All classes in learning order, as they were called after `learned` tasks, but for those that
     /// were taken out by then.
     pub fn candidates_after(&self, learned: usize) -> Vec<Class> {
-        let removed: Vec<usize> = self.removed(learned).collect();
         let all = self.classes_after(learned).into_iter().enumerate();
-        all.filter(|(class, _)| !removed.contains(class)).map(|(_, class)| class).collect()
+        all.filter(|(class, _)| self.is_candidate(*class, learned)).map(|(_, class)| class).collect()
     }
 
     /// All classes in learning order, as they were called after `learned` tasks: those that came later
