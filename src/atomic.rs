@@ -1,7 +1,11 @@
 //! Files and directories that appear whole or not at all, and locks on where they are written: of one
 //! process at a time, or of several that share the work.
+//!
+//! In an object store a file is uploaded when it is whole, and a directory file by file, the last of
+//! which says that it is there. It gives no locks.
 
 use std::{
+    env,
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -13,6 +17,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+
+use crate::storage;
+
+/// File that says that a directory is whole: the last that an object store gets of it, and the first
+/// that goes.
+pub(crate) const WHOLE: &str = "manifest.json";
 
 /// File that a lock is held on, in the directory that is written into.
 const LOCK: &str = ".lock";
@@ -46,12 +56,18 @@ impl Staged {
 
     /// Puts it in its place, instead of what may be there.
     pub fn put(self) -> Result<()> {
+        if storage::is_remote(&self.path) {
+            return upload(&self.temporary, &self.path, false).map(|_| ());
+        }
         rename(&self.temporary, &self.path)
     }
 
     /// Puts it in its place unless something is there, and says whether it did: what comes first
     /// stays, also where the file system gives no locks.
     pub fn put_first(self) -> Result<bool> {
+        if storage::is_remote(&self.path) {
+            return upload(&self.temporary, &self.path, true);
+        }
         match fs::hard_link(&self.temporary, &self.path) {
             Ok(()) => sync_parent(&self.path).map(|()| true),
             Err(_) if self.path.exists() => Ok(false),
@@ -94,14 +110,15 @@ pub(crate) fn stage_json(path: &Path, value: &impl Serialize) -> Result<Staged> 
 pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
     create_dir(&temporary)?;
-    fill(&temporary).and_then(|()| rename(&temporary, path)).inspect_err(|_| {
-        fs::remove_dir_all(&temporary).ok();
-    })
+    let put = || if storage::is_remote(path) { upload_dir(&temporary, path) } else { rename(&temporary, path) };
+    let done = fill(&temporary).and_then(|()| put());
+    fs::remove_dir_all(&temporary).ok(); // where it was not moved
+    done
 }
 
 /// As [`write_dir`], in the place of a directory that may be there, which goes last.
 pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if !path.exists() {
+    if !storage::exists(path) || storage::is_remote(path) {
         return write_dir(path, fill);
     }
     let (new, old) = (temporary(path), temporary(path));
@@ -115,15 +132,52 @@ pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -
 
 /// Creates a directory and those above it.
 pub fn create_dir(path: &Path) -> Result<()> {
+    if storage::is_remote(path) {
+        return Ok(()); // it is there with the first object
+    }
     fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
 }
 
 /// Removes a directory and all below it. Its name goes at once, so that nobody finds half of it.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
+    if storage::is_remote(path) {
+        return remove_objects(path, |_| true);
+    }
     let temporary = temporary(path);
     fs::rename(path, &temporary)
         .and_then(|()| fs::remove_dir_all(&temporary))
         .with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Uploads a file, `first` only where nothing is there yet. Says whether it did.
+fn upload(from: &Path, to: &Path, first: bool) -> Result<bool> {
+    storage::upload(from, to, first).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// Uploads a directory in the place of what may be there.
+fn upload_dir(from: &Path, to: &Path) -> Result<()> {
+    let (mut files, mut open) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(next) = open.pop() {
+        let dir = from.join(&next);
+        for (name, is_dir) in storage::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+            if is_dir { open.push(next.join(name)) } else { files.push(next.join(name)) }
+        }
+    }
+    files.sort_by_key(|file| file == Path::new(WHOLE));
+    remove_objects(to, |old| old == Path::new(WHOLE) || !files.iter().any(|file| file == old))?;
+    files.iter().try_for_each(|file| upload(&from.join(file), &to.join(file), false).map(|_| ()))
+}
+
+/// Removes the objects below a directory that `is_old` is true of, by their paths there; first the one
+/// that says that it is whole.
+fn remove_objects(dir: &Path, is_old: impl Fn(&Path) -> bool) -> Result<()> {
+    let below = storage::objects_below(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    let mut old: Vec<PathBuf> = below.into_iter().map(|(path, _)| path).filter(|path| is_old(path)).collect();
+    old.sort_by_key(|path| path != Path::new(WHOLE));
+    old.iter().try_for_each(|path| {
+        let path = dir.join(path);
+        storage::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    })
 }
 
 /// Keeps other processes from writing into a directory for as long as it lives, or those out that
@@ -131,7 +185,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct Lock {
     dir: PathBuf,
-    _file: File,
+    _file: Option<File>, // none in an object store
     is_shared: bool,
     /// What people have to know, where the file system gives no locks.
     pub note: Option<String>,
@@ -142,21 +196,25 @@ impl Lock {
     /// what a killed process left there unfinished.
     pub fn of(dir: &Path, wait: impl FnOnce()) -> Result<Lock> {
         let lock = Lock::take(dir, false, wait)?;
-        if lock.note.is_none() {
+        if lock.note.is_none() && !storage::is_remote(dir) {
             clear_unfinished(dir)?;
         }
         Ok(lock)
     }
 
-    /// As [`Lock::of`], where nobody writes into `dir` now; else none, at once.
+    /// As [`Lock::of`], where nobody writes into `dir` now; else none, at once. Of an object store that
+    /// is never known.
     pub fn alone(dir: &Path) -> Result<Option<Lock>> {
+        if storage::is_remote(dir) {
+            return Ok(None);
+        }
         create_dir(dir)?;
         let file = open_lock(&dir.join(LOCK))?;
         if file.try_lock().is_err() {
             return Ok(None);
         }
         clear_unfinished(dir)?;
-        Ok(Some(Lock { dir: dir.to_owned(), _file: file, is_shared: false, note: None }))
+        Ok(Some(Lock { dir: dir.to_owned(), _file: Some(file), is_shared: false, note: None }))
     }
 
     /// Writes into `dir` beside others that share it too. Waits until nobody has it alone; `wait` is
@@ -168,6 +226,9 @@ impl Lock {
     }
 
     fn take(dir: &Path, is_shared: bool, wait: impl FnOnce()) -> Result<Lock> {
+        if storage::is_remote(dir) {
+            return Ok(Lock { dir: dir.to_owned(), _file: None, is_shared, note: None });
+        }
         create_dir(dir)?;
         let file = open_lock(&dir.join(LOCK))?;
         let locked = if is_shared { share(&file, wait) } else { lock(&file, wait) };
@@ -177,7 +238,7 @@ impl Lock {
                 dir.display()
             )
         });
-        Ok(Lock { dir: dir.to_owned(), _file: file, is_shared, note })
+        Ok(Lock { dir: dir.to_owned(), _file: Some(file), is_shared, note })
     }
 
     /// Whether others may write into the directory at the same time.
@@ -188,7 +249,7 @@ impl Lock {
     /// Keeps those who share the directory from putting something in place, for as long as what is
     /// returned lives. Nothing where the directory is not shared.
     pub fn commit(&self) -> Result<Option<File>> {
-        if !self.is_shared {
+        if !self.is_shared || storage::is_remote(&self.dir) {
             return Ok(None);
         }
         let file = open_lock(&self.dir.join(COMMIT))?;
@@ -244,12 +305,14 @@ fn clear_unfinished(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A name beside `path` that no other process, and nothing else in this one, takes.
+/// A name beside `path` that no other process, and nothing else in this one, takes; for what goes into
+/// an object store, among temporary files.
 fn temporary(path: &Path) -> PathBuf {
     static TAKEN: AtomicUsize = AtomicUsize::new(0);
     let number = TAKEN.fetch_add(1, Ordering::Relaxed);
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(); // another machine may have the same process number
-    path.with_file_name(format!(".{}-{number}-{:x}{UNFINISHED}", process::id(), since_1970.as_nanos()))
+    let name = format!(".{}-{number}-{:x}{UNFINISHED}", process::id(), since_1970.as_nanos());
+    if storage::is_remote(path) { env::temp_dir().join(name) } else { path.with_file_name(name) }
 }
 
 /// Whether a name is one of [`temporary`].

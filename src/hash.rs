@@ -3,7 +3,6 @@
 
 use std::{
     fmt::Write,
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -11,6 +10,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use crate::storage;
 
 /// Of the bytes of a file.
 pub fn hash_file(path: &Path) -> Result<String> {
@@ -22,7 +23,7 @@ pub(crate) fn hash_files(files: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     for path in files {
-        let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         loop {
             match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
                 0 => break,

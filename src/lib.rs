@@ -43,6 +43,7 @@ pub mod sheet;
 pub mod source;
 pub mod states;
 pub mod stop;
+pub mod storage;
 pub mod stream;
 #[cfg(feature = "report")]
 pub mod summary;

@@ -20,6 +20,7 @@ use scan::Scan;
 use crate::{
     artefact::{MANIFEST, Manifest},
     run::{Belonging, Run},
+    storage,
     table::{Contract, contract, views},
 };
 
@@ -174,6 +175,6 @@ fn artefact_of(run: &Run, table: &Contract, file: &Path) -> Option<(PathBuf, Pat
     let below = file.strip_prefix(run.dir()).ok()?;
     let depth = if table.path.starts_with("sources/") { 2 } else { below.iter().count() - 1 };
     let artefact: PathBuf = below.iter().take(depth).collect();
-    let is_complete = depth > 2 || run.dir().join(&artefact).join(MANIFEST).exists();
+    let is_complete = depth > 2 || storage::is_file(&run.dir().join(&artefact).join(MANIFEST));
     is_complete.then(|| (artefact, below.iter().skip(depth).collect()))
 }

@@ -13,7 +13,6 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +22,7 @@ use serde_json::Value;
 use crate::{
     artefact::{self, Input, Kind, MANIFEST, Manifest},
     atomic::Lock,
+    storage,
 };
 
 /// Directories of a run, by what lies in them.
@@ -44,7 +44,7 @@ impl Run {
     /// The run in `dir`, which need not be there yet. An error where an older cgil has made it.
     pub fn open(dir: &Path, note: fn(&str)) -> Result<Self> {
         let dir_shown = dir.display();
-        if !dir.join(SOURCES).exists() && dir.join("embeddings").join(MANIFEST).exists() {
+        if storage::is_file(&dir.join("embeddings").join(MANIFEST)) && !storage::exists(&dir.join(SOURCES)) {
             bail!(
                 "{dir_shown} is of an older format: `cgil import {dir_shown}/embeddings --run NEW` takes its embeddings as they \
                  are into another run, where the stages after it (with --model) make the rest again"
@@ -104,7 +104,7 @@ impl Run {
     /// on, by the options of what they have learned, are left out.
     pub fn behind(&self, stream: &str, number: usize, can_learn: impl Fn(&Value) -> bool) -> Option<String> {
         let step = step_name(number);
-        let has = |dir: &Path, name: &String| dir.join(name).join(&step).join(MANIFEST).exists();
+        let has = |dir: &Path, name: &String| storage::is_file(&dir.join(name).join(&step).join(MANIFEST));
         let (statistics, results) = (self.dir.join(STATISTICS).join(stream), self.dir.join(RESULTS).join(stream));
         let goes_on = |name: &String| {
             let first = Manifest::find(&statistics.join(name).join(step_name(1)), &artefact::STATISTICS);
@@ -131,8 +131,7 @@ impl Run {
 
 /// Names of what a directory holds, sorted; hidden ones are left out.
 pub fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = storage::read_dir(dir).into_iter().flatten().map(|(name, _)| name);
     let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort();
     names
@@ -199,7 +198,7 @@ impl<'a> Belonging<'a> {
         }
         for (name, input) in manifest.inputs.iter().filter(|(_, input)| !input.path.is_empty()) {
             let place = Path::new(&input.path);
-            if !self.run.dir.join(place).exists() {
+            if !storage::exists(&self.run.dir.join(place)) {
                 continue; // what was made from it needs it no more
             }
             match self.manifest(place) {
@@ -232,6 +231,8 @@ fn kind_of(dir: &Path) -> Option<&'static Kind> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

@@ -1,11 +1,11 @@
 //! Classes, class orders, and how classes are cut into tasks.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::{choice::choices, hash};
+use crate::{choice::choices, hash, storage};
 
 /// A class of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl Order {
             let list = class_order(n, self.seed);
             return if self.convention == Convention::Positions { Ok(list) } else { inverse(&list, n) };
         };
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = storage::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let list: Vec<usize> = serde_json::from_str(&text)
             .with_context(|| format!("{} should be a JSON list of whole numbers from 0", path.display()))?;
         let inverse = inverse(&list, n).with_context(|| format!("{} is no order of {n} classes", path.display()))?;

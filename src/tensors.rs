@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     io::{BufWriter, Write},
     path::Path,
 };
@@ -14,7 +13,7 @@ use safetensors::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::atomic;
+use crate::{atomic, storage};
 
 /// Key of the JSON value in the file's metadata.
 const KEY: &str = "cgil";
@@ -89,7 +88,7 @@ pub fn write<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize)
 
 /// Reads what [`write()`] wrote.
 pub fn read<T: Scalar, A: DeserializeOwned>(path: &Path) -> Result<(Named<T>, A)> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = storage::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes)
         .with_context(|| format!("{} is damaged: remove its directory, and run the stage that made it", path.display()))
 }

@@ -10,6 +10,7 @@ use cgil::{
     results::{CLASSIFIER, Results},
     run::Run,
     states::States,
+    storage,
     stream::Stream,
     task::Class,
     texts::{self, TextModel},
@@ -87,7 +88,8 @@ impl Learned {
 /// The last step of the method whose classifier is asked for, or of the only one that has a
 /// classifier; of several, of the one with default options.
 fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<PathBuf> {
-    let has = |method: &str| Results::new(run, stream, method).step_dir(stream.tasks()).join(CLASSIFIER).exists();
+    let has =
+        |method: &str| storage::is_file(&Results::new(run, stream, method).step_dir(stream.tasks()).join(CLASSIFIER));
     let ready: Vec<String> = run.methods(&stream.name).into_iter().filter(|method| has(method)).collect();
     let chosen = match (method, &ready[..]) {
         (Some(method), _) if has(method) => method,

@@ -10,6 +10,7 @@ use cgil::{
     clip::Checkpoint,
     picture,
     source::{Source, SourceOptions},
+    storage,
     words::counted,
 };
 use clap::Args;
@@ -102,7 +103,7 @@ fn machine(run: &Path) -> Finding {
     finding.line("instructions", machine::instructions());
     finding.line("memory", machine::memory().to_string());
     finding.line("devices", machine::devices());
-    finding.result("disk", machine::disk(run));
+    finding.result(if storage::is_remote(run) { "object store" } else { "disk" }, machine::disk(run));
     finding.line("hub's cache", machine::hub_cache());
     finding
 }

@@ -1,7 +1,7 @@
 //! Training embeddings away, once they are learned from: what is kept of their classes, and what
 //! can be inferred from that.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -13,6 +13,7 @@ use cgil::{
     rows::{Test, Train},
     run::Run,
     states::States,
+    storage,
     stream::Stream,
     words::counted,
 };
@@ -141,11 +142,9 @@ fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Le
                 }
             }
         }
-        bytes += fs::read_dir(latents.task_dir(task))?
-            .flatten()
-            .filter_map(|file| file.metadata().ok())
-            .map(|file| file.len())
-            .sum::<u64>();
+        let dir = latents.task_dir(task);
+        let files = storage::read_dir(&dir)?.into_iter().map(|(name, _)| dir.join(name));
+        bytes += files.filter_map(|file| storage::metadata(&file).ok()).map(|file| file.bytes()).sum::<u64>();
         classes += generators.len() as u64;
     }
     let mut text = format!(

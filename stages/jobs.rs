@@ -3,7 +3,6 @@
 
 use std::{
     env,
-    fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
     process,
@@ -20,6 +19,7 @@ use cgil::{
     atomic,
     partition::Partition,
     run::{Run, names},
+    storage,
 };
 use serde::{Deserialize, Serialize};
 use sysinfo::System;
@@ -122,7 +122,7 @@ fn own() -> MutexGuard<'static, Option<Own>> {
 
 /// Says that the process is still at work.
 fn beat(path: &Path) {
-    File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now())).ok();
+    storage::touch(path).ok();
 }
 
 /// What the partitions of what lies in `place` said, in their order.
@@ -130,8 +130,8 @@ pub fn records(run: &Run, place: &str) -> Vec<(Partition, Record)> {
     let dir = dir(run, place);
     let read = |name: String| {
         let path = dir.join(name);
-        let mut record: Record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-        let spoke = fs::metadata(&path).and_then(|file| file.modified()).ok()?;
+        let mut record: Record = serde_json::from_slice(&storage::read(&path).ok()?).ok()?;
+        let spoke = storage::metadata(&path).ok()?.modified()?;
         record.is_heard = spoke.elapsed().unwrap_or_default() < SILENCE;
         Some((record.partition.parse().ok()?, record))
     };

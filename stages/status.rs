@@ -3,7 +3,7 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, bail};
-use cgil::{choice::Choice, generator::Kind, partition::Partition, run::Run, stream::Stream, words::counted};
+use cgil::{choice::Choice, generator::Kind, partition::Partition, run::Run, storage, stream::Stream, words::counted};
 use clap::Args;
 
 use crate::{
@@ -67,7 +67,7 @@ fn stages(run: &Run) -> Result<Vec<Stage>> {
         let stream = Stream::open(run, &name)?;
         for (kind, kind_name, _) in Kind::ALL {
             let work = Work::of_generators(run, &stream, *kind);
-            if run.dir().join(&work.place).exists() {
+            if storage::exists(&run.dir().join(&work.place)) {
                 stages.push(stage(format!("fit-vae {name} {kind_name}"), work));
             }
         }

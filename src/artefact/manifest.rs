@@ -1,6 +1,6 @@
 //! What an artefact's directory says of itself: the manifest, and the files beside it.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use super::{
     error::Error,
     identity::{Identity, Input, Kind, identity},
 };
-use crate::hash::hash_file;
+use crate::{atomic, hash::hash_file, storage};
 
 /// Name of the manifest in an artefact's directory.
-pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = atomic::WHOLE;
 
 /// A file of an artefact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,11 +63,10 @@ impl Manifest {
     /// As [`Manifest::read`]; none where there is none.
     pub fn find(dir: &Path, kind: &Kind) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
-        if !path.exists() {
-            return Ok(None);
+        match storage::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => Self::parse(dir, kind, &text.with_context(|| format!("cannot read {}", path.display()))?).map(Some),
         }
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(dir, kind, &text).map(Some)
     }
 
     fn parse(dir: &Path, kind: &Kind, text: &str) -> Result<Self> {
@@ -112,11 +111,11 @@ impl Manifest {
         let damaged = |what: String| Error::Damaged { dir: dir.to_owned(), what };
         let sum = self.files.get(name).ok_or_else(|| damaged(format!("its {MANIFEST} knows no {name}")))?;
         let path = dir.join(name);
-        let bytes = match fs::metadata(&path) {
+        let bytes = match storage::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(damaged(format!("{name} is missing")).into());
             }
-            file => file.with_context(|| format!("cannot read {}", path.display()))?.len(),
+            file => file.with_context(|| format!("cannot read {}", path.display()))?.bytes(),
         };
         if bytes != sum.bytes {
             return Err(damaged(format!("{name} should have {} bytes, but has {bytes}", sum.bytes)).into());
@@ -132,9 +131,9 @@ impl Manifest {
 pub(super) fn files_of(dir: &Path) -> Result<BTreeMap<String, FileSum>> {
     let (mut files, mut open) = (BTreeMap::new(), vec![dir.to_owned()]);
     while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
+        for (name, is_dir) in storage::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+            let path = next.join(name);
+            if is_dir {
                 open.push(path);
                 continue;
             }
@@ -148,7 +147,7 @@ pub(super) fn files_of(dir: &Path) -> Result<BTreeMap<String, FileSum>> {
 impl FileSum {
     /// Of a file. Reads it once.
     pub fn of(path: &Path) -> Result<Self> {
-        let bytes = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        let bytes = storage::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.bytes();
         Ok(FileSum { bytes, sha256: hash_file(path)? })
     }
 }

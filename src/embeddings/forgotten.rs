@@ -6,7 +6,7 @@
 //! embeddings the file keeps keys and labels, which predictions have too.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     atomic,
     rows::{Split, Train},
+    storage,
 };
 
 /// A row that was forgotten: its key in the source, and its label.
@@ -43,13 +44,13 @@ fn file(dir: &Path, split: &str) -> PathBuf {
 
 /// Whether a split's embeddings in `dir` were forgotten.
 pub(super) fn is_forgotten(dir: &Path, split: &str) -> bool {
-    file(dir, split).exists()
+    storage::is_file(&file(dir, split))
 }
 
 /// The rows of a split in `dir` that were forgotten, as far as they are known.
 pub(super) fn rows(dir: &Path, split: &str) -> Result<Vec<ForgottenRow>> {
     let path = file(dir, split);
-    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = storage::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let forgotten: Forgotten =
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
     Ok(forgotten.images)
@@ -72,7 +73,7 @@ pub(super) fn forget(
     for shard in shards {
         let path = dir.join(shard_file(EMBEDDINGS, split, shard.number));
         let gone = || if overwrite { zero(&path) } else { Ok(()) };
-        match gone().and_then(|()| fs::remove_file(&path)) {
+        match gone().and_then(|()| storage::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // of an earlier try
             done => done.with_context(|| format!("cannot remove {}", path.display()))?,
         }
@@ -82,6 +83,9 @@ pub(super) fn forget(
 
 /// Overwrites a file with zeros, as far as the file system writes in place.
 fn zero(path: &Path) -> io::Result<()> {
+    if storage::is_remote(path) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "an object cannot be overwritten in place"));
+    }
     let mut file = OpenOptions::new().write(true).open(path)?;
     let length = file.metadata()?.len();
     io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;

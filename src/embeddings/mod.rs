@@ -16,7 +16,7 @@ mod shards;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::File,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -40,6 +40,7 @@ use crate::{
     rows::{Rows, Split, Test, Train},
     run::{Run, SOURCES},
     source::Source,
+    storage,
 };
 
 /// Name of the first source of a run.
@@ -82,7 +83,7 @@ impl Embeddings {
             Err(_) if Manifest::find(&dir, &artefact::SOURCE)?.is_some() => None,
             Err(error) => return Err(error),
         };
-        if !dir.join(PLAN).exists() {
+        if !storage::is_file(&dir.join(PLAN)) {
             if let Some(shard) = shards::on_disk(&dir).first() {
                 bail!(
                     "{} has lost its {PLAN}, so nobody knows what it holds: remove {}",
@@ -108,7 +109,7 @@ impl Embeddings {
     /// [`Error::NoEmbeddings`].
     pub fn open(run: &Run, name: &str) -> Result<Self> {
         let dir = dir(run, name);
-        if !dir.join(PLAN).exists() {
+        if !storage::is_file(&dir.join(PLAN)) {
             return Err(Error::NoEmbeddings { run: run.dir().to_owned(), name: name.to_owned() }.into());
         }
         let plan = SourcePlan::read(&dir)?;
@@ -189,14 +190,15 @@ impl Embeddings {
 
     /// The shards that are not there.
     pub fn missing(&self) -> Vec<Shard> {
-        let files = self.files();
-        self.shards().into_iter().filter(|shard| !files.has(shard)).collect()
+        self.missing_of(Partition::WHOLE)
     }
 
     /// The shards of a partition that are not there.
     pub fn missing_of(&self, partition: Partition) -> Vec<Shard> {
+        let there = shards::on_disk(&self.dir());
         let files = self.files();
-        self.shards_of(partition).into_iter().filter(|shard| !files.has(shard)).collect()
+        let is_missing = |shard: &Shard| !there.contains(&files.path(shards::EMBEDDINGS, shard));
+        self.shards_of(partition).into_iter().filter(is_missing).collect()
     }
 
     /// The shards of a partition.
@@ -253,8 +255,8 @@ impl Embeddings {
     fn unseal(&mut self) -> Result<()> {
         self.sealed = None;
         let path = self.dir().join(MANIFEST);
-        if path.exists() {
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        if storage::is_file(&path) {
+            storage::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the shards of a source are to be.
 
-use std::{collections::BTreeMap, fs, ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::{
     clip::ModelId,
     rows::SPLITS,
     source::{KeptColumn, SourceId},
+    storage,
     task::Class,
 };
 
@@ -66,7 +67,7 @@ impl SourcePlan {
     /// The plan of the artefact in `dir`.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(PLAN);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = storage::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let plan: Result<SourcePlan> =
             serde_json::from_str::<SourcePlan>(&text).map_err(Into::into).and_then(SourcePlan::checked);
         plan.with_context(|| {

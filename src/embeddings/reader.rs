@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::SystemTime,
@@ -20,6 +19,7 @@ use crate::{
     Error,
     artefact::{FileSum, MANIFEST},
     rows::{Rows, Split, Test, Train},
+    storage,
     table::{contract, file},
 };
 
@@ -109,7 +109,7 @@ impl Reader<'_> {
             }
             let name = shard_file(EMBEDDINGS, split, shard.number);
             let path = self.dir.join(&name);
-            if !path.exists() {
+            if !storage::is_file(&path) {
                 if is_forgotten(&self.dir, split) {
                     let split = if split == Train::NAME { "training" } else { "test" };
                     return Err(Error::Forgotten { dir: self.dir.clone(), split }.into());
@@ -148,12 +148,12 @@ impl Reader<'_> {
     /// An error unless a shard is what it was when it was written. Reads it, once for each time
     /// that it was changed.
     fn check_shard(&self, name: &str) -> Result<()> {
-        static CHECKED: Mutex<BTreeMap<PathBuf, (FileSum, SystemTime)>> = Mutex::new(BTreeMap::new());
+        static CHECKED: Mutex<BTreeMap<PathBuf, (FileSum, Option<SystemTime>)>> = Mutex::new(BTreeMap::new());
         let path = self.dir.join(name);
         let sum =
             self.sealed.manifest.files.get(name).with_context(|| format!("{MANIFEST} knows no {}", path.display()))?;
-        let modified = fs::metadata(&path).and_then(|file| file.modified());
-        let now = (sum.clone(), modified.with_context(|| format!("cannot read {}", path.display()))?);
+        let found = storage::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let now = (sum.clone(), found.modified());
         let checked = || CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
         if checked().get(&path) == Some(&now) {
             return Ok(());

@@ -2,8 +2,7 @@
 //! none.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs::{self, File},
+    collections::{BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -23,6 +22,7 @@ use crate::{
     hash::{hash_bytes, hash_lines},
     rows::SPLITS,
     source::Source,
+    storage,
     table::{contract, file},
 };
 
@@ -120,7 +120,7 @@ impl StagedShard {
         match self.quarantined {
             Some(staged) => staged.put()?,
             // of an earlier try, whose images can be read now
-            None if self.quarantine.exists() => fs::remove_file(&self.quarantine)
+            None if storage::is_file(&self.quarantine) => storage::remove_file(&self.quarantine)
                 .with_context(|| format!("cannot remove {}", self.quarantine.display()))?,
             None => {}
         }
@@ -131,7 +131,7 @@ impl StagedShard {
 impl ShardFiles<'_> {
     /// Whether a shard is there.
     pub fn has(&self, shard: &Shard) -> bool {
-        self.path(EMBEDDINGS, shard).exists()
+        storage::is_file(&self.path(EMBEDDINGS, shard))
     }
 
     /// The file of a shard in one of the two directories.
@@ -160,18 +160,18 @@ impl ShardFiles<'_> {
     /// Takes a shard away, so that it is made again.
     pub fn remove(&self, shard: &Shard) -> Result<()> {
         let path = self.path(EMBEDDINGS, shard);
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+        storage::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
     /// When a shard was made, or found to be what the source has; none where it is not there.
     pub fn made(&self, shard: &Shard) -> Option<SystemTime> {
-        fs::metadata(self.path(EMBEDDINGS, shard)).and_then(|file| file.modified()).ok()
+        storage::metadata(&self.path(EMBEDDINGS, shard)).ok()?.modified()
     }
 
     /// Whether a shard is there and was made from other images than the source has now.
     pub fn is_changed(&self, source: &Source, shard: &Shard) -> Result<bool> {
         let path = self.path(EMBEDDINGS, shard);
-        Ok(path.exists() && (self.is_repaired(source, shard)? || self.is_outdated(source, shard, &path)?))
+        Ok(storage::is_file(&path) && (self.is_repaired(source, shard)? || self.is_outdated(source, shard, &path)?))
     }
 
     /// Whether an image of a shard's quarantine can be read and is another one now.
@@ -202,9 +202,9 @@ impl ShardFiles<'_> {
     /// are the same, its time becomes theirs, so that they are read once. Where one cannot be read
     /// now that could be then, it stays.
     fn is_outdated(&self, source: &Source, shard: &Shard, path: &Path) -> Result<bool> {
-        let (made, now) = (fs::metadata(path).and_then(|file| file.modified()), SystemTime::now());
-        let made = made.with_context(|| format!("cannot read {}", path.display()))?;
-        if source.modified(shard.split, shard.rows.clone()).is_none_or(|modified| modified <= made) {
+        let Some(modified) = source.modified(shard.split, shard.rows.clone()) else { return Ok(false) };
+        let made = storage::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if made.modified().is_none_or(|made| modified <= made) {
             return Ok(false);
         }
         let unread = self.quarantine_of(shard)?.into_iter().filter(|q| q.sha256.is_none());
@@ -221,7 +221,7 @@ impl ShardFiles<'_> {
             return Ok(is_read);
         }
         // a time that cannot be set costs another look
-        File::options().append(true).open(path).and_then(|file| file.set_modified(now)).ok();
+        storage::touch(path).ok();
         Ok(false)
     }
 
@@ -248,7 +248,7 @@ impl ShardFiles<'_> {
     /// What was quarantined of a shard.
     pub fn quarantine_of(&self, shard: &Shard) -> Result<Vec<Quarantined>> {
         let path = self.path(QUARANTINE, shard);
-        if !path.exists() {
+        if !storage::is_file(&path) {
             return Ok(Vec::new());
         }
         let rows = file::read(&path, contract::quarantine(), 0)?;
@@ -335,7 +335,7 @@ pub(super) fn shard_file(table: &str, split: &str, number: usize) -> String {
 }
 
 /// The shards that lie in the artefact's directory.
-pub(super) fn on_disk(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn on_disk(dir: &Path) -> BTreeSet<PathBuf> {
     let of_split = |split: &str| {
         let dir = dir.join(EMBEDDINGS).join(split);
         crate::run::names(&dir).into_iter().map(move |name| dir.join(name))

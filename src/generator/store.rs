@@ -23,6 +23,7 @@ use crate::{
     artefact::{self, Identity, Input, MANIFEST, Manifest, Plan},
     atomic::{self, Lock},
     run::{LATENTS, Run, names, step_name},
+    storage,
     stream::Stream,
     table::{contract, file},
     task::Class,
@@ -145,7 +146,7 @@ impl<'a> LatentStore<'a> {
 
     /// Whether something is left of tasks that were begun.
     pub fn has_leftovers(&self) -> bool {
-        (0..self.stream.tasks()).any(|task| self.partial_dir(task).exists())
+        (0..self.stream.tasks()).any(|task| storage::exists(&self.partial_dir(task)))
     }
 
     /// The directory of the store.
@@ -203,7 +204,7 @@ impl<'a> LatentStore<'a> {
 
     /// Whether a class of a task that is not complete has been fitted.
     pub fn has_class(&self, task: usize, class: &Class) -> bool {
-        self.class_file(task, class).exists()
+        storage::is_file(&self.class_file(task, class))
     }
 
     /// Takes up a task that is not complete: classes of it that were fitted as another artefact are
@@ -226,7 +227,7 @@ impl<'a> LatentStore<'a> {
 
     /// What the fitted classes of a task that is not complete are to become.
     fn begun(&self, task: usize) -> Option<Identity> {
-        fs::read(self.partial_dir(task).join(PARTIAL)).ok().and_then(|text| serde_json::from_slice(&text).ok())
+        storage::read(&self.partial_dir(task).join(PARTIAL)).ok().and_then(|text| serde_json::from_slice(&text).ok())
     }
 
     /// Keeps a fitted class of a task that is not complete, unless another process has by now.
@@ -312,7 +313,7 @@ impl<'a> LatentStore<'a> {
 
     fn clear_partial(&self, task: usize) -> Result<()> {
         let dir = self.partial_dir(task);
-        if dir.exists() { atomic::remove_dir(&dir) } else { Ok(()) }
+        if storage::exists(&dir) { atomic::remove_dir(&dir) } else { Ok(()) }
     }
 
     /// The generators of all classes of the first `learned` tasks, in learning order: of each the one
@@ -398,7 +399,7 @@ pub fn dir(run: &Run, stream: &Stream, kind: Kind) -> PathBuf {
 /// it was set; none where neither has been. And whether all tasks are complete.
 pub fn fitted(run: &Run, stream: &Stream, kind: Kind) -> (Vec<Option<SystemTime>>, bool) {
     let dir = dir(run, stream, kind);
-    let when = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let when = |path: PathBuf| storage::metadata(&path).ok()?.modified();
     let (mut times, mut is_complete) = (Vec::new(), true);
     for task in 0..stream.tasks() {
         let complete = when(task_dir(&dir, task).join(MANIFEST));

@@ -1,10 +1,12 @@
 //! A data set's card on the hub: the YAML at the head of its README.md names the classes of
 //! ClassLabel columns.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
 use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::storage;
 
 /// The class names of each ClassLabel column that the card nearest above the file `path` has, at most
 /// two directories above `root`, as a configuration lies below its repository. Of several configurations, that which a
@@ -12,10 +14,10 @@ use yaml_rust2::{Yaml, YamlLoader};
 pub fn class_names(path: &Path, root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let top = root.ancestors().nth(2).or(root.parent()).unwrap_or(root);
     let dirs = path.ancestors().skip(1).take_while(|dir| dir.starts_with(top));
-    let Some(card) = dirs.map(|dir| dir.join("README.md")).find(|card| card.is_file()) else {
+    let Some(card) = dirs.map(|dir| dir.join("README.md")).find(|card| storage::is_file(card)) else {
         return Ok(BTreeMap::new());
     };
-    let text = fs::read_to_string(&card).with_context(|| format!("cannot read {}", card.display()))?;
+    let text = storage::read_to_string(&card).with_context(|| format!("cannot read {}", card.display()))?;
     let Some(head) = text.strip_prefix("---").and_then(|rest| rest.split("\n---").next()) else {
         return Ok(BTreeMap::new());
     };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fmt,
     path::Path,
 };
 
@@ -11,7 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use tokenizers::NormalizedString;
 
 use super::names::{has_extension, some_of};
-use crate::{task::Class, words::counted};
+use crate::{storage, task::Class, words::counted};
 
 /// The keys and names of a file, in its order.
 type Pairs = Vec<(String, String)>;
@@ -59,7 +59,7 @@ pub fn rename(classes: &mut [Class], file: &Path) -> Result<()> {
 
 /// `known` are the classes' names, which tell a first record from a header.
 fn read(file: &Path, known: &BTreeSet<String>) -> Result<Pairs> {
-    let text = fs::read_to_string(file).context("cannot be read")?;
+    let text = storage::read_to_string(file).context("cannot be read")?;
     let text = text.trim_start_matches('\u{feff}');
     if has_extension(file, "json") {
         let mut json = serde_json::Deserializer::from_str(text);

@@ -166,7 +166,7 @@ impl Source {
     }
 
     /// When the youngest of the files of the rows `range` of a split was changed; none where that
-    /// is not known.
+    /// is not known, as of objects, each of which would have to be asked for.
     pub fn modified(&self, split: &str, range: Range<usize>) -> Option<SystemTime> {
         let files = self.images.paths(&self.places[split][range]);
         files.iter().filter_map(|file| fs::metadata(file).and_then(|file| file.modified()).ok()).max()

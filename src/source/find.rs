@@ -12,7 +12,7 @@ use super::{
     options::{Format, SourceOptions},
     shards, web_dataset,
 };
-use crate::choice::Choice;
+use crate::{choice::Choice, storage};
 
 /// A source's format, and what lies below its directory.
 pub struct Data {
@@ -25,7 +25,7 @@ pub struct Data {
 
 /// What lies at `path`.
 pub fn find(path: &Path, options: &SourceOptions) -> Result<Data> {
-    if !path.is_dir() {
+    if !storage::is_dir(path) {
         let format = options.format.map_or_else(|| of_file(path), Ok)?;
         return Ok(Data { format, listing: Listing::default(), pictures: Vec::new() });
     }
@@ -89,7 +89,7 @@ fn of_file(path: &Path) -> Result<Format> {
     if web_dataset::is_tar(path) {
         return Ok(Format::WebDataset);
     }
-    if !path.exists() {
+    if !storage::exists(path) {
         bail!("{} is not there: --data takes an image folder, or files of another format", path.display());
     }
     match () {

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -17,11 +16,11 @@ use super::{
     class_names,
     data_set::{Encoded, Found, Images},
     listing::Listing,
-    names::{id_of, some_of},
+    names::{id_of, read_each, some_of},
     options::SourceOptions,
     split::Part,
 };
-use crate::{picture, task::Class, words::counted};
+use crate::{picture, storage, task::Class, words::counted};
 
 /// What the directories are.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,7 +51,7 @@ pub fn pictures(root: &Path, listing: &Listing, layout: Layout) -> Result<Vec<Pa
 /// Whether the first bytes of a file are a picture's.
 fn begins_as_one(path: &Path) -> bool {
     let mut first = Vec::with_capacity(picture::FIRST_BYTES);
-    let read = File::open(path).and_then(|file| file.take(picture::FIRST_BYTES as u64).read_to_end(&mut first));
+    let read = storage::open(path).and_then(|file| file.take(picture::FIRST_BYTES as u64).read_to_end(&mut first));
     read.is_ok() && picture::format_of(&first).is_some()
 }
 
@@ -83,7 +82,7 @@ pub fn open(
     let mut rows = Vec::with_capacity(pictures.len());
     for picture in &pictures {
         let Some(Place { part, class, .. }) = place_of(picture, layout)? else { continue };
-        let bytes = fs::metadata(root.join(picture)).map_or(0, |m| m.len()); // what cannot be read is met again
+        let bytes = listing.bytes(root, picture);
         lines.push(format!("{} {bytes}", id_of(picture)));
         let label = directories.binary_search_by(|known| known.as_str().cmp(class)).unwrap_or_default();
         rows.push((label as u32, part));
@@ -141,9 +140,7 @@ fn notes(listing: &Listing, layout: Layout, pictures: &[PathBuf]) -> Vec<String>
 
 impl Images for Folder {
     fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>> {
-        Ok(Box::new(
-            rows.iter().map(|&row| Ok(fs::read(self.root.join(&self.files[row as usize])).map_err(|e| e.to_string()))),
-        ))
+        Ok(read_each(self.paths(rows)))
     }
 
     fn paths(&self, rows: &[u32]) -> Vec<PathBuf> {

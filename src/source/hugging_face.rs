@@ -2,7 +2,6 @@
 //! Arrow files of `save_to_disk`.
 
 use std::{
-    fs,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +27,7 @@ use super::{
     split::Part,
     table_file,
 };
+use crate::storage;
 
 /// The shards: path below the root, and the places of their rows in the source's order.
 struct Tables {
@@ -47,13 +47,15 @@ pub fn open_arrow(path: &Path, listing: &Listing, options: &SourceOptions) -> Re
 }
 
 fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &SourceOptions) -> Result<Found> {
-    let (root, files) = if path.is_dir() {
+    let (root, files) = if storage::is_dir(path) {
         (path, listing.files.iter().filter(|file| has_extension(file, extension)).collect())
     } else {
         (path.parent().unwrap_or(Path::new("")), Vec::new())
     };
     let shards = match path.file_name() {
-        Some(name) if !path.is_dir() => Shards { files: vec![(name.into(), Part::Unsplit)], left_out: Vec::new() },
+        Some(name) if !storage::is_dir(path) => {
+            Shards { files: vec![(name.into(), Part::Unsplit)], left_out: Vec::new() }
+        }
         _ => Shards::of(root, &files)?,
     };
     ensure!(!shards.files.is_empty(), "{} has no {what}", path.display());
@@ -81,7 +83,7 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
         }
         let rows = found.len() - start;
         parts.extend(vec![*part; rows]);
-        let bytes = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
+        let bytes = storage::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.bytes();
         lines.push(format!("{} {} {bytes} {rows}", format!("{part:?}").to_lowercase(), id_of(relative)));
         files.push((relative.clone(), start as u32..found.len() as u32));
         first.get_or_insert(columns);

@@ -1,6 +1,7 @@
 //! What lies below a source's directory.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -11,6 +12,7 @@ use super::{
     names::{id_of, some_of},
     split::is_split,
 };
+use crate::storage;
 
 /// What lies below a directory, as paths relative to it, sorted. Hidden entries are left out; links
 /// are followed, as people link data sets into place.
@@ -23,6 +25,8 @@ pub struct Listing {
     special: Vec<PathBuf>,
     /// Directories that may not be listed, and why.
     unreadable: Vec<(PathBuf, io::Error)>,
+    /// Sizes of the files in bytes, where an object store has told them.
+    bytes: BTreeMap<PathBuf, u64>,
 }
 
 impl Listing {
@@ -30,6 +34,9 @@ impl Listing {
     /// anything below one may not be listed, since rows could lie there; another such directory is
     /// noted.
     pub fn of(dir: &Path, leave_out: Option<&Path>) -> Result<Self> {
+        if storage::is_remote(dir) {
+            return Self::of_objects(dir, leave_out);
+        }
         let leave_out = leave_out.and_then(|path| path.canonicalize().ok()); // one that is not there holds nothing
         let mut listing = Listing::default();
         let mut open: Vec<(PathBuf, Vec<PathBuf>)> = vec![(PathBuf::new(), Vec::new())];
@@ -77,6 +84,25 @@ impl Listing {
         listing.special.sort();
         listing.unreadable.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(listing)
+    }
+
+    /// As [`Listing::of`], of an object store, which tells all that lies below at once.
+    fn of_objects(dir: &Path, leave_out: Option<&Path>) -> Result<Self> {
+        let below = storage::objects_below(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        let is_hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
+        let is_left_out = |path: &Path| leave_out.is_some_and(|run| dir.join(path).starts_with(run));
+        let taken = below.into_iter().filter(|(path, _)| !is_hidden(path) && !is_left_out(path));
+        let mut listing = Listing { bytes: taken.collect(), ..Listing::default() };
+        listing.files.extend(listing.bytes.keys().cloned());
+        let above = listing.files.iter().flat_map(|file| file.ancestors().skip(1)).map(Path::to_owned);
+        listing.directories = above.collect::<BTreeSet<_>>().into_iter().collect();
+        Ok(listing)
+    }
+
+    /// Bytes of a file of the listing of `dir`; 0 where it cannot be read, which is met again.
+    pub fn bytes(&self, dir: &Path, file: &Path) -> u64 {
+        let known = self.bytes.get(file).copied();
+        known.unwrap_or_else(|| storage::metadata(&dir.join(file)).map_or(0, |found| found.bytes()))
     }
 
     /// What could not be looked at.

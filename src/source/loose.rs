@@ -1,7 +1,6 @@
 //! Pictures without labels: files, directories of them, tars.
 
 use std::{
-    fs::File,
     io::{BufReader, Read},
     path::{Path, PathBuf},
 };
@@ -15,6 +14,7 @@ use super::{
     names::{has_extension, read_regular},
     web_dataset::is_tar,
 };
+use crate::storage;
 
 /// What names of pictures end with.
 const EXTENSIONS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "ico"];
@@ -38,14 +38,14 @@ pub fn pictures(paths: &[PathBuf], mut each: impl FnMut(Picture) -> Result<()>) 
             Some(local) => PathBuf::from(local),
             None => path.clone(),
         };
-        if path.is_dir() {
+        if storage::is_dir(&path) {
             let listing = Listing::of(&path, None)?;
             for name in listing.files.iter().filter(|name| is_picture(name)) {
                 each(of_file(&path.join(name)))?;
             }
         } else if is_tar(&path) {
             of_tar(&path, &mut each)?;
-        } else if path.exists() {
+        } else if storage::exists(&path) {
             each(of_file(&path))?;
         } else {
             bail!("{} is not there", path.display());
@@ -63,7 +63,7 @@ fn of_file(path: &Path) -> Picture {
 }
 
 fn of_tar(path: &Path, each: &mut impl FnMut(Picture) -> Result<()>) -> Result<()> {
-    let file = BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?);
+    let file = BufReader::new(storage::open(path).with_context(|| format!("cannot read {}", path.display()))?);
     let inside: Box<dyn Read> =
         if has_extension(path, "tar") { Box::new(file) } else { Box::new(MultiGzDecoder::new(file)) };
     let damaged = || format!("{} is no tar file, or is damaged", path.display());

@@ -21,12 +21,12 @@ use super::{
     kept::Keep,
     labels::{self, Label, Labels, Names},
     listing::Listing,
-    names::{id_of, read_regular, some_of},
+    names::{id_of, read_each, some_of},
     options::SourceOptions,
     records,
     split::Part,
 };
-use crate::words::counted;
+use crate::{storage, words::counted};
 
 /// What the columns are called that hold paths, class names beside integer labels, and splits.
 const PATHS: [&str; 10] =
@@ -144,7 +144,8 @@ impl Rows {
         for (row, picture) in paths.into_iter().enumerate() {
             let place = || format!("{} record {}", path.display(), row + 1);
             let Some(picture) = picture else { bail!("{}: the path is empty", place()) };
-            let file = dir.join(&picture);
+            let is_remote = storage::is_remote(Path::new(&picture));
+            let file = if is_remote { PathBuf::from(&picture) } else { dir.join(&picture) };
             let inside = below.and_then(|(root, _)| file.strip_prefix(root).ok());
             let part = match &splits {
                 Some(splits) => part(splits[row].as_deref(), &place)?,
@@ -206,6 +207,7 @@ impl Rows {
         let others = records::together(self.others)?;
         let sizes = self.ids.iter().zip(&self.files);
         let line = |((id, file), class): ((&String, &PathBuf), &u32)| {
+            // objects would have to be asked for one by one
             format!("{id} {class} {}", fs::metadata(file).map_or(0, |m| m.len()))
         };
         self.lines.extend(sizes.zip(&rows).map(line));
@@ -308,7 +310,7 @@ fn text(records: &RecordBatch, column: &str) -> Result<Vec<Option<String>>> {
 
 impl Images for Listed {
     fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>> {
-        Ok(Box::new(rows.iter().map(|&row| Ok(read_regular(&self.files[row as usize])))))
+        Ok(read_each(self.paths(rows)))
     }
 
     fn paths(&self, rows: &[u32]) -> Vec<PathBuf> {

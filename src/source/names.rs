@@ -1,6 +1,12 @@
 //! How paths and lists are written in tables, notes and messages.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::data_set::Encoded;
+use crate::storage;
 
 /// The first of many names, and how many more there are.
 pub fn some_of(names: impl IntoIterator<Item = String>) -> String {
@@ -29,8 +35,16 @@ pub fn id_of(path: &Path) -> String {
 pub fn read_regular(path: &Path) -> Result<Vec<u8>, String> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(format!("{} is no regular file", path.display())),
-        _ => fs::read(path).map_err(|error| error.to_string()),
+        _ => storage::read(path).map_err(|error| error.to_string()),
     }
+}
+
+/// The bytes of each of some files, or why there are none, in their order.
+pub fn read_each(paths: Vec<PathBuf>) -> Encoded<'static> {
+    if paths.iter().any(|path| storage::is_remote(path)) {
+        return Box::new(storage::read_each(paths).map(|image| Ok(image.map_err(|error| error.to_string()))));
+    }
+    Box::new(paths.into_iter().map(|path| Ok(read_regular(&path))))
 }
 
 pub fn has_extension(path: &Path, extension: &str) -> bool {

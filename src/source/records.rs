@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{BufRead, BufReader},
     path::Path,
     sync::Arc,
@@ -20,6 +19,7 @@ use arrow::{
 use serde_json::{Map, Value};
 
 use super::{names::has_extension, table_file};
+use crate::storage;
 
 /// Whether a file is one of records by its name.
 pub fn is_known(path: &Path) -> bool {
@@ -104,7 +104,7 @@ fn is_exact(whole: i64) -> bool {
 }
 
 fn json_lines(path: &Path) -> Result<Vec<(String, Vec<Value>)>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut records: Vec<Map<String, Value>> = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line = line.with_context(|| format!("{} line {} is not text", path.display(), i + 1))?;

@@ -1,7 +1,6 @@
 //! A file of rows with images, Parquet or Arrow: its columns, and batches of chosen rows.
 
 use std::{
-    fs::File,
     io::{BufReader, Read, Seek, SeekFrom},
     ops::Range,
     path::Path,
@@ -18,7 +17,10 @@ use parquet::arrow::arrow_reader::RowSelection;
 use serde_json::Value;
 
 use super::names::has_extension;
-use crate::table::file;
+use crate::{
+    storage::{self, File},
+    table::file,
+};
 
 /// Rows decoded at a time: images are large.
 const BATCH_ROWS: usize = 32;
@@ -98,8 +100,8 @@ fn arrow(path: &Path, columns: &[&str], ranges: Option<Vec<Range<usize>>>) -> Re
 /// An error where a stream has no end: it was cut between two batches.
 fn require_end(path: &Path) -> Result<()> {
     let mut end = Vec::new();
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let start = file.metadata()?.len().saturating_sub(END.len() as u64);
+    let mut file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let start = file.size()?.saturating_sub(END.len() as u64);
     file.seek(SeekFrom::Start(start))?;
     file.read_to_end(&mut end)?;
     ensure!(end == END, "{} is cut: its stream has no end; make it again", path.display());
@@ -107,7 +109,7 @@ fn require_end(path: &Path) -> Result<()> {
 }
 
 fn open_arrow(path: &Path, projection: Option<Vec<usize>>) -> Result<StreamReader<BufReader<File>>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     StreamReader::try_new(BufReader::new(file), projection)
         .with_context(|| format!("{} is no Arrow stream as save_to_disk writes it", path.display()))
 }

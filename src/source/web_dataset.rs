@@ -5,7 +5,6 @@
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsStr,
-    fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     ops::Range,
     os::unix::ffi::OsStrExt,
@@ -31,7 +30,11 @@ use super::{
     shards::Shards,
     split::Part,
 };
-use crate::{picture, words::counted};
+use crate::{
+    picture,
+    storage::{self, File},
+    words::counted,
+};
 
 /// A file beside the archives, or above them, that names the classes, one a line.
 const CLASS_NAMES: &str = "classnames.txt";
@@ -70,10 +73,10 @@ pub fn is_tar(path: &Path) -> bool {
 
 /// Opens a directory of archives, one archive, or those that braces name.
 pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<Found> {
-    let (root, named) = if path.is_dir() { (path.to_owned(), listing.files.clone()) } else { named(path)? };
+    let (root, named) = if storage::is_dir(path) { (path.to_owned(), listing.files.clone()) } else { named(path)? };
     let tars: Vec<&PathBuf> = named.iter().filter(|file| is_tar(file)).collect();
     ensure!(!tars.is_empty(), "{} has no tar files", path.display());
-    let shards = match (&tars[..], path.is_dir()) {
+    let shards = match (&tars[..], storage::is_dir(path)) {
         ([one], false) => Shards { files: vec![((*one).clone(), Part::Unsplit)], left_out: Vec::new() },
         _ => Shards::of(&root, &tars)?,
     };
@@ -94,7 +97,7 @@ pub fn open(path: &Path, listing: &Listing, options: &SourceOptions) -> Result<F
         notes.extend(left_out.notes(relative));
         let rows = start..pictures.len() as u32;
         parts.extend(rows.clone().map(|_| *part));
-        let bytes = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
+        let bytes = storage::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.bytes();
         lines.push(format!("{} {} {bytes} {}", format!("{part:?}").to_lowercase(), id_of(relative), rows.len()));
         files.push((relative.clone(), rows));
     }
@@ -128,7 +131,7 @@ fn named(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
         bail!("{pattern} names {} twice", twice.display());
     }
-    let missing = names.iter().filter(|name| !name.is_file()).map(|name| name.display().to_string());
+    let missing = names.iter().filter(|name| !storage::is_file(name)).map(|name| name.display().to_string());
     let missing = some_of(missing);
     ensure!(missing.is_empty(), "not there, or no files: {missing}");
     let is_plain = |dir: &&Path| !braces::has_some(&dir.to_string_lossy());
@@ -364,8 +367,10 @@ impl Archives {
     fn class_names(&self) -> Result<Option<Vec<String>>> {
         let beside = self.files.first().and_then(|(file, _)| self.root.join(file).parent().map(Path::to_owned));
         let dirs = beside.iter().flat_map(|dir| dir.ancestors().take(2));
-        let Some(file) = dirs.map(|dir| dir.join(CLASS_NAMES)).find(|file| file.is_file()) else { return Ok(None) };
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let Some(file) = dirs.map(|dir| dir.join(CLASS_NAMES)).find(|file| storage::is_file(file)) else {
+            return Ok(None);
+        };
+        let text = storage::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         Ok(Some(text.trim_start_matches('\u{feff}').trim_end().lines().map(|line| line.trim().to_owned()).collect()))
     }
 }
@@ -379,7 +384,7 @@ enum Archive {
 
 impl Archive {
     fn open(path: &Path) -> Result<Self> {
-        let open = || File::open(path).with_context(|| format!("cannot open {}", path.display()));
+        let open = || storage::open(path).with_context(|| format!("cannot open {}", path.display()));
         let mut first = Vec::new();
         open()?.take(2).read_to_end(&mut first).with_context(|| format!("cannot read {}", path.display()))?;
         let file = BufReader::new(open()?);
@@ -396,7 +401,7 @@ impl Archive {
     /// Bytes of the archive; of a compressed one not known, whose reading says where it is cut.
     fn length(&self) -> io::Result<u64> {
         match self {
-            Archive::Plain(file) => Ok(file.get_ref().metadata()?.len()),
+            Archive::Plain(file) => Ok(file.get_ref().size()?),
             Archive::Compressed { .. } => Ok(u64::MAX),
         }
     }
@@ -427,7 +432,7 @@ impl Seek for Archive {
             SeekFrom::End(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         if to < *at {
-            **inside = MultiGzDecoder::new(BufReader::new(File::open(file)?));
+            **inside = MultiGzDecoder::new(BufReader::new(storage::open(file)?));
             *at = 0;
         }
         let skip = to - *at;

@@ -16,6 +16,7 @@ use crate::{
     atomic,
     embeddings::Embeddings,
     run::{Run, STREAMS, names, step_name, step_number},
+    storage,
     table::{contract, file},
     task::{Class, Cut, Order},
 };
@@ -24,9 +25,9 @@ impl Stream {
     /// The stream as it is in the run; makes it where it is not there. It may have grown since.
     pub fn create(self, run: &Run) -> Result<Self> {
         let dir = dir(run, &self.name);
-        if !dir.exists() {
+        if !storage::exists(&dir) {
             let _lock = run.lock(&run.dir().join(STREAMS))?;
-            if !dir.exists() {
+            if !storage::exists(&dir) {
                 atomic::write_dir(&dir, |dir| {
                     (0..self.tasks()).try_for_each(|t| self.write_task(t, &dir.join(step_name(t + 1))))
                 })?;

@@ -1,13 +1,14 @@
 //! What a table promises its readers, read from the files in `schemas/`.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
 };
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::Deserialize;
+
+use crate::storage;
 
 /// A table's contract: its name, version and columns.
 #[derive(Debug, Deserialize)]
@@ -146,8 +147,11 @@ impl Contract {
     pub fn files(&self, run: &Path) -> Vec<PathBuf> {
         let mut found = vec![run.to_owned()];
         for part in self.path.split('/') {
-            let entries = found.iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
-            found = entries.filter(|e| part_fits(part, &e.file_name().to_string_lossy())).map(|e| e.path()).collect();
+            let entries = |dir: &PathBuf| {
+                let names = storage::read_dir(dir).unwrap_or_default().into_iter().map(|(name, _)| name);
+                names.filter(|name| part_fits(part, name)).map(|name| dir.join(name)).collect::<Vec<_>>()
+            };
+            found = found.iter().flat_map(entries).collect();
         }
         found.sort();
         found

@@ -1,7 +1,7 @@
 //! One Parquet file of a table: written whole or not at all, checked against its contract when
 //! opened.
 
-use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use arrow::{
@@ -25,7 +25,10 @@ use parquet::{
 };
 
 use super::Contract;
-use crate::atomic::Staged;
+use crate::{
+    atomic::Staged,
+    storage::{self, File},
+};
 
 /// Footer key that names the table and its version.
 const TABLE_KEY: &str = "cgil.table";
@@ -133,7 +136,7 @@ pub(crate) fn open_where(
         Ok(keys.iter().map(|&key| Some(wanted(key))).collect::<BooleanArray>())
     });
     let columns = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
     let builder = builder.with_projection(columns).with_batch_size(BATCH_ROWS);
     let builder = builder.with_row_filter(RowFilter::new(vec![Box::new(filter)]));
@@ -174,7 +177,7 @@ pub fn projection(builder: &ParquetRecordBatchReaderBuilder<File>, columns: &[&s
 
 /// Opens any Parquet file.
 pub fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = storage::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     ParquetRecordBatchReaderBuilder::try_new(file)
         .with_context(|| format!("{} is not a Parquet file, or is damaged", path.display()))
 }

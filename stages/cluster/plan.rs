@@ -16,6 +16,7 @@ use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE},
     generator::Kind,
     run::Run,
+    storage,
     stream::{Stream, stream_name},
 };
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, parser::ValueSource};
@@ -88,6 +89,11 @@ pub struct StagePlan {
     _bytes: u64,
 }
 
+/// A run's directory, wherever one is.
+fn placed(run: &Path) -> Result<PathBuf> {
+    if storage::is_remote(run) { Ok(run.to_owned()) } else { Ok(absolute(run)?) }
+}
+
 /// Says what the stages will be, as TOML.
 pub fn run(options: &Options) -> Result<()> {
     ensure!(
@@ -107,7 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
         "# {images} images of {} classes, from {}\nrun = {}\ndirectory = {}\n",
         source.classes.len(),
         source.id.origin,
-        quoted(&absolute(&options.run)?)?,
+        quoted(&placed(&options.run)?)?,
         quoted(&env::current_dir()?)?
     );
     let mut write = |name: &str, words: Vec<String>, items: (usize, &str), needed: Needed| -> Result<()> {

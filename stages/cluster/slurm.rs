@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use cgil::{atomic, run::Run, words::counted};
+use cgil::{atomic, run::Run, storage, words::counted};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
@@ -77,8 +77,8 @@ struct Submitted {
 pub fn submit(Submit::Slurm(options): &Submit) -> Result<()> {
     let plan = Plan::read(&options.plan)?;
     let run = Run::open(&plan.run, terminal::note)?;
-    let dir = run.dir().join(JOBS);
     let directory = plan.directory.clone();
+    let dir = files(&run, &directory);
     // one at a time, so that two do not submit the same
     let _lock = if options.dry_run { None } else { Some(run.lock(&dir)?) };
     let stages = plan.stages(&run)?;
@@ -135,7 +135,7 @@ pub fn submit(Submit::Slurm(options): &Submit) -> Result<()> {
 
 pub fn cancel(options: &CancelOptions) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
-    let jobs: Vec<String> = alive(&run.dir().join(JOBS), false)?.into_iter().map(|job| job.job).collect();
+    let jobs: Vec<String> = alive(&files(&run, &env::current_dir()?), false)?.into_iter().map(|job| job.job).collect();
     let jobs: BTreeSet<String> = jobs.into_iter().collect();
     if jobs.is_empty() {
         return terminal::print("no job of this run waits or runs\n");
@@ -143,6 +143,15 @@ pub fn cancel(options: &CancelOptions) -> Result<()> {
     let words: Vec<&str> = jobs.iter().map(String::as_str).collect();
     answer("scancel", &words)?;
     terminal::print(format!("cancelled {}\n", words.join(", ")))
+}
+
+/// Where scripts and logs lie: in the run, or where that is in an object store, in a directory of the
+/// cluster's file system.
+fn files(run: &Run, directory: &Path) -> PathBuf {
+    match storage::is_remote(run.dir()) {
+        true => run.dir().iter().skip(1).fold(directory.join("cgil-jobs"), |dir, part| dir.join(part)),
+        false => run.dir().join(JOBS),
+    }
 }
 
 /// The program with a stage's options.

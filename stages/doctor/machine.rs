@@ -3,7 +3,7 @@
 use std::{env, fmt, path::Path};
 
 use anyhow::{Context, Result, bail};
-use cgil::{device::DeviceChoice, hub::Hub, words::counted};
+use cgil::{device::DeviceChoice, hub::Hub, storage, words::counted};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::VERSION;
@@ -100,8 +100,13 @@ pub fn devices() -> String {
     }
 }
 
-/// How much fits where a run is to lie.
+/// How much fits where a run is to lie, or whether its object store answers.
 pub fn disk(run: &Path) -> Result<String> {
+    if storage::is_remote(run) {
+        let found = storage::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
+        let is_there = if found.is_empty() { ", where nothing is yet" } else { "" };
+        return Ok(format!("{} can be listed{is_there}", run.display()));
+    }
     let run = std::path::absolute(run).with_context(|| format!("cannot resolve {}", run.display()))?;
     let there = run.ancestors().find(|dir| dir.exists()).context("there is no file system")?;
     if !there.is_dir() {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    fs::File,
     io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
     path::PathBuf,
     sync::Arc,
@@ -13,6 +12,7 @@ use arrow::array::{ArrayRef, Int64Array, StringArray};
 use zip::ZipArchive;
 
 use super::kind::Kind;
+use crate::storage::{self, File};
 
 /// Bytes that are in hand at a time.
 const BLOCK: usize = 16 << 20;
@@ -63,7 +63,7 @@ impl Array {
         let at_once = (BLOCK / row_bytes).max(1);
         let blocks = (0..rows).step_by(at_once).map(|first| first..(first + at_once).min(rows));
         let mut values = Vec::new();
-        let mut file = File::open(&self.file)?;
+        let mut file = storage::open(&self.file)?;
         if self.fortran {
             let mut memory;
             let (file, offset): (&mut dyn ReadSeek, u64) = if self.entry.is_some() {
@@ -121,7 +121,7 @@ impl Array {
 
     /// The first `n` bytes of its values.
     fn bytes(&self, n: usize) -> Result<Vec<u8>> {
-        self.with_reader(File::open(&self.file)?, |file| {
+        self.with_reader(storage::open(&self.file)?, |file| {
             let mut bytes = Vec::new();
             file.take(n as u64).read_to_end(&mut bytes)?;
             ensure!(bytes.len() == n, "it is cut short");

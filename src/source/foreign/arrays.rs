@@ -1,7 +1,6 @@
 //! Which arrays a file of numpy's (.npy, .npz) or safetensors holds.
 
 use std::{
-    fs::File,
     io::{BufReader, Read},
     path::Path,
 };
@@ -16,6 +15,7 @@ use super::{
     kind::{Kind, Of},
     npy::Header,
 };
+use crate::storage;
 
 /// Longest header of a safetensors file, in bytes: as long as the library has it.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -49,15 +49,15 @@ impl Arrays {
 }
 
 fn of_npy(path: &Path, place: String) -> Result<Arrays> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
+    let file = storage::open(path)?;
+    let length = file.size()?;
     let array = numpys(&mut BufReader::new(file), length, place, path, None)?;
     Ok(Arrays { arrays: vec![array], ..Arrays::default() })
 }
 
 fn of_npz(path: &Path, place: &str) -> Result<Arrays> {
     let mut found = Arrays::default();
-    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?))?;
+    let mut archive = ZipArchive::new(BufReader::new(storage::open(path)?))?;
     for i in 0..archive.len() {
         let mut entry = archive.by_index(i)?;
         let (name, length) = (entry.name()?.into_owned(), entry.size());
@@ -76,8 +76,8 @@ fn numpys(file: &mut impl Read, length: u64, place: String, path: &Path, entry: 
 }
 
 fn of_safetensors(path: &Path, place: &str) -> Result<Arrays> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
+    let mut file = storage::open(path)?;
+    let length = file.size()?;
     let mut size = [0; 8];
     file.read_exact(&mut size).context("it is no safetensors file: it is too short")?;
     let size = u64::from_le_bytes(size);

@@ -1,7 +1,6 @@
 //! What stands beside vectors, one value a row: labels, names, splits, ids.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +17,7 @@ use super::{
     array::Array,
     words::{self, Role},
 };
-use crate::{table::file, words::counted};
+use crate::{storage, table::file, words::counted};
 
 /// A value for each row: Int64 or Utf8.
 #[derive(Clone)]
@@ -94,7 +93,7 @@ impl Beside {
 
 /// The columns of a CSV file. It may do without a header where it has one column.
 fn csv(file: &Path, place: &str, rows: usize) -> Result<Vec<Column>> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = storage::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut records = records(text.trim_start_matches('\u{feff}'));
     let known =
         |name: &String| words::LABEL.iter().chain(&words::CLASS_NAME).any(|known| known.eq_ignore_ascii_case(name));

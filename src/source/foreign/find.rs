@@ -1,9 +1,6 @@
 //! Which vectors lie at a path, and what belongs to them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use arrow::array::AsArray;
@@ -19,7 +16,7 @@ use super::{
     lists::Lists,
     words::{self, Role, key},
 };
-use crate::table::file;
+use crate::{storage, table::file};
 
 /// Vectors in the order of their files' names, and what stands beside them.
 pub struct Found {
@@ -105,7 +102,7 @@ pub fn find(path: &Path, leave_out: Option<&Path>, wanted: &[&str]) -> Result<Fo
     if vectors.is_empty() {
         return Err(nothing(path, &dir, &files, &left_out));
     }
-    let alone = path.is_dir() && vectors.len() == 1 && beside.len() == 1;
+    let alone = storage::is_dir(path) && vectors.len() == 1 && beside.len() == 1;
     let mut found = Found { parts: Vec::new(), class_names: None, files: Vec::new(), notes: Vec::new() };
     let keys: Vec<_> = vectors.iter().map(|vectors| key(vectors.place())).collect();
     for (vectors, own) in vectors.into_iter().zip(&keys) {
@@ -134,7 +131,7 @@ pub fn find(path: &Path, leave_out: Option<&Path>, wanted: &[&str]) -> Result<Fo
         found.parts.push(Part { vectors, columns });
     }
     found.notes = vec![format!("found {}", some_of(std::mem::take(&mut found.notes)))];
-    if path.is_dir() {
+    if storage::is_dir(path) {
         left_out.extend(beside.iter().map(|beside| beside.place().to_owned()));
     }
     if let Some((place, file, names)) = class_names.into_iter().next() {
@@ -151,15 +148,16 @@ pub fn find(path: &Path, leave_out: Option<&Path>, wanted: &[&str]) -> Result<Fo
 /// The directory that files are named below, and the files: those beside `path` where it is a file
 /// of arrays.
 fn files(path: &Path, leave_out: Option<&Path>) -> Result<(PathBuf, Vec<PathBuf>)> {
-    if path.is_dir() {
+    if storage::is_dir(path) {
         return Ok((path.to_owned(), Listing::of(path, leave_out)?.files));
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = PathBuf::from(path.file_name().with_context(|| format!("{} is no file", path.display()))?);
     let mut files = vec![name.clone()];
     if is_of_arrays(path) {
-        let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-        let beside = entries.flatten().filter(|entry| entry.path().is_file()).map(|entry| entry.file_name().into());
+        let entries = storage::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        let beside =
+            entries.into_iter().filter(|(name, _)| storage::is_file(&dir.join(name))).map(|(name, _)| name.into());
         files.extend(beside.filter(|file| *file != name));
         files.sort();
     }
@@ -172,7 +170,8 @@ fn sort(dir: &Path, path: &Path, files: &[PathBuf]) -> Result<Pile> {
     let arrays_there = files.iter().any(|file| is_of_arrays(file));
     for below in files {
         let (file, place) = (dir.join(below), id_of(below));
-        let meant = path.is_dir() || file == path || dir.join(below) == dir.join(path.file_name().unwrap_or_default());
+        let meant =
+            storage::is_dir(path) || file == path || dir.join(below) == dir.join(path.file_name().unwrap_or_default());
         match () {
             _ if is_of_arrays(below) => match Arrays::of(&file, below) {
                 Ok(arrays) => sort_arrays(arrays, meant, &mut pile),
@@ -264,7 +263,7 @@ fn class_names_of(file: &Path, below: &Path) -> Result<Option<Vec<String>>> {
     {
         return Ok(None);
     }
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = storage::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(if is_json { listed(&text) } else { Some(text.lines().map(str::trim).map(str::to_owned).collect()) })
 }
 
