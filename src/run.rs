@@ -131,8 +131,7 @@ impl Run {
 
 /// Names of what a directory holds, sorted; hidden ones are left out.
 pub fn names(dir: &Path) -> Vec<String> {
-    let names = storage::read_dir(dir).into_iter().flatten().map(|(name, _)| name);
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    let mut names: Vec<String> = storage::names(dir).into_iter().filter(|name| !name.starts_with('.')).collect();
     names.sort();
     names
 }

@@ -130,6 +130,8 @@ fn require_values(name: &str, shape: &[usize], values: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tensors<T: From<f32>>() -> Named<T> {

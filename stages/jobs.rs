@@ -86,7 +86,7 @@ pub fn recorded(run: &Run, place: &str, partition: Option<Partition>, work: impl
                 beat(path);
             }
         });
-        let done = work();
+        let done = outcome::or_lost(work());
         drop(end);
         done
     });

@@ -162,7 +162,8 @@ fn main() -> ExitCode {
     };
     terminal::set_up(log);
     terminal::detail(&format!("cgil {}", *VERSION));
-    match outcome::heed_signals(jobs::stop).and_then(|()| stage.run()) {
+    let done = outcome::heed_signals(jobs::stop).and_then(|()| stage.run());
+    match outcome::or_lost(done) {
         Ok(()) => {
             terminal::done();
             ExitCode::SUCCESS

@@ -3,7 +3,10 @@
 use std::{io, thread};
 
 use anyhow::{Error, Result};
-use cgil::stop::{self, Stopped};
+use cgil::{
+    stop::{self, Stopped},
+    storage,
+};
 use signal_hook::{
     consts::{SIGTERM, SIGUSR1},
     iterator::Signals,
@@ -38,6 +41,13 @@ pub fn heed_signals(ending: fn(&str)) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// What a command ends with; where a store did not answer, that it did not, since what seemed to be
+/// missing may be there.
+pub fn or_lost(done: Result<()>) -> Result<()> {
+    storage::reached()?;
+    done
 }
 
 /// The exit code of a failure.

@@ -29,6 +29,7 @@ mod middle;
 mod middle_belonging;
 mod middle_growth;
 mod middle_tables;
+mod objects;
 mod open_clip;
 mod open_set;
 mod parity;

@@ -145,7 +145,8 @@ pub fn python(packages: &[&str]) -> Option<PathBuf> {
         eprintln!("skipped: there is no python3 with venv");
         return None;
     }
-    let imports = packages.iter().map(|package| format!("import {package}\n")).collect::<String>();
+    let name = |package: &str| package.split(['[', '<', '>', '=']).next().unwrap_or_default().to_owned();
+    let imports = packages.iter().map(|package| format!("import {}\n", name(package))).collect::<String>();
     let has_them = || succeeds(Command::new(&python).args(["-c", &imports]));
     let install = || succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
     if has_them() || install() {

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -65,6 +65,11 @@ pub(super) fn forget(
     sealed: &Sealed,
     overwrite: bool,
 ) -> Result<usize> {
+    ensure!(
+        !overwrite || !storage::is_remote(dir),
+        "{}: an object cannot be overwritten; whether the store keeps what is removed is up to its versions",
+        dir.display()
+    );
     let shards: Vec<_> = sealed.shards.iter().filter(|shard| shard.split == split).collect();
     let rows = shards.iter().flat_map(|shard| shard.labels.values()).sum();
     if !is_forgotten(dir, split) {
@@ -83,9 +88,6 @@ pub(super) fn forget(
 
 /// Overwrites a file with zeros, as far as the file system writes in place.
 fn zero(path: &Path) -> io::Result<()> {
-    if storage::is_remote(path) {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "an object cannot be overwritten in place"));
-    }
     let mut file = OpenOptions::new().write(true).open(path)?;
     let length = file.metadata()?.len();
     io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;

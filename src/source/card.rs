@@ -66,6 +66,8 @@ fn names_of(feature: &Yaml) -> Option<(String, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

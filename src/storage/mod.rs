@@ -3,6 +3,9 @@
 //!
 //! In a store there are only objects: a directory is there as long as an object lies below it, and an
 //! object appears whole or not at all.
+//!
+//! A store that does not answer, however often it is asked, is lost to the process: what is there is
+//! not known, so every request after that has the same error, and [`reached`] tells.
 
 mod address;
 mod file;
@@ -88,14 +91,17 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
 
 /// Whether something is there.
 pub fn exists(path: &Path) -> bool {
-    metadata(path).is_ok()
+    match Address::of(path) {
+        None => path.exists(),
+        Some(_) => is_file(path) || is_dir(path),
+    }
 }
 
 /// Whether a file is there, which costs a store one request.
 pub fn is_file(path: &Path) -> bool {
     match Address::of(path) {
         None => path.is_file(),
-        Some(address) => objects::file(&address).is_ok(),
+        Some(address) => answer(objects::file(&address)).is_some(),
     }
 }
 
@@ -103,8 +109,18 @@ pub fn is_file(path: &Path) -> bool {
 pub fn is_dir(path: &Path) -> bool {
     match Address::of(path) {
         None => path.is_dir(),
-        Some(address) => objects::is_dir(&address).unwrap_or_default(),
+        Some(address) => answer(objects::is_dir(&address)).unwrap_or_default(),
     }
+}
+
+/// What a store answers; none where that is that nothing is there.
+fn answer<T>(answer: io::Result<T>) -> Option<T> {
+    answer.inspect_err(objects::lose).ok()
+}
+
+/// An error where a store did not answer, so that something may have been taken for missing.
+pub fn reached() -> io::Result<()> {
+    objects::reached()
 }
 
 /// Opens a file to read.
@@ -134,6 +150,13 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 /// All bytes of each of some files, in their order, some of which are fetched ahead.
 pub(crate) fn read_each(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = io::Result<Vec<u8>>>> {
     objects::read_each(paths)
+}
+
+/// Names in a directory; none where it is not there.
+pub fn names(dir: &Path) -> Vec<String> {
+    let found = read_dir(dir);
+    let found = if is_remote(dir) { answer(found) } else { found.ok() };
+    found.unwrap_or_default().into_iter().map(|(name, _)| name).collect()
 }
 
 /// Names in a directory, and whether each is a directory itself.

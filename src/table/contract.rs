@@ -148,7 +148,7 @@ impl Contract {
         let mut found = vec![run.to_owned()];
         for part in self.path.split('/') {
             let entries = |dir: &PathBuf| {
-                let names = storage::read_dir(dir).unwrap_or_default().into_iter().map(|(name, _)| name);
+                let names = storage::names(dir).into_iter();
                 names.filter(|name| part_fits(part, name)).map(|name| dir.join(name)).collect::<Vec<_>>()
             };
             found = found.iter().flat_map(entries).collect();

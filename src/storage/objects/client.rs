@@ -25,7 +25,7 @@ use super::{
 };
 
 /// How often a request is sent again, and for how long.
-const RETRIES: usize = 8;
+const RETRIES: usize = 12;
 const RETRIED_FOR: Duration = Duration::from_secs(180);
 
 /// How long a request may take that moves a few megabytes, and one that uploads more.
@@ -59,7 +59,10 @@ pub fn object(address: &Address) -> io::Result<Object> {
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
     let bucket = (address.scheme, address.bucket.clone());
     if !clients.contains_key(&bucket) {
-        let open = |time| client(address, time).map_err(|error| failure(address, error));
+        let open = |time| {
+            client(address, time)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{address}: {}", reason(&error))))
+        };
         clients.insert(bucket.clone(), [open(SHORT)?, open(LONG)?]);
     }
     let [reading, writing] = clients[&bucket].clone();
@@ -130,8 +133,44 @@ pub fn wait<T, F>(address: &Address, request: impl FnOnce(Object) -> F) -> io::R
 where
     F: Future<Output = Result<T>>,
 {
+    attempt(address, request).inspect_err(lose_slow)
+}
+
+/// As [`wait`], where it will be tried again.
+pub fn attempt<T, F>(address: &Address, request: impl FnOnce(Object) -> F) -> io::Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    reached()?;
     let object = object(address)?;
     runtime()?.block_on(request(object)).map_err(|error| failure(address, error))
+}
+
+/// Why a store is lost to this process; none while it answers.
+static LOST: Mutex<Option<(io::ErrorKind, String)>> = Mutex::new(None);
+
+/// Asks a store nothing more that a question was put to and that did not answer it: that there is
+/// nothing is an answer.
+pub fn lose(error: &io::Error) {
+    if error.kind() != io::ErrorKind::NotFound {
+        let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get_or_insert_with(|| (error.kind(), error.to_string()));
+    }
+}
+
+/// The error of a store that is lost to this process.
+pub fn reached() -> io::Result<()> {
+    match &*LOST.lock().unwrap_or_else(PoisonError::into_inner) {
+        None => Ok(()),
+        Some((kind, why)) => Err(io::Error::new(*kind, why.clone())),
+    }
+}
+
+/// As [`lose`], where it failed for as long as it was tried; other failures are of one object.
+pub fn lose_slow(error: &io::Error) {
+    if error.kind() == io::ErrorKind::TimedOut {
+        lose(error);
+    }
 }
 
 /// What went wrong last, of all that was tried, as an error of files.
@@ -145,8 +184,26 @@ pub fn failure(address: &Address, error: Error) -> io::Error {
             return io::Error::new(Kind::InvalidData, format!("{address} was changed while it was read"));
         }
         Error::NotImplemented { .. } | Error::NotSupported { .. } => Kind::Unsupported,
-        _ => Kind::Other,
+        _ => Kind::TimedOut,
     };
-    let source = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    io::Error::new(kind, format!("{address}: {source}"))
+    let (reason, all) = (reason(&error), format!("{error:?}"));
+    let (kind, reason) = match () {
+        _ if all.contains("NoSuchBucket") => (Kind::InvalidInput, format!("there is no bucket {:?}", address.bucket)),
+        _ if all.contains(METADATA) => (Kind::PermissionDenied, NO_CREDENTIALS.to_owned()),
+        _ => (kind, reason),
+    };
+    io::Error::new(kind, format!("{address}: {reason}"))
+}
+
+/// Where a machine of a cloud is asked for the credentials of its role, after everything else.
+const METADATA: &str = "169.254.169.254";
+const NO_CREDENTIALS: &str = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to one of \
+                              ~/.aws/credentials, or AWS_SKIP_SIGNATURE=true for a public bucket";
+
+/// What a store says itself, or the library, in a line: of an answer in XML its message.
+fn reason(error: &Error) -> String {
+    let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let Some((before, answer)) = text.split_once('<') else { return text };
+    let message = answer.split_once("<Message>").and_then(|(_, rest)| rest.split_once("</Message>"));
+    format!("{}{}", before.trim_end(), message.map_or(String::new(), |(message, _)| format!(" {message}")))
 }

@@ -18,7 +18,8 @@ use object_store::{
 };
 use tokio::sync::mpsc;
 
-use self::client::{failure, object, runtime, wait};
+use self::client::{attempt, failure, lose_slow, object, runtime, wait};
+pub use self::client::{lose, reached};
 pub use self::reader::Reader;
 use super::{Kind, Metadata, address::Address};
 
@@ -66,7 +67,7 @@ pub fn read_each(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = io::Result<Vec<
         let Some(address) = Address::of(&path) else { return tokio::fs::read(&path).await };
         let object = object(&address)?;
         let read = async { object.reading.get(&object.path).await?.bytes().await };
-        read.await.map(Into::into).map_err(|error| failure(&address, error))
+        read.await.map(Into::into).map_err(|error| failure(&address, error)).inspect_err(lose_slow)
     };
     let (send, mut receive) = mpsc::channel(WAITING);
     let Ok(runtime) = runtime() else { return Box::new(std::iter::empty()) };
@@ -117,14 +118,18 @@ pub fn rewrite(address: &Address) -> io::Result<()> {
 /// Puts a file in place; `first` only where nothing is there yet. Says whether it did.
 pub fn upload(from: &Path, to: &Address, first: bool) -> io::Result<bool> {
     let large = std::fs::metadata(from)?.len() >= LARGE;
-    match (first, large) {
+    let put = match (first, large) {
         (false, true) => upload_in_parts(from, to).map(|()| true),
         (false, false) => {
             let bytes = std::fs::read(from)?;
             wait(to, |object| async move { object.reading.put(&object.path, bytes.into()).await }).map(|_| true)
         }
         (true, _) => put_first(&PutPayload::from(std::fs::read(from)?), to, large),
-    }
+    };
+    put.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), format!("there is no bucket {:?}", to.bucket)),
+        _ => error,
+    })
 }
 
 fn upload_in_parts(from: &Path, to: &Address) -> io::Result<()> {
@@ -154,7 +159,7 @@ fn upload_in_parts(from: &Path, to: &Address) -> io::Result<()> {
 fn put_first(bytes: &PutPayload, to: &Address, large: bool) -> io::Result<bool> {
     let mut tries = 0..TRIES;
     loop {
-        let put = wait(to, |object| {
+        let put = attempt(to, |object| {
             let bytes = bytes.clone();
             async move {
                 let store = if large { &object.writing } else { &object.reading };
@@ -164,10 +169,13 @@ fn put_first(bytes: &PutPayload, to: &Address, large: bool) -> io::Result<bool> 
         match put {
             Ok(_) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(error) if error.kind() != io::ErrorKind::Other => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(error),
             Err(error) => match tries.next() {
                 Some(tried) => thread::sleep(Duration::from_millis(200 << tried)),
-                None => return Err(error),
+                None => {
+                    lose_slow(&error);
+                    return Err(error);
+                }
             },
         }
     }

@@ -12,7 +12,7 @@ use object_store::{GetRange, ObjectMeta, ObjectStore};
 use tokio::sync::OnceCell;
 
 use super::{
-    client::{Object, failure, runtime},
+    client::{Object, failure, lose_slow, runtime},
     unchanged,
 };
 
@@ -108,7 +108,7 @@ async fn fetch(object: Arc<Object>, found: Arc<ObjectMeta>, number: u64) -> io::
     match block.get_or_try_init(|| get).await {
         Ok(bytes) if bytes.len() as u64 == end - start => Ok(bytes.clone()),
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(error) => Err(failure(&object.address, error)),
+        Err(error) => Err(failure(&object.address, error)).inspect_err(lose_slow),
     }
 }
 
