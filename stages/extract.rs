@@ -63,7 +63,8 @@ pub struct DataOptions {
     /// A folder is SPLIT/CLASS/… or CLASS/…, or has a metadata.csv; Parquet and Arrow files are
     /// Hugging Face's; tars are a directory of them or "{000..099}.tar"; a manifest is a CSV, JSONL
     /// or Parquet file of paths and labels. On the hub it is
-    /// hf://datasets/OWNER/NAME[@REVISION][/CONFIG].
+    /// hf://datasets/OWNER/NAME[@REVISION][/CONFIG], in an object store s3://, gs:// or
+    /// az://BUCKET/KEY, where a run may lie, too.
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
     /// What --data is, where it is not what it looks like

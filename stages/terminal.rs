@@ -16,6 +16,7 @@ use cgil::{
     dense::moments::mean,
     device::DeviceChoice,
     metrics::{History, Metric, MetricName},
+    storage,
     stream::Stream,
     words::counted,
 };
@@ -139,8 +140,10 @@ pub fn profile(asked: bool, start: Instant) -> Result<()> {
     if asked { print(cgil::profile::report(start.elapsed())) } else { Ok(()) }
 }
 
-/// Prints to standard output; a reader that stops early, such as `head`, is no error.
+/// Prints to standard output; a reader that stops early, such as `head`, is no error. Nothing where an
+/// object store did not answer, on which the text may rest.
 pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    storage::reached()?;
     match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),

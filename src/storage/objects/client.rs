@@ -24,9 +24,9 @@ use super::{
     profile,
 };
 
-/// How often a request is sent again, and for how long.
-const RETRIES: usize = 12;
-const RETRIED_FOR: Duration = Duration::from_secs(180);
+/// For how long a request is sent again, and how far apart at most.
+const RETRIED_FOR: Duration = Duration::from_secs(60);
+const APART: Duration = Duration::from_secs(10);
 
 /// How long a request may take that moves a few megabytes, and one that uploads more.
 const SHORT: Duration = Duration::from_secs(20);
@@ -72,7 +72,8 @@ pub fn object(address: &Address) -> io::Result<Object> {
 /// A client of a bucket whose requests may take so long. What stands in the environment comes before
 /// what the cloud's tools have in files, and both before what is usual here.
 fn client(address: &Address, time: Duration) -> Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: RETRIED_FOR };
+    let backoff = BackoffConfig { max_backoff: APART, ..BackoffConfig::default() };
+    let retry = RetryConfig { backoff, max_retries: 1000, retry_timeout: RETRIED_FOR };
     let bucket = &address.bucket;
     Ok(match address.scheme {
         Scheme::S3 => {
