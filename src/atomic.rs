@@ -56,6 +56,7 @@ impl Staged {
 
     /// Puts it in its place, instead of what may be there.
     pub fn put(self) -> Result<()> {
+        storage::reached()?; // what was read of one may be wrong
         if storage::is_remote(&self.path) {
             return upload(&self.temporary, &self.path, false).map(|_| ());
         }
@@ -65,6 +66,7 @@ impl Staged {
     /// Puts it in its place unless something is there, and says whether it did: what comes first
     /// stays, also where the file system gives no locks.
     pub fn put_first(self) -> Result<bool> {
+        storage::reached()?;
         if storage::is_remote(&self.path) {
             return upload(&self.temporary, &self.path, true);
         }
@@ -118,7 +120,13 @@ pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> 
 
 /// As [`write_dir`], in the place of a directory that may be there, which goes last.
 pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    if !storage::exists(path) || storage::is_remote(path) {
+    if storage::is_remote(path) {
+        return write_dir(path, |dir| {
+            fill(dir)?;
+            remove_old(dir, path)
+        });
+    }
+    if !path.exists() {
         return write_dir(path, fill);
     }
     let (new, old) = (temporary(path), temporary(path));
@@ -154,18 +162,34 @@ fn upload(from: &Path, to: &Path, first: bool) -> Result<bool> {
     storage::upload(from, to, first).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Uploads a directory in the place of what may be there.
+/// Uploads a directory; what says that it, or a directory below, is whole comes last.
 fn upload_dir(from: &Path, to: &Path) -> Result<()> {
+    let mut files = files_below(from)?;
+    files.sort_by_key(|file| file.ends_with(WHOLE));
+    files.iter().try_for_each(|file| upload(&from.join(file), &to.join(file), false).map(|_| ()))
+}
+
+/// Removes what an object store has in the place of a directory, and what is not of the new one, but
+/// for the same directory, which stays.
+fn remove_old(new: &Path, place: &Path) -> Result<()> {
+    let whole = |dir: &Path| storage::read(&dir.join(WHOLE)).ok();
+    if whole(place).is_some_and(|there| whole(new) == Some(there)) {
+        return Ok(());
+    }
+    let files = files_below(new)?;
+    remove_objects(place, |old| old.ends_with(WHOLE) || !files.iter().any(|file| file == old))
+}
+
+/// The files of a directory of the file system, as paths below it.
+fn files_below(from: &Path) -> Result<Vec<PathBuf>> {
     let (mut files, mut open) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(next) = open.pop() {
         let dir = from.join(&next);
-        for (name, is_dir) in storage::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
-            if is_dir { open.push(next.join(name)) } else { files.push(next.join(name)) }
+        for (name, found) in storage::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+            if found.is_dir() { open.push(next.join(name)) } else { files.push(next.join(name)) }
         }
     }
-    files.sort_by_key(|file| file == Path::new(WHOLE));
-    remove_objects(to, |old| old == Path::new(WHOLE) || !files.iter().any(|file| file == old))?;
-    files.iter().try_for_each(|file| upload(&from.join(file), &to.join(file), false).map(|_| ()))
+    Ok(files)
 }
 
 /// Removes the objects below a directory that `is_old` is true of, by their paths there; first the one
@@ -173,7 +197,7 @@ fn upload_dir(from: &Path, to: &Path) -> Result<()> {
 fn remove_objects(dir: &Path, is_old: impl Fn(&Path) -> bool) -> Result<()> {
     let below = storage::objects_below(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let mut old: Vec<PathBuf> = below.into_iter().map(|(path, _)| path).filter(|path| is_old(path)).collect();
-    old.sort_by_key(|path| path != Path::new(WHOLE));
+    old.sort_by_key(|path| !path.ends_with(WHOLE));
     old.iter().try_for_each(|path| {
         let path = dir.join(path);
         storage::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
@@ -325,6 +349,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
+    storage::reached()?;
     fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
     sync_parent(to)
 }

@@ -13,7 +13,7 @@ use safetensors::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{atomic, storage};
+use crate::{atomic::Staged, storage};
 
 /// Key of the JSON value in the file's metadata.
 const KEY: &str = "cgil";
@@ -64,6 +64,11 @@ const CHUNK: usize = 1 << 16;
 /// Writes tensors and `about`, without a copy of them in memory: a state may be as large as what it
 /// is the state of.
 pub fn write<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize) -> Result<()> {
+    stage(path, tensors, about)?.put()
+}
+
+/// As [`write()`], not yet in its place.
+pub(crate) fn stage<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize) -> Result<Staged> {
     let mut end = 0;
     let mut infos = Vec::new();
     for (name, (shape, values)) in tensors {
@@ -75,7 +80,7 @@ pub fn write<T: Scalar>(path: &Path, tensors: &Named<T>, about: &impl Serialize)
     let about = HashMap::from([(KEY.to_owned(), serde_json::to_string(about)?)]);
     let mut header = serde_json::to_vec(&Metadata::new(Some(about), infos)?)?;
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
-    atomic::write_file(path, |file| {
+    Staged::write(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;

@@ -14,6 +14,7 @@ use cgil::{
     embeddings::Embeddings,
     run::Run,
     source::loose::{Picture, pictures},
+    storage,
     task::Class,
     words::counted,
 };
@@ -191,6 +192,10 @@ impl Options {
     /// Puts a picture where its class is.
     fn sort(&self, Answer { name, file, classes, is_rejected }: &Answer, ready: &Ready) -> Result<()> {
         let (Some(dir), Ok(classes)) = (&self.sort_into, classes) else { return Ok(()) };
+        ensure!(
+            !storage::is_remote(dir) && !file.as_deref().is_some_and(storage::is_remote),
+            "--sort-into takes files and a directory of this machine, not of an object store"
+        );
         let Some(file) = file else { bail!("{name} lies in a tar: --sort-into takes files; unpack it first") };
         let class = classes.first().map(|&(class, _)| &ready.classes[class].name).context("no class")?;
         let class = if *is_rejected { NONE } else { class };

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use cgil::{
     export::{Counts, Format, Head, Sources},
     run::Run,
+    storage,
     words::counted,
 };
 use clap::Args;
@@ -39,7 +40,8 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let out = &options.out;
-    ensure!(out.symlink_metadata().is_err(), "{} is there already: remove it, or give another --out", out.display());
+    let is_there = storage::exists(out) || out.symlink_metadata().is_ok(); // a link may lead nowhere
+    ensure!(!is_there, "{} is there already: remove it, or give another --out", out.display());
     let run = Run::open(&options.run, terminal::note)?;
     let made = if options.to.is_of_embeddings() { embeddings(options, &run)? } else { classifier(options, &run)? };
     terminal::print(format!("{}: {made}\n", out.display()))

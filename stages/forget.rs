@@ -143,8 +143,7 @@ fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Le
             }
         }
         let dir = latents.task_dir(task);
-        let files = storage::read_dir(&dir)?.into_iter().map(|(name, _)| dir.join(name));
-        bytes += files.filter_map(|file| storage::metadata(&file).ok()).map(|file| file.bytes()).sum::<u64>();
+        bytes += storage::read_dir(&dir)?.iter().map(|(_, file)| file.bytes()).sum::<u64>();
         classes += generators.len() as u64;
     }
     let mut text = format!(

@@ -62,9 +62,13 @@ pub enum State {
     Failed,
 }
 
+/// How long a process that is stopped tries to say so.
+const SOON: Duration = Duration::from_secs(5);
+
 /// The partition that this process does.
 static OWN: Mutex<Option<Own>> = Mutex::new(None);
 
+#[derive(Clone)]
 struct Own {
     partition: Partition,
     record: PathBuf,
@@ -101,19 +105,25 @@ pub fn recorded(run: &Run, place: &str, partition: Option<Partition>, work: impl
     done
 }
 
-/// Records that this process ends for a reason from outside, where it does a partition.
+/// Records that this process ends for a reason from outside, where it does a partition, if that can be
+/// done soon.
 pub fn stop(reason: &str) {
-    record(State::Stopped, reason).ok();
+    let (end, ended) = mpsc::channel::<()>();
+    let reason = reason.to_owned();
+    thread::spawn(move || {
+        record(State::Stopped, &reason).ok();
+        drop(end);
+    });
+    ended.recv_timeout(SOON).ok();
 }
 
 fn record(state: State, message: &str) -> Result<()> {
-    let own = own();
-    let Some(Own { partition, record: path, began }) = &*own else { return Ok(()) };
+    let Some(Own { partition, record: path, began }) = own().clone() else { return Ok(()) };
     let node = env::var("SLURMD_NODENAME").ok(); // as people there call it
     let host = node.or_else(System::host_name).unwrap_or_default();
-    let (partition, message, began) = (partition.to_string(), message.to_owned(), *began);
+    let (partition, message) = (partition.to_string(), message.to_owned());
     let record = Record { partition, host, process: process::id(), state, began, message, is_heard: true };
-    atomic::write_file(path, |file| Ok(file.write_all(serde_json::to_string(&record)?.as_bytes())?))
+    atomic::write_file(&path, |file| Ok(file.write_all(serde_json::to_string(&record)?.as_bytes())?))
 }
 
 fn own() -> MutexGuard<'static, Option<Own>> {

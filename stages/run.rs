@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -17,6 +16,7 @@ use cgil::{
     rows::{Split, Test, Train},
     run::Run,
     sheet::{Format, Sheet},
+    storage,
 };
 use clap::{Args, Parser};
 
@@ -220,8 +220,6 @@ fn text(path: &Path) -> Result<String> {
 /// Whether there is Parquet in a directory, or in one of its own.
 fn has_parquet(dir: &Path) -> bool {
     let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
-    let entries = |dir: &Path| -> Vec<PathBuf> {
-        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-    };
+    let entries = |dir: &Path| -> Vec<PathBuf> { storage::names(dir).into_iter().map(|name| dir.join(name)).collect() };
     entries(dir).iter().any(|path| is_parquet(path) || entries(path).iter().any(is_parquet))
 }

@@ -36,16 +36,16 @@ impl Work {
     /// The shards of a source.
     pub fn of_source(run: &Run, name: &str) -> Result<Self> {
         let embeddings = Embeddings::open(run, name)?;
-        let item = |shard: cgil::embeddings::Shard| Item {
+        let item = |(shard, made): (cgil::embeddings::Shard, Option<SystemTime>)| Item {
             name: format!("{} {}", shard.split, shard.number),
             weight: shard.rows.len(),
-            made: embeddings.made(&shard),
+            made,
         };
         Ok(Work {
             noun: "shards",
             unit: Some("images"),
             place: run.place(&embeddings.dir()),
-            items: embeddings.shards().into_iter().map(item).collect(),
+            items: embeddings.made().into_iter().map(item).collect(),
             is_complete: embeddings.is_complete(),
         })
     }

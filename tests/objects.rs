@@ -45,15 +45,20 @@ fn script(name: &str) -> PathBuf {
 }
 
 impl Store {
-    /// A server some of whose requests fail and hang, by their shares, and which takes so many seconds
-    /// for a shard. None, and a line that says so, where there is none to be had.
-    fn start(fail: f64, hang: f64, stall: f64) -> Option<Store> {
+    /// A server that is as it should be. None, and a line that says so, where there is none to be had.
+    fn start() -> Option<Store> {
+        Store::with([0.0, 0.0, 0.0, f64::INFINITY])
+    }
+
+    /// A server some of whose requests fail and hang, by their shares, which takes so many seconds for
+    /// a shard, and refuses all after so many requests.
+    fn with(faults: [f64; 4]) -> Option<Store> {
         let python = python(&["moto[server]>=5.2.5"])?;
         let dir = tempdir().unwrap();
         let mut server = Command::new(&python)
             .arg(script("server.py"))
             .arg(dir.path().join("log"))
-            .args([fail, hang, stall].map(|share| share.to_string()))
+            .args(faults.map(|fault| fault.to_string()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -180,7 +185,7 @@ fn formats(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn runs_and_data_in_a_store_are_those_of_a_disk() {
-    let Some(store) = Store::start(0.0, 0.0, 0.0) else { return };
+    let Some(store) = Store::start() else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     for data in formats(dir.path()) {
         let name = data.file_name().unwrap().to_str().unwrap();
@@ -223,11 +228,66 @@ fn runs_and_data_in_a_store_are_those_of_a_disk() {
     }
     let mut overwrite = store.command(&["forget", "--run", &in_store, "--source", "base", "--test", "--overwrite"]);
     store.fails(&mut overwrite, 1, &["cannot be overwritten"]);
+    // nothing is written over what is there
+    let before = files(&store.get("runs/shards"));
+    let mut export = store.command(&["export", "--run", &in_store, "--to", "npy", "--out", &in_store]);
+    store.fails(&mut export, 1, &["is there already"]);
+    let sorted = format!("s3://{BUCKET}/sorted");
+    let picture = dir.path().join("folder/test/river/000.jpg");
+    let classify = ["classify", "--run", &in_store, "--model", path(&model), path(&picture), "--sort-into", &sorted];
+    store.fails(&mut store.command(&classify), 1, &["not of an object store"]);
+    assert!(files(&store.get("runs/shards")) == before);
+    let out = format!("s3://{BUCKET}/exported");
+    store.run(&["export", "--run", &in_store, "--to", "npy", "--out", &out]);
+    assert!(store.get("exported").join("labels.json").exists());
+    // a stream of which an object store has some tasks alone is completed
+    let stream = "runs/shards/streams/dataset-order-tasks-2/task-02";
+    let whole = files(&store.get(stream));
+    store.transfer("remove", dir.path(), stream);
+    assert_eq!(files(&store.get(stream)).len(), 0);
+    store.run(&fit(&in_store));
+    assert!(whole.len() == 2 && files(&store.get(stream)) == whole);
+}
+
+#[test]
+fn an_outage_is_of_no_image() {
+    // the data can be listed, and some images read
+    let Some(store) = Store::with([0.0, 0.0, 0.0, 60.0]) else { return };
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let (data, run_dir) = (dir.path().join("folder"), dir.path().join("run"));
+    image_folder(&data, 40, 10);
+    store.put(&data, "data/folder");
+    let mut command = store.command(&extract(&model, &format!("s3://{BUCKET}/data/folder"), path(&run_dir)));
+    store.fails(&mut command, TRANSIENT, &["Reduce your request rate"]);
+    assert!(store.requests().len() > 60);
+    let there = files(&run_dir);
+    assert!(there.contains_key(Path::new("sources/base/plan.json")), "{:?}", there.keys());
+    let is_bad = |name: &PathBuf| name.ends_with("manifest.json") || name.iter().any(|part| part == "quarantine");
+    assert!(!there.keys().any(is_bad), "{:?}", there.keys());
+}
+
+#[test]
+fn directories_of_a_store_may_be_marked() {
+    let Some(store) = Store::start() else { return };
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let (data, on_disk) = (dir.path().join("folder"), dir.path().join("run"));
+    image_folder(&data, 4, 2);
+    run(&extract(&model, path(&data), path(&on_disk)));
+    store.put(&data, "data/folder");
+    for marked in ["data/folder", "data/folder/train", "data/folder/train/river", "runs/marked/sources"] {
+        store.transfer("mark", dir.path(), marked);
+    }
+    let mut command =
+        store.command(&extract(&model, &format!("s3://{BUCKET}/data/folder"), &format!("s3://{BUCKET}/runs/marked")));
+    let output = command.output().unwrap();
+    assert!(output.status.success() && !text(&output.stderr).contains("left out"), "{}", text(&output.stderr));
+    assert!(store.run(&["status", "--run", &format!("s3://{BUCKET}/runs/marked")]).starts_with("extract base"));
+    store.assert_same("runs/marked", &data, &on_disk);
 }
 
 #[test]
 fn a_manifest_names_pictures_of_a_store() {
-    let Some(store) = Store::start(0.0, 0.0, 0.0) else { return };
+    let Some(store) = Store::start() else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     image_folder(&dir.path().join("folder"), 4, 2);
     store.put(&dir.path().join("folder"), "data/folder");
@@ -255,7 +315,7 @@ fn a_manifest_names_pictures_of_a_store() {
 #[test]
 fn partitions_share_a_store_in_which_requests_fail_and_hang() {
     // a twentieth is refused, a hundredth not answered
-    let Some(store) = Store::start(0.05, 0.01, 0.0) else { return };
+    let Some(store) = Store::with([0.05, 0.01, 0.0, f64::INFINITY]) else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let (data, on_disk) = (dir.path().join("folder"), dir.path().join("run"));
     image_folder(&data, 20, 6);
@@ -283,7 +343,7 @@ fn partitions_share_a_store_in_which_requests_fail_and_hang() {
 
 #[test]
 fn a_writer_that_is_killed_leaves_no_part_of_a_shard() {
-    let Some(store) = Store::start(0.0, 0.0, 1.0) else { return };
+    let Some(store) = Store::with([0.0, 0.0, 1.0, f64::INFINITY]) else { return };
     let dir = tempdir().unwrap();
     // shards of some megabytes, which do not fit what a connection holds
     let (table, on_disk) = (dir.path().join("table.parquet"), dir.path().join("run"));
@@ -314,7 +374,7 @@ fn a_writer_that_is_killed_leaves_no_part_of_a_shard() {
 
 #[test]
 fn a_store_that_does_not_answer_is_not_taken_for_an_empty_one() {
-    let Some(store) = Store::start(0.0, 0.0, 0.0) else { return };
+    let Some(store) = Store::start() else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let data = dir.path().join("folder");
     image_folder(&data, 4, 2);

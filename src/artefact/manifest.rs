@@ -64,7 +64,7 @@ impl Manifest {
     pub fn find(dir: &Path, kind: &Kind) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
         match storage::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             text => Self::parse(dir, kind, &text.with_context(|| format!("cannot read {}", path.display()))?).map(Some),
         }
     }
@@ -131,9 +131,9 @@ impl Manifest {
 pub(super) fn files_of(dir: &Path) -> Result<BTreeMap<String, FileSum>> {
     let (mut files, mut open) = (BTreeMap::new(), vec![dir.to_owned()]);
     while let Some(next) = open.pop() {
-        for (name, is_dir) in storage::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+        for (name, found) in storage::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
             let path = next.join(name);
-            if is_dir {
+            if found.is_dir() {
                 open.push(path);
                 continue;
             }

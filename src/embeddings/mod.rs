@@ -84,7 +84,7 @@ impl Embeddings {
             Err(error) => return Err(error),
         };
         if !storage::is_file(&dir.join(PLAN)) {
-            if let Some(shard) = shards::on_disk(&dir).first() {
+            if let Some(shard) = shards::on_disk(&dir, shards::EMBEDDINGS).keys().next() {
                 bail!(
                     "{} has lost its {PLAN}, so nobody knows what it holds: remove {}",
                     shard.display(),
@@ -178,9 +178,12 @@ impl Embeddings {
         self.sealed.is_some()
     }
 
-    /// When a shard was made, or found to be what the source has; none where it is not there.
-    pub fn made(&self, shard: &Shard) -> Option<SystemTime> {
-        self.files().made(shard)
+    /// Every shard, and when it was made, or found to be what the source has; none where it is not
+    /// there.
+    pub fn made(&self) -> Vec<(Shard, Option<SystemTime>)> {
+        let (there, files) = (shards::on_disk(&self.dir(), shards::EMBEDDINGS), self.files());
+        let made = |shard: &Shard| there.get(&files.path(shards::EMBEDDINGS, shard)).copied();
+        self.shards().into_iter().map(|shard| (shard.clone(), made(&shard))).collect()
     }
 
     /// Every shard.
@@ -195,9 +198,9 @@ impl Embeddings {
 
     /// The shards of a partition that are not there.
     pub fn missing_of(&self, partition: Partition) -> Vec<Shard> {
-        let there = shards::on_disk(&self.dir());
+        let there = shards::on_disk(&self.dir(), shards::EMBEDDINGS);
         let files = self.files();
-        let is_missing = |shard: &Shard| !there.contains(&files.path(shards::EMBEDDINGS, shard));
+        let is_missing = |shard: &Shard| !there.contains_key(&files.path(shards::EMBEDDINGS, shard));
         self.shards_of(partition).into_iter().filter(is_missing).collect()
     }
 
@@ -223,13 +226,17 @@ impl Embeddings {
     /// that they are made again: those some of whose quarantined images can be read, or are others
     /// now, and those with files that are newer than the shard and not what they were.
     pub fn remove_changed(&mut self, source: &Source, partition: Partition) -> Result<()> {
+        let [there, quarantined] =
+            [shards::EMBEDDINGS, shards::QUARANTINE].map(|table| shards::on_disk(&self.dir(), table));
         for shard in self.shards_of(partition) {
-            let made = self.files().made(&shard);
-            if self.files().is_changed(source, &shard)? {
+            let files = self.files();
+            let Some(&made) = there.get(&files.path(shards::EMBEDDINGS, &shard)) else { continue };
+            let has_quarantine = quarantined.contains_key(&files.path(shards::QUARANTINE, &shard));
+            if files.is_changed(source, &shard, made, has_quarantine)? {
                 self.require_lock()?;
                 let _commit = self.commit()?;
                 // where it is another by now, another process has made it again
-                if self.files().made(&shard) == made {
+                if self.files().made(&shard) == Some(made) {
                     self.unseal()?;
                     self.files().remove(&shard)?;
                 }

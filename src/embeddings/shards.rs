@@ -2,7 +2,7 @@
 //! none.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -168,10 +168,10 @@ impl ShardFiles<'_> {
         storage::metadata(&self.path(EMBEDDINGS, shard)).ok()?.modified()
     }
 
-    /// Whether a shard is there and was made from other images than the source has now.
-    pub fn is_changed(&self, source: &Source, shard: &Shard) -> Result<bool> {
-        let path = self.path(EMBEDDINGS, shard);
-        Ok(storage::is_file(&path) && (self.is_repaired(source, shard)? || self.is_outdated(source, shard, &path)?))
+    /// Whether a shard that is there, made at a time and with or without a quarantine, was made from
+    /// other images than the source has now.
+    pub fn is_changed(&self, source: &Source, shard: &Shard, made: SystemTime, has_quarantine: bool) -> Result<bool> {
+        Ok((has_quarantine && self.is_repaired(source, shard)?) || self.is_outdated(source, shard, made)?)
     }
 
     /// Whether an image of a shard's quarantine can be read and is another one now.
@@ -201,10 +201,10 @@ impl ShardFiles<'_> {
     /// Whether a shard has files that are newer than it, and other rows than these have. Where they
     /// are the same, its time becomes theirs, so that they are read once. Where one cannot be read
     /// now that could be then, it stays.
-    fn is_outdated(&self, source: &Source, shard: &Shard, path: &Path) -> Result<bool> {
+    fn is_outdated(&self, source: &Source, shard: &Shard, made: SystemTime) -> Result<bool> {
         let Some(modified) = source.modified(shard.split, shard.rows.clone()) else { return Ok(false) };
-        let made = storage::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-        if made.modified().is_none_or(|made| modified <= made) {
+        let now = SystemTime::now();
+        if modified <= made {
             return Ok(false);
         }
         let unread = self.quarantine_of(shard)?.into_iter().filter(|q| q.sha256.is_none());
@@ -217,11 +217,12 @@ impl ShardFiles<'_> {
             lines.push(content_line(&record.sample_id, record.label, sha256.as_deref()));
         }
         lines.extend(kept_line(source.kept(shard.split, shard.rows.clone())?.as_ref())?);
-        if file::footer_value(&file::builder(path)?, CONTENTS) != Some(hash_lines(lines)) {
+        let path = self.path(EMBEDDINGS, shard);
+        if file::footer_value(&file::builder(&path)?, CONTENTS) != Some(hash_lines(lines)) {
             return Ok(is_read);
         }
         // a time that cannot be set costs another look
-        storage::touch(path).ok();
+        storage::set_modified(&path, now).ok();
         Ok(false)
     }
 
@@ -334,11 +335,13 @@ pub(super) fn shard_file(table: &str, split: &str, number: usize) -> String {
     format!("{table}/{split}/part-{number:05}.parquet")
 }
 
-/// The shards that lie in the artefact's directory.
-pub(super) fn on_disk(dir: &Path) -> BTreeSet<PathBuf> {
+/// The files of the shards that lie in one of the two directories, and when they were made, or found
+/// to be what the source has.
+pub(super) fn on_disk(dir: &Path, table: &str) -> BTreeMap<PathBuf, SystemTime> {
     let of_split = |split: &str| {
-        let dir = dir.join(EMBEDDINGS).join(split);
-        crate::run::names(&dir).into_iter().map(move |name| dir.join(name))
+        let dir = dir.join(table).join(split);
+        let is_shown = |(name, _): &(String, SystemTime)| !name.starts_with('.');
+        storage::times(&dir).into_iter().filter(is_shown).map(move |(name, made)| (dir.join(name), made))
     };
     SPLITS.into_iter().flat_map(of_split).collect()
 }

@@ -6,8 +6,8 @@
 //! that are missing; a task's artefact appears when all its classes are there.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -113,8 +113,11 @@ impl<'a> LatentStore<'a> {
     pub fn share(&mut self) -> Result<()> {
         if let Some(_alone) = Lock::alone(&self.dir)? {
             self.clear_finished()?;
-            let is_other = |task: &usize| self.begun(*task).is_some_and(|of| of != self.plan(*task).identity());
-            (0..self.stream.tasks()).filter(is_other).try_for_each(|task| self.clear_partial(task))?;
+            for task in 0..self.stream.tasks() {
+                if self.begun(task)?.is_some_and(|of| of != self.plan(task).identity()) {
+                    self.clear_partial(task)?;
+                }
+            }
         }
         self.lock = Some(self.run.share(&self.dir)?);
         Ok(())
@@ -211,12 +214,17 @@ impl<'a> LatentStore<'a> {
     /// removed; an error where another process may be fitting them.
     pub fn begin(&self, task: usize) -> Result<()> {
         let _commit = self.commit()?;
-        let (there, identity) = (self.begun(task), self.plan(task).identity());
+        let (mut there, identity) = (self.begun(task)?, self.plan(task).identity());
+        let is_shared = self.lock.as_ref().is_some_and(Lock::is_shared);
+        if there.is_none() && is_shared {
+            atomic::stage_json(&self.partial_dir(task).join(PARTIAL), &identity)?.put_first()?;
+            there = self.begun(task)?; // without locks it may be another process's
+        }
         if there.as_ref() != Some(&identity) {
-            let is_shared = self.lock.as_ref().is_some_and(Lock::is_shared);
             ensure!(
-                there.is_none() || !is_shared,
-                "{} has classes that are being fitted with other options: wait until that is done, or stop it",
+                !is_shared,
+                "{} has classes that are being fitted with other options: wait until that is done, or stop it; \
+                 where nothing is, remove it",
                 self.partial_dir(task).display()
             );
             self.clear_partial(task)?;
@@ -226,8 +234,15 @@ impl<'a> LatentStore<'a> {
     }
 
     /// What the fitted classes of a task that is not complete are to become.
-    fn begun(&self, task: usize) -> Option<Identity> {
-        storage::read(&self.partial_dir(task).join(PARTIAL)).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    fn begun(&self, task: usize) -> Result<Option<Identity>> {
+        let path = self.partial_dir(task).join(PARTIAL);
+        match storage::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => {
+                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(serde_json::from_slice(&text).ok())
+            }
+        }
     }
 
     /// Keeps a fitted class of a task that is not complete, unless another process has by now.
@@ -240,7 +255,7 @@ impl<'a> LatentStore<'a> {
         let all: Tensors = fields.map(|(name, shape, values)| (name, (shape, values.to_vec()))).collect();
         let losses = losses.clone();
         let fit = Fit { rows: *rows, measures: *measures, losses, bytes: generator.bytes(), seconds: *seconds };
-        tensors::write(&self.class_file(task, class), &all, &fit)
+        tensors::stage(&self.class_file(task, class), &all, &fit)?.put_first().map(|_| ())
     }
 
     /// Makes a task of its classes, all of which have been put; where another process has, it is left
@@ -254,7 +269,11 @@ impl<'a> LatentStore<'a> {
         let mut stacked = Tensors::new();
         let mut fits: Vec<Fit> = Vec::new();
         for class in classes {
-            let (tensors, fit): (Tensors, Fit) = tensors::read(&self.class_file(task, class))?;
+            let (tensors, fit): (Tensors, Fit) = match tensors::read(&self.class_file(task, class)) {
+                // without locks another process may have finished it by now, and cleared this
+                Err(_) if self.find(task)?.is_some() => return Ok(()),
+                read => read?,
+            };
             for (name, (shape, values)) in tensors {
                 let entry = stacked.entry(name).or_insert_with(|| ([&[0], &shape[..]].concat(), Vec::new()));
                 entry.0[0] += 1;
@@ -386,7 +405,7 @@ impl<'a> LatentStore<'a> {
     }
 
     fn class_file(&self, task: usize, class: &Class) -> PathBuf {
-        class_file(&self.dir, task, class)
+        self.partial_dir(task).join(class_file(class))
     }
 }
 
@@ -404,7 +423,8 @@ pub fn fitted(run: &Run, stream: &Stream, kind: Kind) -> (Vec<Option<SystemTime>
     for task in 0..stream.tasks() {
         let complete = when(task_dir(&dir, task).join(MANIFEST));
         is_complete &= complete.is_some();
-        let of_class = |class: &Class| complete.or_else(|| when(class_file(&dir, task, class)));
+        let of_classes = if complete.is_some() { BTreeMap::new() } else { storage::times(&partial_dir(&dir, task)) };
+        let of_class = |class: &Class| complete.or_else(|| of_classes.get(&class_file(class)).copied());
         times.extend(stream.classes_of(task).iter().map(of_class));
     }
     (times, is_complete)
@@ -418,8 +438,9 @@ fn partial_dir(dir: &Path, task: usize) -> PathBuf {
     dir.join(format!("{}.partial", step_name(task + 1)))
 }
 
-fn class_file(dir: &Path, task: usize, class: &Class) -> PathBuf {
-    partial_dir(dir, task).join(format!("class-{}.safetensors", class.label))
+/// The file of a class of a task that is not complete, in [`partial_dir`].
+fn class_file(class: &Class) -> String {
+    format!("class-{}.safetensors", class.label)
 }
 
 /// Cuts tensors stacked over `n` classes into those of each class.

@@ -1,8 +1,7 @@
 //! A labelled set of images, whatever its files are.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -18,7 +17,7 @@ use super::{
     options::SourceOptions,
     split::{self, Assigned, Part},
 };
-use crate::{rows::SPLITS, task::Class, words::counted};
+use crate::{rows::SPLITS, storage, task::Class, words::counted};
 
 /// A labelled set of images in a stable order, with the splits `train` and `test`.
 pub struct Source {
@@ -166,10 +165,15 @@ impl Source {
     }
 
     /// When the youngest of the files of the rows `range` of a split was changed; none where that
-    /// is not known, as of objects, each of which would have to be asked for.
+    /// is not known, as of objects that are images, each of which would have to be asked for.
     pub fn modified(&self, split: &str, range: Range<usize>) -> Option<SystemTime> {
-        let files = self.images.paths(&self.places[split][range]);
-        files.iter().filter_map(|file| fs::metadata(file).and_then(|file| file.modified()).ok()).max()
+        const FEW: usize = 16;
+        let files: BTreeSet<PathBuf> = self.images.paths(&self.places[split][range]).into_iter().collect();
+        let is_many = files.len() > FEW && files.iter().any(|file| storage::is_remote(file));
+        if is_many {
+            return None;
+        }
+        files.iter().filter_map(|file| storage::metadata(file).ok()?.modified()).max()
     }
 
     /// The sample ids of the rows `range` of a split, as [`Source::read`] gives them. Reads no

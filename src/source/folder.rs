@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -50,9 +49,7 @@ pub fn pictures(root: &Path, listing: &Listing, layout: Layout) -> Result<Vec<Pa
 
 /// Whether the first bytes of a file are a picture's.
 fn begins_as_one(path: &Path) -> bool {
-    let mut first = Vec::with_capacity(picture::FIRST_BYTES);
-    let read = storage::open(path).and_then(|file| file.take(picture::FIRST_BYTES as u64).read_to_end(&mut first));
-    read.is_ok() && picture::format_of(&first).is_some()
+    storage::read_start(path, picture::FIRST_BYTES).is_ok_and(|first| picture::format_of(&first).is_some())
 }
 
 pub fn open(
@@ -140,7 +137,7 @@ fn notes(listing: &Listing, layout: Layout, pictures: &[PathBuf]) -> Vec<String>
 
 impl Images for Folder {
     fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>> {
-        Ok(read_each(self.paths(rows)))
+        read_each(self.paths(rows))
     }
 
     fn paths(&self, rows: &[u32]) -> Vec<PathBuf> {

@@ -88,6 +88,9 @@ impl Listing {
 
     /// As [`Listing::of`], of an object store, which tells all that lies below at once.
     fn of_objects(dir: &Path, leave_out: Option<&Path>) -> Result<Self> {
+        if leave_out == Some(dir) {
+            bail!("{} is both the data's directory and the run's: give the run a directory of its own", dir.display());
+        }
         let below = storage::objects_below(dir).with_context(|| format!("cannot list {}", dir.display()))?;
         let is_hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
         let is_left_out = |path: &Path| leave_out.is_some_and(|run| dir.join(path).starts_with(run));

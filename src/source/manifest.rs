@@ -310,7 +310,7 @@ fn text(records: &RecordBatch, column: &str) -> Result<Vec<Option<String>>> {
 
 impl Images for Listed {
     fn read<'a>(&'a self, rows: &'a [u32]) -> Result<Encoded<'a>> {
-        Ok(read_each(self.paths(rows)))
+        read_each(self.paths(rows))
     }
 
     fn paths(&self, rows: &[u32]) -> Vec<PathBuf> {

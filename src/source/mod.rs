@@ -34,6 +34,8 @@ pub use kept::{Keep, KeptColumn};
 pub use options::{Format, SourceOptions};
 pub use split::is_split;
 
+use crate::storage;
+
 /// What gives the classes of images other names.
 const CLASS_NAMES: &str = "--class-names FILE gives others";
 
@@ -57,6 +59,7 @@ impl Source {
             Format::Arrow => hugging_face::open_arrow(path, &listing, options)?,
             Format::WebDataset => web_dataset::open(path, &listing, options)?,
         };
+        storage::reached()?; // else something may have been taken for missing
         let mut source = Source::new(path, found, options)?;
         source.notes.extend(listing.notes());
         class_names::require_names(path, &source.classes, CLASS_NAMES)?;

@@ -22,16 +22,24 @@ pub enum Scheme {
 impl Address {
     /// Of a path that begins with the scheme of a store; none of another path.
     pub fn of(path: &Path) -> Option<Address> {
-        let mut parts = path.iter().map(|part| part.to_str());
-        let scheme = match parts.next()?? {
-            "s3:" => Scheme::S3,
-            "gs:" => Scheme::Google,
-            "az:" => Scheme::Azure,
+        let (scheme, rest) = path.to_str()?.split_once("://")?;
+        let scheme = match scheme {
+            "s3" => Scheme::S3,
+            "gs" => Scheme::Google,
+            "az" => Scheme::Azure,
             _ => return None,
         };
-        let bucket = parts.next().flatten()?.to_owned();
-        let key: Option<Vec<&str>> = parts.collect();
-        Some(Address { scheme, bucket, key: key?.join("/") })
+        let mut parts = rest.split('/').filter(|part| !part.is_empty() && *part != ".");
+        let bucket = parts.next()?.to_owned();
+        let mut key = Vec::new();
+        for part in parts {
+            if part == ".." {
+                key.pop();
+            } else {
+                key.push(part);
+            }
+        }
+        Some(Address { scheme, bucket, key: key.join("/") })
     }
 }
 
@@ -56,10 +64,11 @@ mod tests {
         let of = |path: &str| Address::of(Path::new(path)).map(|address| (address.scheme, address.to_string()));
         assert_eq!(of("s3://b/runs/x"), Some((Scheme::S3, "s3://b/runs/x".into())));
         assert_eq!(of("gs://b/"), Some((Scheme::Google, "gs://b".into())));
-        assert_eq!(of("az://b//a/./c/"), Some((Scheme::Azure, "az://b/a/c".into())));
+        assert_eq!(of("az://b//a/./d/../c/"), Some((Scheme::Azure, "az://b/a/c".into())));
         let joined = Path::new("s3://b/runs").join("sources").join("base");
         assert_eq!(Address::of(&joined).unwrap().key, "runs/sources/base");
-        for path in ["s3:", "s3", "runs/s3:/b", "/s3:/b", "https://b/a", "file://a", ""] {
+        assert_eq!(Address::of(Path::new("s3://b").parent().unwrap()), None);
+        for path in ["s3:", "s3", "s3:/b", "runs/s3://b", "/s3://b", "https://b/a", "file://a", ""] {
             assert_eq!(of(path), None, "{path}");
         }
     }

@@ -9,6 +9,7 @@
 
 mod address;
 mod file;
+mod lost;
 #[cfg(feature = "object-stores")]
 mod objects;
 #[cfg(not(feature = "object-stores"))]
@@ -16,13 +17,15 @@ mod objects;
 mod objects;
 
 use std::{
-    fs, io,
+    collections::BTreeMap,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use self::address::Address;
-pub use self::file::File;
+use self::{address::Address, lost::lose};
+pub use self::{file::File, lost::reached};
 
 /// What is known of a file or a directory without reading it.
 #[derive(Clone, Debug)]
@@ -115,12 +118,7 @@ pub fn is_dir(path: &Path) -> bool {
 
 /// What a store answers; none where that is that nothing is there.
 fn answer<T>(answer: io::Result<T>) -> Option<T> {
-    answer.inspect_err(objects::lose).ok()
-}
-
-/// An error where a store did not answer, so that something may have been taken for missing.
-pub fn reached() -> io::Result<()> {
-    objects::reached()
+    answer.inspect_err(lose).ok()
 }
 
 /// Opens a file to read.
@@ -147,29 +145,54 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     }
 }
 
-/// All bytes of each of some files, in their order, some of which are fetched ahead.
-pub(crate) fn read_each(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = io::Result<Vec<u8>>>> {
+/// The first bytes of a file, `most` of them.
+pub fn read_start(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    if let Some(address) = Address::of(path) {
+        return objects::read_start(&address, most);
+    }
+    let mut first = Vec::with_capacity(most);
+    fs::File::open(path)?.take(most as u64).read_to_end(&mut first)?;
+    Ok(first)
+}
+
+/// All bytes of each of some objects, in their order, some of which are fetched ahead.
+pub(crate) fn read_each(paths: Vec<PathBuf>) -> io::Result<Box<dyn Iterator<Item = io::Result<Vec<u8>>>>> {
     objects::read_each(paths)
 }
 
 /// Names in a directory; none where it is not there.
 pub fn names(dir: &Path) -> Vec<String> {
-    let found = read_dir(dir);
-    let found = if is_remote(dir) { answer(found) } else { found.ok() };
-    found.unwrap_or_default().into_iter().map(|(name, _)| name).collect()
+    match Address::of(dir) {
+        None => {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        }
+        Some(address) => answer(objects::read_dir(&address)).into_iter().flatten().map(|(name, _)| name).collect(),
+    }
 }
 
-/// Names in a directory, and whether each is a directory itself.
-pub fn read_dir(dir: &Path) -> io::Result<Vec<(String, bool)>> {
+/// When each file of a directory was changed last, by its name; none where it is not there.
+pub fn times(dir: &Path) -> BTreeMap<String, SystemTime> {
+    let found = read_dir(dir);
+    let found = if is_remote(dir) { answer(found) } else { found.ok() };
+    let files = found.into_iter().flatten().filter(|(_, found)| found.is_file());
+    files.filter_map(|(name, found)| Some((name, found.modified?))).collect()
+}
+
+/// Names in a directory, and what each leads to.
+pub fn read_dir(dir: &Path) -> io::Result<Vec<(String, Metadata)>> {
     if let Some(address) = Address::of(dir) {
         return objects::read_dir(&address);
     }
-    fs::read_dir(dir)?
-        .map(|entry| {
-            let entry = entry?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()))
-        })
-        .collect()
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // what was there a moment ago may have been moved; a link may lead nowhere
+        if let Ok(metadata) = fs::metadata(entry.path()).or_else(|_| entry.metadata()) {
+            found.push((entry.file_name().to_string_lossy().into_owned(), metadata.into()));
+        }
+    }
+    Ok(found)
 }
 
 /// The objects below a directory of a store, as paths relative to it, with their sizes in bytes.
@@ -188,12 +211,17 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Has a file say that it was changed now.
+/// Has a small file say that it was changed now.
 pub fn touch(path: &Path) -> io::Result<()> {
     match Address::of(path) {
-        None => fs::File::options().append(true).open(path)?.set_modified(SystemTime::now()),
+        None => set_modified(path, SystemTime::now()),
         Some(address) => objects::rewrite(&address),
     }
+}
+
+/// Has a file of the file system say that it was changed at a time; an object cannot.
+pub(crate) fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
+    fs::File::options().append(true).open(path)?.set_modified(time)
 }
 
 /// Puts a file of the file system into a store, at `to`; `first` only where nothing is there yet.

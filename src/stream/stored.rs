@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Change, ClassOption, Options, Stream, Task};
 use crate::{
     Error,
-    artefact::{self, Input, Manifest, Plan},
+    artefact::{self, Input, MANIFEST, Manifest, Plan},
     atomic,
     embeddings::Embeddings,
     run::{Run, STREAMS, names, step_name, step_number},
@@ -32,6 +32,8 @@ impl Stream {
                     (0..self.tasks()).try_for_each(|t| self.write_task(t, &dir.join(step_name(t + 1))))
                 })?;
             }
+        } else if storage::is_remote(&dir) {
+            self.complete(&dir)?;
         }
         let there = Stream::open(run, &self.name)?;
         let same = (0..self.tasks()).find(|&t| there.tasks() <= t || there.tasks[t].identity != self.tasks[t].identity);
@@ -42,6 +44,18 @@ impl Stream {
             bail!("{} has fewer tasks than are asked for: remove it, and what was made of it", dir.display());
         }
         Ok(there)
+    }
+
+    /// Makes the tasks that an object store lacks, where another process has begun the stream, and may
+    /// be making them too.
+    fn complete(&self, dir: &Path) -> Result<()> {
+        for t in 0..self.tasks() {
+            let task = dir.join(step_name(t + 1));
+            if !storage::is_file(&task.join(MANIFEST)) {
+                self.write_task(t, &task)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds the classes of a source as one more task; those that have the name of one that is known

@@ -149,7 +149,7 @@ pub fn cancel(options: &CancelOptions) -> Result<()> {
 /// cluster's file system.
 fn files(run: &Run, directory: &Path) -> PathBuf {
     match storage::is_remote(run.dir()) {
-        true => run.dir().iter().skip(1).fold(directory.join("cgil-jobs"), |dir, part| dir.join(part)),
+        true => directory.join("cgil-jobs").join(run.dir().display().to_string().replace(':', "")),
         false => run.dir().join(JOBS),
     }
 }

@@ -1,8 +1,8 @@
-"""An S3 server of moto on a free port, whose number it prints: server.py LOG [FAIL HANG STALL]
+"""An S3 server of moto on a free port, whose number it prints: server.py LOG FAIL HANG STALL LAST
 
 LOG gets a line for each request of the program under test: method, access key, path. Of these
-requests the share FAIL is refused, the share HANG is not answered in time, and a shard that is
-uploaded is taken in only after STALL seconds.
+requests the share FAIL is refused, the share HANG is not answered in time, a shard that is uploaded
+is taken in only after STALL seconds, and after the first LAST of them all are refused.
 """
 
 import random
@@ -14,20 +14,22 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 log = open(sys.argv[1], "w", buffering=1)
-fail, hang, stall = (float(x) for x in sys.argv[2:] or (0, 0, 0))
+fail, hang, stall, last = (float(x) for x in sys.argv[2:])
 store = DomainDispatcherApplication(create_backend_app)
-draws, lock = random.Random(1), threading.Lock()
+draws, lock, count = random.Random(1), threading.Lock(), 0
 
 
 def app(environ, start):
+    global count
     if "object_store" not in environ.get("HTTP_USER_AGENT", ""):
         return store(environ, start)
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
     key = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
     with lock:
-        draw = draws.random()
+        draw, count = draws.random(), count + 1
+        is_over = count > last
         log.write(f"{method} {key} {path}\n")
-    if draw < fail:
+    if is_over or draw < fail:
         start("503 Slow Down", [("Content-Type", "application/xml")])
         return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
     if draw < fail + hang:

@@ -156,8 +156,7 @@ fn files(path: &Path, leave_out: Option<&Path>) -> Result<(PathBuf, Vec<PathBuf>
     let mut files = vec![name.clone()];
     if is_of_arrays(path) {
         let entries = storage::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-        let beside =
-            entries.into_iter().filter(|(name, _)| storage::is_file(&dir.join(name))).map(|(name, _)| name.into());
+        let beside = entries.into_iter().filter(|(_, found)| found.is_file()).map(|(name, _)| name.into());
         files.extend(beside.filter(|file| *file != name));
         files.sort();
     }
@@ -167,11 +166,10 @@ fn files(path: &Path, leave_out: Option<&Path>) -> Result<(PathBuf, Vec<PathBuf>
 /// Sorts files by what they may be. Where `path` is one of them, its vectors alone are meant.
 fn sort(dir: &Path, path: &Path, files: &[PathBuf]) -> Result<Pile> {
     let mut pile = Pile::default();
-    let arrays_there = files.iter().any(|file| is_of_arrays(file));
+    let (arrays_there, all) = (files.iter().any(|file| is_of_arrays(file)), storage::is_dir(path));
     for below in files {
         let (file, place) = (dir.join(below), id_of(below));
-        let meant =
-            storage::is_dir(path) || file == path || dir.join(below) == dir.join(path.file_name().unwrap_or_default());
+        let meant = all || file == path || dir.join(below) == dir.join(path.file_name().unwrap_or_default());
         match () {
             _ if is_of_arrays(below) => match Arrays::of(&file, below) {
                 Ok(arrays) => sort_arrays(arrays, meant, &mut pile),

@@ -39,12 +39,6 @@ fn absent<T>(address: &Address) -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
-pub fn lose(_: &io::Error) {}
-
-pub fn reached() -> io::Result<()> {
-    Ok(())
-}
-
 pub fn file(address: &Address) -> io::Result<Metadata> {
     absent(address)
 }
@@ -61,11 +55,15 @@ pub fn read(address: &Address) -> io::Result<Vec<u8>> {
     absent(address)
 }
 
-pub fn read_each(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = io::Result<Vec<u8>>>> {
-    Box::new(paths.into_iter().map(|path| super::read(&path)))
+pub fn read_start(address: &Address, _: usize) -> io::Result<Vec<u8>> {
+    absent(address)
 }
 
-pub fn read_dir(address: &Address) -> io::Result<Vec<(String, bool)>> {
+pub fn read_each(paths: Vec<PathBuf>) -> io::Result<Box<dyn Iterator<Item = io::Result<Vec<u8>>>>> {
+    Ok(Box::new(paths.into_iter().map(|path| super::read(&path))))
+}
+
+pub fn read_dir(address: &Address) -> io::Result<Vec<(String, Metadata)>> {
     absent(address)
 }
 

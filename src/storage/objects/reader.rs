@@ -4,20 +4,24 @@
 use std::{
     collections::VecDeque,
     io::{self, Read, Seek, SeekFrom},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
-use object_store::{GetRange, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use tokio::sync::OnceCell;
 
 use super::{
-    client::{Object, failure, lose_slow, runtime},
-    unchanged,
+    super::{address::Address, lost::reached},
+    client::Object,
+    request::{failed, runtime},
 };
 
 /// Bytes that are fetched by a request.
-const BLOCK: u64 = 4 << 20;
+pub const BLOCK: u64 = 4 << 20;
 
 /// Blocks that are kept, 128 MB of all objects together.
 const KEPT: usize = 32;
@@ -25,8 +29,8 @@ const KEPT: usize = 32;
 /// Blocks that are fetched ahead of who reads one after another.
 const AHEAD: u64 = 3;
 
-/// A block: an object, as it was when it was opened, and the number of the block in it.
-type Key = (Arc<Object>, Option<String>, u64);
+/// A block: an object as it was when it was opened, and the number of the block in it.
+type Key = (Address, Arc<ObjectMeta>, u64);
 
 /// A block's bytes, once they are there; who comes meanwhile waits for the same request.
 type Block = Arc<OnceCell<Bytes>>;
@@ -40,13 +44,14 @@ pub struct Reader {
     object: Arc<Object>,
     found: Arc<ObjectMeta>,
     at: u64,
-    /// Number of the block that was read last.
-    last: Option<u64>,
+    /// Number of the block after the one that was read last, by this or another reader of the object
+    /// that was cloned from it.
+    next: Arc<AtomicU64>,
 }
 
 impl Reader {
     pub(super) fn new(object: Object, found: ObjectMeta) -> Self {
-        Reader { object: Arc::new(object), found: Arc::new(found), at: 0, last: None }
+        Reader { object: Arc::new(object), found: Arc::new(found), at: 0, next: Arc::new(AtomicU64::new(u64::MAX)) }
     }
 
     /// Its size in bytes.
@@ -56,8 +61,10 @@ impl Reader {
 
     /// `length` bytes from `start` on.
     pub fn range(&mut self, start: u64, length: usize) -> io::Result<Bytes> {
-        let end = start.checked_add(length as u64).filter(|&end| end <= self.size());
-        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let fits = start.checked_add(length as u64).is_some_and(|end| end <= self.size());
+        if !fits {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.at = start;
         let first = self.rest_of_block()?;
         if first.len() >= length {
@@ -65,7 +72,7 @@ impl Reader {
         }
         let mut all = BytesMut::with_capacity(length);
         all.extend_from_slice(&first);
-        while self.at + (all.len() as u64 - (self.at - start)) < end {
+        while all.len() < length {
             self.at = start + all.len() as u64;
             let block = self.rest_of_block()?;
             all.extend_from_slice(&block[..block.len().min(length - all.len())]);
@@ -79,45 +86,44 @@ impl Reader {
             return Ok(Bytes::new());
         }
         let number = self.at / BLOCK;
-        if self.last.is_some_and(|last| last + 1 == number) {
-            self.fetch_ahead(number + 1);
+        if self.next.swap(number + 1, Ordering::Relaxed) == number {
+            self.fetch_ahead(number + 1)?;
         }
-        self.last = Some(number);
         let bytes = runtime()?.block_on(fetch(self.object.clone(), self.found.clone(), number))?;
         Ok(bytes.slice((self.at % BLOCK) as usize..))
     }
 
-    fn fetch_ahead(&self, from: u64) {
+    fn fetch_ahead(&self, from: u64) -> io::Result<()> {
         let blocks = self.size().div_ceil(BLOCK);
         for number in from..(from + AHEAD).min(blocks) {
-            let (object, found) = (self.object.clone(), self.found.clone());
-            if let Ok(runtime) = runtime() {
-                runtime.spawn(fetch(object, found, number)); // who reads it meets what went wrong
-            }
+            // who reads it meets what went wrong
+            runtime()?.spawn(fetch(self.object.clone(), self.found.clone(), number));
         }
+        Ok(())
     }
 }
 
 async fn fetch(object: Arc<Object>, found: Arc<ObjectMeta>, number: u64) -> io::Result<Bytes> {
-    let block = block(&object, &found, number);
+    reached()?;
     let (start, end) = (number * BLOCK, ((number + 1) * BLOCK).min(found.size));
     let get = async {
-        let options = unchanged(&found).with_range(Some(GetRange::Bounded(start..end)));
+        // as it was when it was opened, or not at all
+        let range = Some(GetRange::Bounded(start..end));
+        let options = GetOptions { if_match: found.e_tag.clone(), range, ..GetOptions::default() };
         object.reading.get_opts(&object.path, options).await?.bytes().await
     };
-    match block.get_or_try_init(|| get).await {
+    match block(&object, &found, number).get_or_try_init(|| get).await {
         Ok(bytes) if bytes.len() as u64 == end - start => Ok(bytes.clone()),
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(error) => Err(failure(&object.address, error)).inspect_err(lose_slow),
+        Err(error) => Err(failed(&object.address, &error)),
     }
 }
 
 /// The place of a block, which becomes the last one.
-fn block(object: &Arc<Object>, found: &ObjectMeta, number: u64) -> Block {
-    let key: Key = (object.clone(), found.e_tag.clone(), number);
+fn block(object: &Object, found: &Arc<ObjectMeta>, number: u64) -> Block {
+    let key: Key = (object.address.clone(), found.clone(), number);
     let mut blocks = blocks();
-    let is_it = |((of, tag, n), _): &(Key, Block)| *n == number && of.address == object.address && *tag == key.1;
-    let there = blocks.iter().position(is_it).and_then(|place| blocks.remove(place));
+    let there = blocks.iter().position(|(known, _)| *known == key).and_then(|place| blocks.remove(place));
     let block = there.map_or_else(Block::default, |(_, block)| block);
     blocks.push_back((key, block.clone()));
     if blocks.len() > KEPT {
