@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch bench-cuda growth mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch bench-cuda growth big mutants \
         schemas clean
 
 build:
@@ -92,6 +92,12 @@ bench-cuda:
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build
 	runs/bench-torch/venv/bin/python benches/growth.py
+
+# How time and memory grow with the number of embeddings, up to 20 million, into docs/big.svg. Takes 3 GB of disk. After
+# bench-torch, whose environment it uses.
+big: build
+	$(CARGO) build --release --bench synthetic
+	runs/bench-torch/venv/bin/python benches/big.py
 
 # Pictures of every mode, size and format beside Pillow and transformers. After bench-torch, whose environment it uses.
 check-decoders: build

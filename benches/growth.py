@@ -41,7 +41,12 @@ print(time.perf_counter() - start, usage.ru_maxrss / 1024, status)
 
 def measure(*command: object) -> tuple[float, float]:
     """Wall seconds and peak memory in MB of a cgil command."""
-    program = [sys.executable, "-S", "-c", CHILD, str(ROOT / "target/release/cgil"), *map(str, command)]
+    return measured(ROOT / "target/release/cgil", *command)
+
+
+def measured(*command: object) -> tuple[float, float]:
+    """Wall seconds and peak memory in MB of a program."""
+    program = [sys.executable, "-S", "-c", CHILD, *map(str, command)]
     seconds, megabytes, status = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     assert status == "0", command
     return float(seconds), float(megabytes)

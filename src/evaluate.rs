@@ -15,8 +15,9 @@ use crate::{
     stream::Stream,
 };
 
-/// Images scored at a time.
+/// Images scored at a time, and scores of them that are held at most.
 const BATCH: usize = 4096;
+const SCORES: usize = 1 << 24;
 
 /// The test images of a stream, source after source, each in the source's order.
 pub struct TestSet {
@@ -266,7 +267,8 @@ pub fn evaluate(
 
     let (step, removed): (usize, Vec<usize>) = (learned, stream.removed(learned).collect());
     let mut predictions = Vec::with_capacity(test.classes.len());
-    for (images, classes) in test.rows.values().chunks(BATCH * d).zip(test.classes[..test.rows.len()].chunks(BATCH)) {
+    let batch = (SCORES / stream.classes.len().max(1)).clamp(1, BATCH);
+    for (images, classes) in test.rows.values().chunks(batch * d).zip(test.classes[..test.rows.len()].chunks(batch)) {
         let mut learned = if seen > 0 { scores(images)? } else { Vec::new().into() }; // (rows, n)
         learned.leave_out(&removed, seen)?;
         let decisive = learned.seen.as_ref().unwrap_or(&learned.open); // (rows, n)
@@ -291,27 +293,27 @@ pub fn evaluate(
             let raw = others[i * lengths.len()..][..lengths.len()].iter().map(|x| x / length);
             let open = &learned.open[i * seen..(i + 1) * seen];
             // scores of all classes (C), with text features as long as they are, and at length 1
-            let with_length: Vec<f32> = open.iter().copied().chain(raw.clone()).collect();
-            let cosines = raw.zip(&lengths).map(|(x, length)| x / length);
+            let with_length = || open.iter().copied().chain(raw.clone()).collect::<Vec<f32>>();
+            let cosines = raw.clone().zip(&lengths).map(|(x, length)| x / length);
             let normal: Vec<f32> = match &learned.unseen {
                 Some(unseen) => [open, &unseen[i * lengths.len()..][..lengths.len()]].concat(),
                 None => open.iter().copied().chain(cosines).collect(),
             };
             require_finite(&normal[seen..])?;
             let (answer, unseen) = among_all(&normal, among_seen);
-            let open = zero_shot.map(|_| answer);
+            let answered = zero_shot.map(|_| answer);
             predictions.push(Some(if class < seen {
                 let (class, score) = best.unzip();
                 let in_task = Some(highest(among_seen, own).0);
                 let (probability, plain) = learned.logits.map(|logits| logits.highest(among_seen)).unzip();
                 let uncalibrated = plain.flatten();
-                Prediction { class, score, in_task, open, unseen, probability, uncalibrated, ..silent }
+                Prediction { class, score, in_task, open: answered, unseen, probability, uncalibrated, ..silent }
             } else {
-                let raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw);
-                let raw = raw.then(|| among_all(&with_length, among_seen).0);
+                let is_raw = zero_shot.is_some_and(|zero_shot| zero_shot.is_raw);
+                let raw = is_raw.then(|| among_all(&with_length(), among_seen).0);
                 let in_task = Some(highest(&normal, own).0);
                 let (class, score) = (Some(answer), Some(normal[answer]));
-                Prediction { class, score, in_task, raw, open, unseen, ..silent }
+                Prediction { class, score, in_task, raw, open: answered, unseen, ..silent }
             }));
         }
     }

@@ -7,8 +7,10 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +21,7 @@ use arrow::{
 use serde_json::{Value, json};
 
 use crate::{
-    artefact::{self, Input, Manifest, Plan, slug},
+    artefact::{self, Input, MANIFEST, Manifest, Plan, slug},
     evaluate::{Prediction, TestSet, Unseen},
     metrics::{Accuracies, History, Metric, MetricName},
     run::{RESULTS, Run, step_name},
@@ -90,6 +92,12 @@ impl<'a> Results<'a> {
     /// The directory of the step after `learned` tasks.
     pub fn step_dir(&self, learned: usize) -> PathBuf {
         self.dir.join(step_name(learned))
+    }
+
+    /// When the step after the last task was made; none where it is not there.
+    pub fn finished(&self) -> Option<SystemTime> {
+        let manifest = self.step_dir(self.stream.tasks()).join(MANIFEST);
+        fs::metadata(manifest).and_then(|file| file.modified()).ok()
     }
 
     /// Adds the step after `learned` tasks to `history` if it is there. An error where it was made
@@ -341,8 +349,6 @@ fn file_name(contract: &Contract) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::{
         rows::{Rows, Test},

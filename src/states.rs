@@ -145,9 +145,21 @@ impl<'a, C: Incremental> States<'a, C> {
         if self.is_there(learned)? {
             return self.restore(learned); // another process was faster
         }
-        let rows = time(Phase::Read, || self.stream.task_rows(self.run, learned - 1))?;
         self.classifier.leave_out(self.stream.removed(learned).collect());
-        time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
+        let (run, stream, t) = (self.run, self.stream, learned - 1);
+        if self.classifier.in_parts().is_none() {
+            let rows = time(Phase::Read, || stream.task_rows(run, t))?;
+            time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
+        } else {
+            let mut parts = stream.parts(run, t)?.into_iter().peekable();
+            while let Some(part) = parts.next() {
+                let rows = time(Phase::Read, || stream.part_rows(run, t, part))?;
+                time(Phase::Optimise, || match (parts.peek(), self.classifier.in_parts()) {
+                    (Some(_), Some(first)) => learn_task(first, &rows),
+                    _ => learn_task(&mut self.classifier, &rows),
+                })?;
+            }
+        }
         self.at = learned;
         let (plan, state) = (self.plan(learned)?, self.classifier.state());
         let dir = self.step_dir(learned);

@@ -1,6 +1,7 @@
 //! Stage 2: a generator of embeddings for every class, task by task, into the latent store.
 
 use std::{
+    mem::take,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
@@ -11,14 +12,14 @@ use candle_core::Device;
 use cgil::{
     device::{DeviceChoice, class_of},
     embeddings::{Embeddings, FIRST_SOURCE},
-    generator::{ClassRows, GeneratorConfig, Kind, LatentStore, fit_all, store},
+    generator::{ClassRows, Fitted, GeneratorConfig, Kind, LatentStore, fit_all, store},
     partition::Partition,
     profile::{Phase, time},
     rng::{Draw, Rng},
     rows::{Rows, Train},
     run::Run,
     stop::{self, Stopped},
-    stream::Stream,
+    stream::{ROWS_AT_ONCE, Stream, parts_of},
     task::{Class, Order},
     words::counted,
 };
@@ -39,11 +40,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
     #[command(flatten)]
-    tasks: TaskOptions,
-    #[command(flatten)]
-    order: OrderOptions,
-    #[command(flatten)]
-    generator: GeneratorOptions,
+    fit: FitOptions,
     /// auto (CUDA if there), cpu, cuda, or cuda:1; for VAEs alone
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -59,13 +56,25 @@ pub struct Options {
     profile: bool,
 }
 
+/// What is fitted: the classes of a stream.
+#[derive(Args)]
+pub struct FitOptions {
+    #[command(flatten)]
+    pub tasks: TaskOptions,
+    #[command(flatten)]
+    pub order: OrderOptions,
+    #[command(flatten)]
+    pub generator: GeneratorOptions,
+}
+
 pub fn run(options: &Options) -> Result<()> {
+    let FitOptions { tasks, order, generator } = &options.fit;
     let start = Instant::now();
-    let config = options.generator.config()?;
+    let config = generator.config()?;
     let run = Run::open(&options.run, terminal::note)?;
     let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
     config.check_size(source.plan.dim)?;
-    let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?, options.tasks.shots)?;
+    let stream = Stream::new(&source, &order.order(), tasks.required()?, tasks.shots)?;
     let device = options.device.open_one()?;
     terminal::note_device(&options.device, &device);
     // what cannot be fitted is refused before anything is written
@@ -79,12 +88,13 @@ pub fn run(options: &Options) -> Result<()> {
 impl Options {
     /// What is fitted, and on what.
     pub fn generators(&self) -> Result<(GeneratorConfig, Device)> {
-        Ok((self.generator.config()?, self.device.open_one()?))
+        Ok((self.fit.generator.config()?, self.device.open_one()?))
     }
 
     /// Of what stream, and of what kind the generators are.
     pub fn stream(&self) -> (Order, TaskOptions, Kind) {
-        (self.order.order(), self.tasks.clone(), self.generator.kind)
+        let FitOptions { tasks, order, generator } = &self.fit;
+        (order.order(), tasks.clone(), generator.kind)
     }
 }
 
@@ -195,8 +205,7 @@ fn fit_tasks(
     progress: &Progress,
 ) -> Result<usize> {
     let (config, stream) = (&store.config, store.stream());
-    let (mut missing, mut data, mut dim, mut alone) = (Vec::new(), Vec::new(), 1, Vec::new());
-    let mut more = More::default();
+    let (mut held, mut alone, mut more, mut fitted) = (Held::default(), Vec::new(), More::default(), 0);
     for &task in tasks {
         store.begin(task)?;
         let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
@@ -207,41 +216,64 @@ fn fit_tasks(
             continue;
         }
         let embeddings = stream.embeddings(run, task)?;
-        dim = embeddings.plan.dim;
         let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
-        let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, &labels))?;
-        for (((class, place), _), rows) in own.into_iter().zip(rows) {
-            let before = stream.learned_before(task, place).filter(|_| !stream.task(task).contains(&place));
-            if let Some(before) = before
-                && store.find(before)?.is_none()
-            {
-                continue; // other partitions have to be there first
+        let mut own = own.into_iter().map(|(class, _)| class);
+        for part in parts_of(&embeddings, &labels)? {
+            let labels = &labels[part];
+            if !held.has_room(&embeddings, labels)? {
+                fitted += take(&mut held).fit(store, device, progress)?;
             }
-            let rows = match before {
-                None => rows,
-                Some(_) => with_earlier(store, task, place, &class, rows, &mut more)?,
-            };
-            if rows.len() == 1 {
-                alone.push(class.name.clone());
+            let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, labels))?;
+            for (rows, (class, place)) in rows.into_iter().zip(own.by_ref()) {
+                let before = stream.learned_before(task, place).filter(|_| !stream.task(task).contains(&place));
+                if let Some(before) = before
+                    && store.find(before)?.is_none()
+                {
+                    continue; // other partitions have to be there first
+                }
+                let rows = match before {
+                    None => rows,
+                    Some(_) => with_earlier(store, task, place, &class, rows, &mut more)?,
+                };
+                if rows.len() == 1 {
+                    alone.push(class.name.clone());
+                }
+                held.rows.push(ClassRows { key: class.key(), rows });
+                held.classes.push((task, class));
             }
-            data.push(ClassRows { key: class.key(), rows });
-            missing.push((task, class));
         }
     }
     note_alone(&alone);
     note_more(&more);
-    let fitted = AtomicUsize::new(0);
-    fit_all(
-        &data,
-        dim,
-        stream.draws(),
-        config,
-        device,
-        || progress.inc(1),
-        |i, fit| {
-            let (task, class) = &missing[i];
+    Ok(fitted + held.fit(store, device, progress)?)
+}
+
+/// Classes whose rows are held.
+#[derive(Default)]
+struct Held {
+    /// The task (from 0) of each, and the class.
+    classes: Vec<(usize, Class)>,
+    rows: Vec<ClassRows>,
+}
+
+impl Held {
+    /// Whether more classes of a source may be held at the same time.
+    fn has_room(&self, embeddings: &Embeddings, labels: &[i64]) -> Result<bool> {
+        let mut rows: usize = self.rows.iter().map(|class| class.rows.len()).sum();
+        for &label in labels {
+            rows += embeddings.count::<Train>(label)?;
+        }
+        Ok(self.rows.is_empty() || rows * embeddings.plan.dim * size_of::<f32>() <= ROWS_AT_ONCE)
+    }
+
+    /// Fits them. Returns how many were, before the process was asked to stop.
+    fn fit(self, store: &LatentStore, device: &Device, progress: &Progress) -> Result<usize> {
+        let dim = self.rows.first().map_or(1, |class| class.rows.dim());
+        let (fitted, tick) = (AtomicUsize::new(0), || progress.inc(1));
+        let put = |i: usize, fit: Fitted| {
+            let (task, class) = &self.classes[i];
             if !fit.generator.is_finite() {
-                let advice = match config.lr() {
+                let advice = match store.config.lr() {
                     Some(lr) => format!("use a smaller --lr than {lr}"),
                     None => "its embeddings are not finite numbers".into(),
                 };
@@ -249,9 +281,10 @@ fn fit_tasks(
             }
             fitted.fetch_add(1, Ordering::Relaxed);
             time(Phase::Write, || store.put_class(*task, class, &fit))
-        },
-    )?;
-    Ok(fitted.into_inner())
+        };
+        fit_all(&self.rows, dim, store.stream().draws(), &store.config, device, tick, put)?;
+        Ok(fitted.into_inner())
+    }
 }
 
 /// Classes of which there are more embeddings.

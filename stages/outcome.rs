@@ -1,12 +1,18 @@
 //! How a command ends: what its exit code says to a scheduler, and what signals do.
 
-use std::{io, thread};
+use std::{
+    io,
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 use anyhow::{Error, Result};
 use cgil::{
     stop::{self, Stopped},
     storage,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
     consts::{SIGTERM, SIGUSR1},
     iterator::Signals,
@@ -21,13 +27,24 @@ pub const TRANSIENT: u8 = 75;
 /// The exit code of what fails again: options, or data.
 const PERMANENT: u8 = 1;
 
+/// A failure that may go well when it is tried again, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Transient(pub String);
+
+/// The process that this one waits for.
+static CHILD: Mutex<Option<Pid>> = Mutex::new(None);
+
 /// Heeds signals: SIGTERM ends the process at once, and leaves nothing half made; SIGUSR1 does so
 /// when what it has in hand is done, if it says by [`stop::watch`] that it looks. `ending` is called
-/// with the reason before it ends.
+/// with the reason before it ends. A process that this one waits for is sent the same.
 pub fn heed_signals(ending: fn(&str)) -> Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGUSR1])?;
     thread::spawn(move || {
         for signal in signals.forever() {
+            if let Some(child) = *child() {
+                let _ = kill_process(child, if signal == SIGTERM { Signal::TERM } else { Signal::USR1 });
+            }
             if signal == SIGUSR1 && stop::is_watched() {
                 terminal::note("note: stopping when what is in hand is done");
                 stop::ask();
@@ -50,9 +67,27 @@ pub fn or_lost(done: Result<()>) -> Result<()> {
     done
 }
 
+fn child() -> MutexGuard<'static, Option<Pid>> {
+    CHILD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a program answers; signals to this process go to it, too.
+pub fn output(command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let started = {
+        let mut child = child(); // so that no signal comes between
+        let started = command.spawn()?;
+        *child = Some(Pid::from_child(&started));
+        started
+    };
+    let output = started.wait_with_output();
+    *child() = None;
+    output
+}
+
 /// The exit code of a failure.
 pub fn code(error: &Error) -> u8 {
-    if error.is::<Stopped>() || error.chain().any(may_pass) { TRANSIENT } else { PERMANENT }
+    if error.is::<Stopped>() || error.is::<Transient>() || error.chain().any(may_pass) { TRANSIENT } else { PERMANENT }
 }
 
 /// Whether a cause is of the network or the file system behind it, and not of what was asked.
@@ -83,6 +118,7 @@ mod tests {
         let io = |kind: io::ErrorKind| Err::<(), _>(io::Error::from(kind)).context("cannot read x").unwrap_err();
         assert_eq!(code(&io(io::ErrorKind::StaleNetworkFileHandle)), TRANSIENT);
         assert_eq!(code(&Stopped.into()), TRANSIENT);
+        assert_eq!(code(&Error::from(Transient("x".into())).context("y")), TRANSIENT);
         for error in [io(io::ErrorKind::NotFound), io(io::ErrorKind::PermissionDenied), anyhow!("bad")] {
             assert_eq!(code(&error), PERMANENT, "{error:#}");
         }

@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<()> {
     let benchmark = Benchmark::parse(&name, &text)?;
     let run_dir = options.run.clone().unwrap_or_else(|| Path::new("runs").join(&name));
     let asked = Asked { name, benchmark, run_dir, options };
-    sweep::check(&asked.sweep(None)?)?;
+    asked.sweep(None)?.members.check()?;
     match asked.data() {
         Some(data) => asked.extract(&data)?,
         None => asked.check_embeddings()?,

@@ -20,7 +20,7 @@ pub struct Options {
     /// Directory of the run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// A line for each shard and class that is missing, and whose it is
+    /// A line for each shard, class and member that is missing, and whose it is
     #[arg(long, conflicts_with = "watch")]
     missing: bool,
     /// Look again every five seconds, until nothing is missing or nothing is at work
@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// What there is of sources and generators.
+/// What there is of sources, generators and sweeps.
 fn stages(run: &Run) -> Result<Vec<Stage>> {
     let stage = |name: String, work: Work| Stage { name, records: jobs::records(run, &work.place), work };
     let mut stages = Vec::new();
@@ -72,6 +72,8 @@ fn stages(run: &Run) -> Result<Vec<Stage>> {
             }
         }
     }
+    let sweeps = Work::sweeps(run).into_iter();
+    stages.extend(sweeps.map(|(name, work)| stage(format!("sweep {name}"), work)));
     Ok(stages)
 }
 

@@ -1,15 +1,34 @@
 //! What there is of a stage's work, and what is missing, as the tables have it.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{collections::BTreeSet, fs, io::Write, time::SystemTime};
 
 use anyhow::Result;
 use cgil::{
+    artefact::slug,
+    atomic,
     embeddings::Embeddings,
     generator::{Kind, store},
     partition::Partition,
-    run::Run,
+    results::Results,
+    run::{Run, names},
     stream::Stream,
 };
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::JOBS;
+
+/// Where sweeps are among what jobs work on: no artefact is a sweep.
+const SWEEPS: &str = "sweeps";
+
+/// The file that says what the members of a sweep are.
+const MEMBERS: &str = "members.json";
+
+/// A method on a stream, with scores.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Scored {
+    pub stream: String,
+    pub method: String,
+}
 
 /// Items that partitions share.
 pub struct Work {
@@ -67,6 +86,33 @@ impl Work {
         }
     }
 
+    /// The members of a sweep.
+    pub fn of_sweep(run: &Run, members: &[Scored]) -> Self {
+        let item = |Scored { stream, method }: &Scored| Item {
+            name: format!("{stream} {method}"),
+            weight: 1,
+            made: Stream::open(run, stream).ok().and_then(|stream| Results::new(run, &stream, method).finished()),
+        };
+        let items: Vec<Item> = members.iter().map(item).collect();
+        Work {
+            noun: "members",
+            unit: None,
+            place: place(members),
+            is_complete: items.iter().all(|item| item.made.is_some()),
+            items,
+        }
+    }
+
+    /// The sweeps of which a partition was begun, each with its name.
+    pub fn sweeps(run: &Run) -> Vec<(String, Self)> {
+        let dir = run.dir().join(JOBS).join(SWEEPS);
+        let read = |name: String| {
+            let members: Vec<Scored> = serde_json::from_slice(&fs::read(dir.join(&name).join(MEMBERS)).ok()?).ok()?;
+            Some((name, Work::of_sweep(run, &members)))
+        };
+        names(&dir).into_iter().filter_map(read).collect()
+    }
+
     /// The items that are missing, by their numbers.
     pub fn missing(&self) -> impl Iterator<Item = (usize, &Item)> {
         self.items.iter().enumerate().filter(|(_, item)| item.made.is_none())
@@ -97,4 +143,27 @@ impl Work {
         let seconds = since.elapsed().ok()?.as_secs_f64();
         (weight > 0 && seconds > 0.0).then(|| weight as f64 / seconds)
     }
+}
+
+/// Says what the members of a sweep are, before one is made. Returns the place of its jobs.
+pub fn begin_sweep(run: &Run, members: &[Scored]) -> Result<String> {
+    let place = place(members);
+    let file = run.dir().join(JOBS).join(&place).join(MEMBERS);
+    if !file.exists() {
+        atomic::write_file(&file, |file| Ok(file.write_all(serde_json::to_string(members)?.as_bytes())?))?;
+    }
+    Ok(place)
+}
+
+/// The place of a sweep's jobs: what it is of, as far as a name has room for it.
+fn place(members: &[Scored]) -> String {
+    let (mut methods, mut streams) = (Vec::new(), Vec::new());
+    for Scored { stream, method } in members {
+        for (names, name) in [(&mut methods, method), (&mut streams, stream)] {
+            if !names.contains(&name.as_str()) {
+                names.push(name.as_str());
+            }
+        }
+    }
+    format!("{SWEEPS}/{}", slug(&format!("{} of {}", methods.join(" "), streams.join(" "))))
 }

@@ -228,6 +228,40 @@ fn partitions_of_a_sweep_leave_what_the_sweep_does() {
     assert_eq!(run(&words(&sweep(&parts))), printed);
 }
 
+/// Whether a process of a command has such a path among its words.
+fn is_at_work(stage: &str, run_dir: &Path) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let words = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+    processes.map(words).any(|words| words.split('\0').any(|w| w == stage) && words.contains(path(run_dir)))
+}
+
+#[test]
+fn a_sweep_that_is_stopped_stops_what_it_has_in_hand_and_goes_on() {
+    let dir = tempdir().unwrap();
+    let run_dir = imported(dir.path(), "run", &Rows::clouds(6, 40, 4));
+    let sweep = |epochs: &str| -> Vec<String> {
+        let fit = format!("epochs={epochs},hidden=64,latent=8");
+        let model = golden("checkpoint");
+        let of = ["sweep", "--run", path(&run_dir), "--tasks", "3", "--seeds", "1", "--model", path(&model)];
+        let own = ["--method", "cgil,epochs=1,samples=4", "--fit-vae", &fit, "--partition", "0/1"];
+        [&of[..], &own].concat().into_iter().map(str::to_owned).collect()
+    };
+    let output = signal_once(&sweep("1000000"), "-TERM", || is_at_work("fit-vae", &run_dir));
+    assert_eq!(output.status.code(), Some(TRANSIENT), "{}", text(&output.stderr));
+    let began = Instant::now();
+    while is_at_work("fit-vae", &run_dir) {
+        assert!(began.elapsed() < Duration::from_secs(60), "the command goes on without its sweep");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let name = run(&["status", "--run", path(&run_dir)]);
+    assert!(name.contains(": 0 of 1 members\n") && name.contains("0/1 stopped on "), "{name}");
+    let fitted = || run_dir.join("latents/seed-1-tasks-3/vae/task-01.partial").exists();
+    let output = signal_once(&sweep("300"), "-USR1", fitted);
+    assert_eq!(output.status.code(), Some(TRANSIENT), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("stopped before all was done"), "{}", text(&output.stderr));
+    assert!(run(&words(&sweep("300"))).ends_with(": 1 member of 1 done\n"));
+}
+
 #[test]
 fn what_is_no_partition_is_refused() {
     for (given, said) in [("2/2", "the last is 1/2"), ("1", "expected I/N"), ("0/0", "of no partitions")] {

@@ -21,11 +21,20 @@ struct Cluster {
     dir: TempDir,
 }
 
+/// Options of a plan with a sweep, of two methods under two seeds.
+const SWEEP: [&str; 8] =
+    ["--seed", "1", "--seeds", "1,2", "--method", "ncm", "--method", "cgil,epochs=1,samples=8,statistics=lda"];
+
 impl Cluster {
     fn new(train: usize, partitions: &str) -> Self {
+        Self::with(train, partitions, &[])
+    }
+
+    /// With more options of the plan.
+    fn with(train: usize, partitions: &str, more: &[&str]) -> Self {
         let cluster = Cluster { dir: tempdir().unwrap() };
         image_folder(&cluster.at("images"), train, 4);
-        let printed = command(&cluster.plan(partitions)).current_dir(cluster.dir.path()).output().unwrap();
+        let printed = cluster.planned(&[&cluster.plan(partitions)[..], more].concat());
         assert!(printed.status.success(), "{}", text(&printed.stderr));
         fs::write(cluster.at("plan.toml"), printed.stdout).unwrap();
         fs::write(cluster.at("queue"), "").unwrap();
@@ -59,6 +68,10 @@ echo "$id;small""#
         let checkpoint = Box::leak(path(&golden("checkpoint")).to_owned().into_boxed_str());
         let of_data = ["plan", "--model", checkpoint, "--data", "images", "--run", "run", "--shard-rows", "8"];
         [&of_data[..], &["--partitions", partitions, "--tasks", "2"], &FIT].concat()
+    }
+
+    fn planned(&self, words: &[&str]) -> Output {
+        command(words).current_dir(self.dir.path()).output().unwrap()
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -100,12 +113,12 @@ echo "$id;small""#
         (text(&output.stdout) + &text(&output.stderr), output.status.code())
     }
 
-    /// A run of one process.
-    fn whole(&self) -> PathBuf {
+    /// A run of one process, with these commands after its first.
+    fn whole(&self, more: &[&[&str]]) -> PathBuf {
         let checkpoint = golden("checkpoint");
         let extract =
             ["extract", "--run", "whole", "--model", path(&checkpoint), "--data", "images", "--shard-rows", "8"];
-        for command in [&extract[..], &[&["fit-vae", "--run", "whole", "--tasks", "2"], &FIT[..]].concat()] {
+        for command in [&[&extract[..]], more].concat() {
             let output = self.cgil(command);
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
@@ -179,7 +192,8 @@ fn what_is_missing_is_submitted_and_leaves_the_tables_of_one_process() {
     assert!(said.contains("fit-vae: 3 partitions of 3 missing, 3 submitted in 3 jobs, array 103, 104\n"), "{said}");
     assert_eq!(cluster.read("codes"), "0 0\n1 0\n0 0\n0 0\n1 0\n0 0\n", "{}", cluster.read("log"));
     assert!(cluster.read("said").contains("--dependency=afterok:101:102 --kill-on-invalid-dep=yes"));
-    let (whole, run_dir) = (cluster.whole(), cluster.at("run"));
+    let fit = [&["fit-vae", "--run", "whole", "--tasks", "2"], &FIT[..]].concat();
+    let (whole, run_dir) = (cluster.whole(&[&fit]), cluster.at("run"));
     assert_same_tables(&whole, &run_dir);
     let (said, code) = cluster.status(&[]);
     assert_eq!(code, Some(0));
@@ -208,6 +222,68 @@ fn what_is_missing_is_submitted_and_leaves_the_tables_of_one_process() {
     fs::remove_file(cluster.at("waiting")).unwrap();
     cluster.submit(&[]);
     assert_same_tables(&whole, &run_dir);
+}
+
+#[test]
+fn a_sweep_is_an_array_of_its_own_after_the_generators() {
+    let cluster = Cluster::with(10, "3", &SWEEP);
+    let plan: toml::Table = toml::from_str(&cluster.read("plan.toml")).unwrap();
+    let sweep = plan["sweep"].as_table().unwrap();
+    assert_eq!(["items", "partitions"].map(|key| sweep[key].as_integer().unwrap()), [4, 3]);
+    assert!(sweep["seconds"].as_float().unwrap() > 0.0 && !sweep.contains_key("memory"));
+    let options: Vec<&str> = sweep["options"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    // the generators are those of the plan
+    let methods = ["--method", "ncm", "--method", "cgil,epochs=1,samples=8,statistics=lda"];
+    let fit = ["--fit-vae", "epochs=4,hidden=16,latent=4"];
+    assert_eq!(options, [&["--tasks", "2"], &methods[..], &["--seeds", "1", "--seeds", "2"], &fit].concat());
+
+    let (said, _) = cluster.submit(&["--per-job", "1"]);
+    assert!(said.contains("sweep: 3 partitions of 3 missing, 3 submitted in 3 jobs, array 105, 106\n"), "{said}");
+    assert!(cluster.read("said").contains("--dependency=afterok:103:104 --kill-on-invalid-dep=yes"));
+    assert_eq!(cluster.read("codes").matches(" 0\n").count(), 9, "{}", cluster.read("log"));
+    let stages = [
+        [&["fit-vae", "--run", "whole", "--tasks", "2", "--seed", "1"], &FIT[..]].concat(),
+        [&["sweep", "--run", "whole"], &options[..]].concat(),
+    ];
+    let (whole, run_dir) = (cluster.whole(&stages.each_ref().map(Vec::as_slice)), cluster.at("run"));
+    assert_same_tables(&whole, &run_dir);
+    let (said, code) = cluster.status(&[]);
+    assert!(said.contains("sweep ncm-cgil-") && said.contains(": 4 of 4 members, complete\n"), "{said}");
+    assert_eq!((cluster.status(&["--missing"]).0.as_str(), code), ("", Some(0)));
+
+    // what is lost alone; what fails is told
+    assert_eq!(cluster.submit(&[]).0.matches("0 submitted").count(), 3);
+    let lost = run_dir.join("results/seed-2-tasks-2/ncm");
+    fs::remove_dir_all(lost.join("task-02")).unwrap();
+    let missing = cluster.status(&["--missing"]).0;
+    assert!(missing.lines().count() == 1 && missing.ends_with(" 2/3 seed-2-tasks-2 ncm\n"), "{missing}");
+    fs::write(lost.join("task-01/manifest.json"), "{}").unwrap();
+    let (said, _) = cluster.submit(&["--per-job", "1"]);
+    assert!(said.contains("sweep: 1 partition of 3 missing, 1 submitted in 1 job,"), "{said}");
+    let (said, code) = cluster.status(&[]);
+    assert!(said.contains("3 of 4 members\n") && said.contains("  2/3 failed on ") && code == Some(1), "{said}");
+    fs::remove_dir_all(&lost).unwrap();
+    cluster.submit(&[]);
+    assert_same_tables(&whole, &run_dir);
+}
+
+#[test]
+fn a_plan_of_a_sweep_alone_fits_generators_in_its_members() {
+    let cluster = Cluster::with(4, "2", &["--seeds", "1", "--method", "lda"]);
+    let text_of_plan = cluster.read("plan.toml");
+    assert!(text_of_plan.contains("[sweep]") && !text_of_plan.contains("[fit-vae]"), "{text_of_plan}");
+    assert!(text_of_plan.contains("# what baselines need is not estimated"), "{text_of_plan}");
+    let (said, _) = cluster.submit(&["--dry-run"]);
+    assert!(said.contains("sweep: 1 partition of 1 missing, 1 submitted in 1 job,"), "{said}");
+    let refused = |more: &[&str], said: &str| {
+        let output = cluster.planned(&[&cluster.plan("2")[..], more].concat());
+        assert!(!output.status.success() && text(&output.stderr).contains(said), "{}", text(&output.stderr));
+    };
+    refused(&["--method", "lda"], "--seeds");
+    refused(&["--seeds", "1", "--method", "ldb"], "method \"ldb\"");
+    fs::write(cluster.at("plan.toml"), text_of_plan.replace("--seeds", "--seats")).unwrap();
+    fs::create_dir(cluster.at("run")).unwrap();
+    assert!(text(&cluster.cgil(&["submit", "slurm", "plan.toml", "--dry-run"]).stderr).contains("sweep: 1 partition"));
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub trait Incremental {
     /// error names the class that it is about; after one the learner is not to be used.
     fn learn(&mut self, classes: &[Examples]) -> Result<()>;
 
+    /// What learns the first classes of a task whose others follow: with the last of them
+    /// [`Incremental::learn`] leaves what it does with all at once. None where it needs these.
+    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+        None
+    }
+
     /// Takes classes out, given as positions in learning order: those alone, from now on. What has no
     /// use for it scores them all the same.
     fn leave_out(&mut self, _classes: Vec<usize>) {}

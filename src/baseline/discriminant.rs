@@ -137,6 +137,10 @@ impl Incremental for Discriminant {
         Ok(())
     }
 
+    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+        Some(&mut self.statistics)
+    }
+
     fn state(&self) -> State {
         self.statistics.state()
     }

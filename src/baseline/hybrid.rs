@@ -52,6 +52,10 @@ impl Incremental for TextAndMean {
         Ok(())
     }
 
+    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+        Some(self)
+    }
+
     fn state(&self) -> State {
         self.means.state()
     }

@@ -92,6 +92,10 @@ impl Incremental for NearestMean {
         self.means.learn(classes)
     }
 
+    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+        Some(self)
+    }
+
     fn state(&self) -> State {
         self.means.state()
     }

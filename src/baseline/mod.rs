@@ -31,7 +31,7 @@ pub use statistics::ClassStatistics;
 use crate::rows::TaskRows;
 
 /// Shows a learner the training rows of a task.
-pub(crate) fn learn_task(learner: &mut impl Incremental, task: &TaskRows) -> Result<()> {
+pub(crate) fn learn_task(learner: &mut (impl Incremental + ?Sized), task: &TaskRows) -> Result<()> {
     if task.classes.is_empty() {
         return Ok(()); // a class was renamed or taken out
     }

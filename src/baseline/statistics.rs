@@ -149,6 +149,10 @@ impl Incremental for ClassStatistics {
         Ok(())
     }
 
+    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+        Some(self)
+    }
+
     fn state(&self) -> State {
         let (dim, n) = (self.known.dim, self.known.count());
         let counts = self.counts.iter().map(|&count| count as f64).collect();

@@ -42,11 +42,20 @@ impl Benchmark {
     /// The work on data of so many rows in each split, of so many classes.
     pub fn work(&self, rows: impl Fn(&str) -> usize, classes: usize) -> Work {
         let images = crate::rows::SPLITS.into_iter().map(&rows).sum();
-        let epochs = option(&self.fit_vae, "epochs").unwrap_or(VaeConfig::DEFAULT.epochs);
-        let trained: Vec<&String> = self.methods.iter().filter(|method| is_trained(method)).collect();
-        let mut work = Work { images, ..Work::default() };
+        let sizes = self.cut().sizes(classes).unwrap_or_default();
+        Work { images, ..Work::of_methods(&self.methods, &self.fit_vae, self.seeds.len(), &sizes, rows(Train::NAME)) }
+    }
+}
+
+impl Work {
+    /// Of methods under so many seeds, on tasks of these numbers of classes and so many training rows;
+    /// `fit_vae` has options of the generators.
+    pub fn of_methods(methods: &[String], fit_vae: &str, seeds: usize, sizes: &[usize], rows: usize) -> Self {
+        let epochs = option(fit_vae, "epochs").unwrap_or(VaeConfig::DEFAULT.epochs);
+        let trained: Vec<&String> = methods.iter().filter(|method| is_trained(method)).collect();
+        let mut work = Work::default();
         if trained.iter().any(|method| method.starts_with("cgil")) {
-            work.generator_rows = rows(Train::NAME) * epochs * self.seeds.len();
+            work.generator_rows = rows * epochs * seeds;
         }
         let default = PromptConfig::default();
         for method in trained {
@@ -54,18 +63,16 @@ impl Benchmark {
             let (epochs, samples) = (of("epochs", default.epochs), of("samples", default.samples));
             let batch_size = of("batch-size", default.batch_size);
             let mut seen = 0;
-            for size in self.cut().sizes(classes).unwrap_or_default() {
+            for size in sizes {
                 seen += size;
-                let steps = self.seeds.len() * epochs * (seen * samples).div_ceil(batch_size);
+                let steps = seeds * epochs * (seen * samples).div_ceil(batch_size);
                 work.prompt_steps += steps;
                 work.prompts += steps * seen;
             }
         }
         work
     }
-}
 
-impl Work {
     /// The multiply-adds of the work with a CLIP of these sizes.
     pub fn multiply_adds(&self, config: &Config) -> MultiplyAdds {
         let block = |width: usize, intermediate: usize, tokens: usize| {

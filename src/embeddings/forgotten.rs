@@ -71,7 +71,7 @@ pub(super) fn forget(
         dir.display()
     );
     let shards: Vec<_> = sealed.shards.iter().filter(|shard| shard.split == split).collect();
-    let rows = shards.iter().flat_map(|shard| shard.labels.values()).sum();
+    let rows = shards.iter().filter_map(|shard| shard.labels.total()).sum();
     if !is_forgotten(dir, split) {
         atomic::write_json(&file(dir, split), &Forgotten { split: split.into(), rows, images })?;
     }

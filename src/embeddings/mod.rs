@@ -8,6 +8,7 @@
 //! was in them. Processes that share the work ([`Embeddings::join`]) put one shard at a time in place,
 //! of which the first stays, and whoever finds all there seals them.
 
+mod counts;
 mod forgotten;
 mod plan;
 mod reader;

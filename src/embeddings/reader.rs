@@ -103,7 +103,11 @@ impl Reader<'_> {
     ) -> Result<()> {
         let (sealed, dim, table) = (self.sealed, self.dim, contract::embeddings());
         for shard in sealed.shards.iter().filter(|shard| shard.split == split) {
-            let wanted: usize = labels.iter().filter_map(|label| shard.labels.get(label)).sum();
+            let (mut wanted, mut all) = (0, 0);
+            for (label, rows) in shard.labels.iter() {
+                all += rows;
+                wanted += if labels.contains(&label) { rows } else { 0 };
+            }
             if wanted == 0 {
                 continue;
             }
@@ -120,9 +124,8 @@ impl Reader<'_> {
                 );
             }
             self.check_shard(&name)?;
-            let is_all = wanted == shard.labels.values().sum::<usize>();
             let wanted_labels = labels.clone();
-            let reader = match is_all {
+            let reader = match wanted == all {
                 true => file::open(&path, table, dim, columns)?,
                 false => {
                     file::open_where(&path, table, dim, columns, "label", move |label| wanted_labels.contains(&label))?

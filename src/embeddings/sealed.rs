@@ -1,12 +1,16 @@
 //! The seal of a source: what is known of its shards once all are there.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
+    counts::LabelCounts,
     plan::{PLAN, Shard, SourcePlan},
     shards::{CONTENTS, EMBEDDINGS, QUARANTINE, ShardFiles, shard_file},
 };
@@ -26,6 +30,8 @@ pub(super) struct Sealed {
     pub manifest: Manifest,
     /// Every shard.
     pub shards: Vec<ShardFacts>,
+    /// Rows of each label in a split, those of all shards.
+    counts: BTreeMap<String, HashMap<i64, usize>>,
 }
 
 /// What is known of a shard that is complete.
@@ -37,7 +43,7 @@ pub(super) struct ShardFacts {
     /// Number of the shard in the split.
     pub number: usize,
     /// Rows of each label.
-    pub labels: BTreeMap<i64, usize>,
+    pub labels: LabelCounts,
     /// Rows in quarantine.
     pub quarantined: usize,
 }
@@ -45,7 +51,7 @@ pub(super) struct ShardFacts {
 impl ShardFacts {
     /// Rows of the source; none where they are too many to be true.
     fn rows(&self) -> Option<usize> {
-        self.labels.values().try_fold(self.quarantined, |rows, more| rows.checked_add(*more))
+        self.labels.total()?.checked_add(self.quarantined)
     }
 }
 
@@ -81,6 +87,7 @@ impl Sealed {
                 );
             }
             let split = shard.split.to_owned();
+            let labels = LabelCounts::new(&labels);
             facts.push(ShardFacts { split, number: shard.number, labels, quarantined: quarantined.len() });
             for (table, is_there) in [(EMBEDDINGS, true), (QUARANTINE, !quarantined.is_empty())] {
                 if is_there {
@@ -117,13 +124,17 @@ impl Sealed {
         if shards.len() != planned.len() || !shards.iter().zip(&planned).all(is_planned) {
             return Err(damaged("they are not those of the plan".into()).into());
         }
-        Ok(Sealed { manifest, shards })
+        let mut counts: BTreeMap<String, HashMap<i64, usize>> = BTreeMap::new();
+        for shard in &shards {
+            let of_split = counts.entry(shard.split.clone()).or_default();
+            shard.labels.iter().for_each(|(label, rows)| *of_split.entry(label).or_default() += rows);
+        }
+        Ok(Sealed { manifest, shards, counts })
     }
 
     /// How many rows of a split a class has, without those in the quarantine.
     pub fn count<S: Split>(&self, label: i64) -> usize {
-        let shards = self.shards.iter().filter(|shard| shard.split == S::NAME);
-        shards.filter_map(|shard| shard.labels.get(&label)).sum()
+        self.counts.get(S::NAME).and_then(|of_split| of_split.get(&label)).copied().unwrap_or(0)
     }
 
     /// How many rows were quarantined.

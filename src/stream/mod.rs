@@ -22,6 +22,8 @@ use crate::{
     task::{Class, Cut, Order},
 };
 
+pub use rows::{ROWS_AT_ONCE, parts_of};
+
 /// The classes in the order in which they are learned, cut into tasks.
 #[derive(Clone, Debug)]
 pub struct Stream {

@@ -1,6 +1,6 @@
 //! The rows that a stream's tasks learn from.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use anyhow::{Context, Result, bail};
 
@@ -39,14 +39,28 @@ impl Stream {
     /// The training rows of task `t` (from 0), of new classes and of known ones. A class that has none
     /// is an [`Error::TooFewRows`].
     pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
-        let classes = self.learned_classes(t);
+        self.part_rows(run, t, 0..self.learns(t).len())
+    }
+
+    /// As [`Stream::task_rows`], of a part of the classes that [`Stream::learns`] gives.
+    pub fn part_rows(&self, run: &Run, t: usize, part: Range<usize>) -> Result<TaskRows> {
+        let classes = self.learned_classes(t)[part.clone()].to_vec();
         if classes.is_empty() {
             return Ok(TaskRows { task: t, classes, rows: Vec::new() });
         }
         let embeddings = self.embeddings(run, t)?;
         self.require_rows(&embeddings, t, 1)?;
-        let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
+        let rows = self.train_rows(&embeddings, t, &self.source_labels(t)[part])?;
         Ok(TaskRows { task: t, classes, rows })
+    }
+
+    /// The classes that task `t` (from 0) learns in parts, one at least, whose rows are held one after
+    /// another.
+    pub fn parts(&self, run: &Run, t: usize) -> Result<Vec<Range<usize>>> {
+        match self.source_labels(t)[..] {
+            [] => Ok(std::iter::once(0..0).collect()),
+            ref labels => parts_of(&self.embeddings(run, t)?, labels),
+        }
     }
 
     /// An [`Error::TooFewRows`] where a new class of task `t` (from 0), of these embeddings, has fewer
@@ -113,5 +127,44 @@ impl Stream {
             embeddings.name
         );
         Ok(Error::TooFewRows { label: class.label, reason })
+    }
+}
+
+/// Training rows that are held at a time, in bytes, where classes may come in parts; those of one class
+/// always are.
+pub const ROWS_AT_ONCE: usize = 256 << 20;
+
+/// Cuts classes of a source into parts whose training rows may be held at once.
+pub fn parts_of(embeddings: &Embeddings, labels: &[i64]) -> Result<Vec<Range<usize>>> {
+    let mut rows = Vec::with_capacity(labels.len());
+    for &label in labels {
+        rows.push(embeddings.count::<Train>(label)?);
+    }
+    Ok(cut(&rows, ROWS_AT_ONCE / (embeddings.plan.dim * size_of::<f32>())))
+}
+
+/// Cuts items of these sizes into parts of at most so much, or of one item.
+fn cut(sizes: &[usize], most: usize) -> Vec<Range<usize>> {
+    let (mut parts, mut start, mut held): (Vec<Range<usize>>, usize, usize) = (Vec::new(), 0, 0);
+    for (i, &size) in sizes.iter().enumerate() {
+        if i > start && held.saturating_add(size) > most {
+            parts.push(start..i);
+            (start, held) = (i, 0);
+        }
+        held = held.saturating_add(size);
+    }
+    parts.push(start..sizes.len());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_all_classes_and_no_more_rows_than_they_may() {
+        assert_eq!(cut(&[3, 3, 4, 1], 6), [0..2, 2..4]);
+        assert_eq!(cut(&[9, 1, 9, 9], 6), [0..1, 1..2, 2..3, 3..4]);
+        assert_eq!(cut(&[2], 6), std::iter::once(0..1).collect::<Vec<_>>());
     }
 }

@@ -9,7 +9,8 @@ use std::{
 use anyhow::Result;
 use candle_core::Device;
 use cgil::{
-    clip::Checkpoint,
+    benchmark::{Work, multiply_adds_per_second},
+    clip::{Checkpoint, Config},
     embed::embed,
     embeddings::Shard,
     generator::{ClassRows, DiffusionConfig, GeneratorConfig, VaeConfig, fit_all},
@@ -37,6 +38,34 @@ pub struct Needed {
     pub memory: u64,
     /// Bytes that it makes.
     pub bytes: u64,
+}
+
+impl Needed {
+    /// As a plan says it.
+    pub fn lines(&self) -> String {
+        let Needed { seconds, memory, bytes } = self;
+        format!(
+            "seconds = {seconds:.3}  # {}, of one process on this machine\nmemory = {memory}  # MB of a process\nbytes = \
+             {bytes}  # of what is made\n",
+            terminal::duration(*seconds)
+        )
+    }
+}
+
+/// What the members of a sweep need, as a plan says it, where fitting the generators of one seed needs
+/// so much. What baselines need is not known before.
+pub fn of_members(work: &Work, seeds: usize, fitting: &Needed, config: &Config) -> String {
+    let fits = if work.generator_rows > 0 { seeds as f64 * fitting.seconds } else { 0.0 };
+    let prompts = work.multiply_adds(config).prompts / multiply_adds_per_second();
+    if fits + prompts == 0.0 {
+        return "# what baselines need is not estimated\n".into();
+    }
+    format!(
+        "seconds = {:.3}  # {} of generators and prompts, of one process on this machine's CPU; baselines, memory and \
+         bytes are not estimated\n",
+        fits + prompts,
+        terminal::duration(fits + prompts)
+    )
 }
 
 /// To encode all images.

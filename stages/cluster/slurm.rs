@@ -35,7 +35,7 @@ const SECONDS: f64 = 300.0;
 pub enum Submit {
     /// Submit to Slurm what is missing of a plan's stages
     ///
-    /// A job array for each stage, the second after the first. What waits or runs already is left as
+    /// A job array for each stage, each after the one before it. What waits or runs already is left as
     /// it is, so the same command again submits what has failed or was lost.
     Slurm(SlurmOptions),
 }
@@ -47,7 +47,8 @@ pub struct SlurmOptions {
     /// An option of sbatch for every job, such as --sbatch-arg=--time=4:00:00; may be given again
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     sbatch_arg: Vec<String>,
-    /// Partitions of a job, one after another [default: as many as take five minutes]
+    /// Partitions of a job, one after another [default: as many as take five minutes, where the plan
+    /// says what they take]
     #[arg(long, value_name = "K", value_parser = at_least::<1>)]
     per_job: Option<usize>,
     /// Print the scripts, and submit nothing
@@ -92,8 +93,8 @@ pub fn submit(Submit::Slurm(options): &Submit) -> Result<()> {
         let taken: BTreeSet<usize> =
             own(&alive).iter().filter(|job| job.of == of).flat_map(|job| job.partitions.concat()).collect();
         let open: Vec<usize> = missing.difference(&taken).copied().collect();
-        let seconds = plan.seconds / of as f64;
-        let per_job = options.per_job.unwrap_or((SECONDS / seconds.max(1e-3)) as usize).clamp(1, of);
+        let fitting = plan.seconds.map_or(1, |seconds| (SECONDS * of as f64 / seconds.max(1e-3)) as usize);
+        let per_job = options.per_job.unwrap_or(fitting).clamp(1, of);
         let partitions: Vec<Vec<usize>> = open.chunks(per_job).map(<[usize]>::to_vec).collect();
         let arrays: Vec<&[Vec<usize>]> = partitions.chunks(max_array()?).collect();
         for (number, &array) in (1..).zip(&arrays) {

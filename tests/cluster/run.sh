@@ -63,20 +63,22 @@ say "pictures: 8 tars of 120, one of which is broken"
 python3 "$here/tars.py" tars
 data=(--model "$clip" --data tars --holdout 0.2 --shard-rows 20)
 fit=(--tasks 4 --epochs "${EPOCHS:-150}" --seed 7)
+sweep=(--seeds 7,8 --method ncm --method lda --method cgil,generator=gaussian,epochs=2,samples=16)
 say "one process"
 "$cgil" extract --run whole "${data[@]}" --quiet
 "$cgil" fit-vae --run whole "${fit[@]}" --quiet
+"$cgil" sweep --run whole --tasks 4 "${sweep[@]}" --quiet
 "$cgil" query --run whole "SELECT COUNT(*), MIN(error) FROM quarantine"
-plan() { "$cgil" plan --run "$1" --partitions "$2" "${data[@]}" "${fit[@]}" --quiet; }
+plan() { "$cgil" plan --run "$1" --partitions "$2" "${data[@]}" "${fit[@]}" "${sweep[@]}" --quiet; }
 
-say "the two stages as arrays of 12 jobs"
+say "the three stages as arrays of up to 12 jobs"
 run=arrays
 plan $run 12 >$run.toml
 "$cgil" submit slurm $run.toml --per-job 1
 settle
 same_tables whole $run
 "$cgil" status --run $run
-"$cgil" submit slurm $run.toml 2>&1 | grep -c ' 0 submitted' | grep -qx 2 || fail "something was submitted again"
+"$cgil" submit slurm $run.toml 2>&1 | grep -c ' 0 submitted' | grep -qx 3 || fail "something was submitted again"
 
 say "a node loses its power, another is drained, jobs run into their time limit"
 run=disturbed
@@ -117,7 +119,8 @@ cp "$here"/../../data/demo/pictures/*.parquet parquet
 cp parquet/train-00000-of-00001.parquet good
 dd if=/dev/zero of=parquet/train-00000-of-00001.parquet bs=1 seek=1400000 count=2000 conv=notrunc status=none
 data=(--model "$clip" --data parquet --shard-rows 50)
-fit=(--tasks 2 --epochs 5)
+fit=(--tasks 2 --epochs 5 --seed 1)
+sweep=(--seeds 1 --method lda)
 plan $run 4 >$run.toml
 "$cgil" submit slurm $run.toml --per-job 1
 settle
@@ -129,5 +132,6 @@ cp good parquet/train-00000-of-00001.parquet
 settle
 "$cgil" extract --run whole-2 "${data[@]}" --quiet
 "$cgil" fit-vae --run whole-2 "${fit[@]}" --quiet
+"$cgil" sweep --run whole-2 --tasks 2 "${sweep[@]}" --quiet
 same_tables whole-2 $run
 say "all as it should be"
