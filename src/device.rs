@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 
-use crate::{Error, choice::choices};
+use crate::{Error, choice::choices, dense::bfloat16::Unit};
 
 /// The class of a device, as artefacts record it: values differ between classes by rounding.
 pub fn class_of(device: &Device) -> &'static str {
@@ -107,7 +107,7 @@ choices! {
     pub enum Precision {
         Float32 = "float32": "float32",
         Tf32 = "tf32": "float32 whose products see 10 bits of a mantissa; CUDA alone",
-        Bfloat16 = "bfloat16": "Products in bfloat16, residuals and norms in float32; CUDA alone",
+        Bfloat16 = "bfloat16": "Products in bfloat16, residuals and norms in float32; CUDA, and CPUs with AMX or AVX512-BF16",
     }
 }
 
@@ -128,8 +128,12 @@ impl Precision {
 
     /// Sets products up for this precision on `devices`.
     pub fn prepare(self, devices: &[Device]) -> Result<()> {
-        if self != Precision::Float32 && devices.iter().any(Device::is_cpu) {
-            bail!("the CPU computes in float32: --dtype {self} takes a CUDA device");
+        if devices.iter().any(Device::is_cpu) {
+            match self {
+                Precision::Float32 => (),
+                Precision::Tf32 => bail!("the CPU computes in float32 or bfloat16: --dtype tf32 takes a CUDA device"),
+                Precision::Bfloat16 => drop(Unit::detect()?),
+            }
         }
         reduce_precision(self == Precision::Tf32);
         Ok(())

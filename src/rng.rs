@@ -114,13 +114,16 @@ impl Rng {
     /// `n` standard normal values (Box and Muller, 1958). Draws an even number, and keeps none.
     pub fn normals(&mut self, n: usize) -> Vec<f32> {
         let mut values: Vec<f32> = (0..n.next_multiple_of(2)).map(|_| self.uniform()).collect();
-        vectorised(|| {
-            for pair in values.as_chunks_mut::<2>().0 {
-                let radius = (-2.0 * ln(1.0 - pair[0])).sqrt(); // 1 - u is never 0
-                let (sin, cos) = sin_cos(pair[1]);
-                *pair = [radius * cos, radius * sin];
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for pair in values.as_chunks_mut::<2>().0 {
+                    let radius = (-2.0 * ln(1.0 - pair[0])).sqrt(); // 1 - u is never 0
+                    let (sin, cos) = sin_cos(pair[1]);
+                    *pair = [radius * cos, radius * sin];
+                }
+            },
+        );
         values.truncate(n);
         values
     }

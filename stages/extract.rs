@@ -107,7 +107,8 @@ pub struct DataOptions {
     pub device: DeviceChoice,
     /// Number type of the encoder's products [default: bfloat16 on CUDA, float32 on the CPU]
     ///
-    /// The CPU has float32 alone. The table records it.
+    /// On the CPU bfloat16 takes AMX or AVX512-BF16, which cgil doctor looks for. The table records
+    /// the type; rows of two types are never mixed.
     #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>())]
     dtype: Option<Precision>,
 }

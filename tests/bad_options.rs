@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use cgil::dense::bfloat16::Unit;
 use tempfile::tempdir;
 
 use crate::support::{Rows, command, fails, golden, image_folder, imported, path, run, text};
@@ -99,7 +100,10 @@ fn a_device_or_a_number_type_that_is_not_there() {
         assert_eq!(output.status.code(), Some(2), "{device}");
         assert!(text(&output.stderr).contains(device));
     }
-    fails(&with(&["--device", "cpu", "--dtype", "bfloat16"]), &["float32", "bfloat16", "CUDA"]);
+    fails(&with(&["--device", "cpu", "--dtype", "tf32"]), &["float32", "bfloat16", "tf32", "CUDA"]);
+    if Unit::all().is_empty() {
+        fails(&with(&["--device", "cpu", "--dtype", "bfloat16"]), &["AMX", "AVX512-BF16", "float32", "--dtype"]);
+    }
     if !cfg!(feature = "cuda") {
         fails(&with(&["--device", "cuda:0,1"]), &["without CUDA", "--features cuda"]);
     }

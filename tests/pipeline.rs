@@ -3,9 +3,10 @@
 use std::{fs, path::Path, process::Stdio, thread, time::Duration};
 
 use crate::support::{
-    self, CLASSES, Rows, assert_same_tables, command, encoded, golden, hugging_face_shard, image_folder, kill_once,
-    number, only, path, picture, query, run, text,
+    self, CLASSES, Rows, assert_same_tables, command, encoded, files, golden, hugging_face_shard, image_folder,
+    kill_once, number, only, path, picture, query, run, text,
 };
+use cgil::dense::bfloat16::Unit;
 use image::ImageFormat;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::tempdir;
@@ -377,6 +378,44 @@ fn the_same_seed_gives_the_same_tables_with_one_and_two_threads() {
         with_threads(&[&["prompt-tune", "--run", path(&run_dir), "--seed", "5"], &TUNE[..]].concat());
     }
     assert_same_tables(&dir.path().join("1"), &dir.path().join("2"));
+}
+
+#[test]
+fn embeddings_in_bfloat16_are_told_from_others_and_the_same_with_one_and_two_threads() {
+    if let Err(error) = Unit::detect() {
+        eprintln!("NOT TESTED: {error}");
+        return;
+    }
+    let dir = tempdir().unwrap();
+    let (data, model) = (dir.path().join("images"), golden("checkpoint"));
+    image_folder(&data, 6, 3);
+    let extract = |name: &str, dtype: &str, threads: &str| {
+        let (model, run_dir) = (path(&model), dir.path().join(name));
+        let place = ["extract", "--model", model, "--data", path(&data), "--run", path(&run_dir)];
+        let args = [&place[..], &["--shard-rows", "8", "--device", "cpu", "--dtype", dtype]].concat();
+        let output = command(&args).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        (run_dir.clone(), text(&output.stderr), output.status.code())
+    };
+    let [one, two, whole] = [("one", "bfloat16", "1"), ("two", "bfloat16", "2"), ("whole", "float32", "2")].map(
+        |(name, dtype, threads)| {
+            let (run_dir, said, code) = extract(name, dtype, threads);
+            assert_eq!(code, Some(0), "{said}");
+            run_dir
+        },
+    );
+    assert_same_tables(&one, &two);
+    let manifest = fs::read_to_string(one.join("sources/base/manifest.json")).unwrap();
+    assert!(manifest.replace(' ', "").contains(r#""compute_dtype":"bfloat16""#), "{manifest}");
+    let sql = "SELECT embedding FROM embeddings ORDER BY sample_id";
+    let [rounded, exact] = [&one, &whole].map(|dir| run(&["query", "--run", path(dir), "--format", "json", sql]));
+    assert_ne!(rounded, exact);
+    for (name, was, is) in [("one", "bfloat16", "float32"), ("whole", "float32", "bfloat16")] {
+        let before = files(&dir.path().join(name));
+        let (run_dir, said, code) = extract(name, is, "2");
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("the compute dtype was {was}, now it is {is}")), "{said}");
+        assert!(files(&run_dir) == before);
+    }
 }
 
 #[test]

@@ -67,7 +67,10 @@ impl OpenSet for Rail {
         let unseen = text.chunks_exact(all).flat_map(|row| &row[seen..]).copied().collect();
         let mut fused = self.projection.scores(embeddings); // (N, n)
         for (fused, text) in fused.chunks_exact_mut(seen).zip(text.chunks_exact_mut(all)) {
-            vectorised(|| softmax(text));
+            vectorised(
+                #[inline(always)]
+                || softmax(text),
+            );
             fused.iter_mut().zip(text).for_each(|(x, text)| *x = (1.0 - ZERO_SHOT) * *x + ZERO_SHOT * *text);
         }
         Scores { seen: Some(fused), unseen: Some(unseen), ..open.into() }

@@ -133,11 +133,14 @@ impl Gaussian {
                 Spread::Diagonal(deviations) => {
                     row.iter_mut().zip(deviations).for_each(|(x, deviation)| *x *= deviation)
                 }
-                Spread::Full(factor) => vectorised(|| {
-                    for i in (0..dim).rev() {
-                        row[i] = vector::dot(&row[..=i], row_of(factor, i)); // those before i are noise yet
-                    }
-                }),
+                Spread::Full(factor) => vectorised(
+                    #[inline(always)]
+                    || {
+                        for i in (0..dim).rev() {
+                            row[i] = vector::dot(&row[..=i], row_of(factor, i)); // those before i are noise yet
+                        }
+                    },
+                ),
             }
             row.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x += mean);
         }
@@ -248,7 +251,10 @@ impl ReplayHead {
         self.offsets = parameters.split_off(n * dim);
         for (weights, offset) in parameters.chunks_exact_mut(dim).zip(&mut self.offsets) {
             weights.iter_mut().zip(&deviation).for_each(|(weight, deviation)| *weight /= deviation);
-            *offset -= vectorised(|| vector::dot(weights, &mean));
+            *offset -= vectorised(
+                #[inline(always)]
+                || vector::dot(weights, &mean),
+            );
         }
         self.weights = parameters;
         if self.weights.iter().chain(&self.offsets).any(|x| !x.is_finite()) {

@@ -11,14 +11,14 @@ use serde_json::{Map, Value};
 use super::{
     ImageEncoder, ModelId, Preprocess, Tokenizer,
     config::{self, Config, Family},
-    cpu,
+    cpu::{self, affine::Pass},
     format::{Format, read_json},
     model_id::name_of,
     open_clip, tensor,
     tokenizer_files::TokenizerFiles,
     weights::{WeightFiles, Weights},
 };
-use crate::Error;
+use crate::{Error, dense::bfloat16::Unit};
 
 /// What says how images are prepared: a file, and the key in it; the first that does. So transformers
 /// 5 reads them, whose CLIPProcessor writes the first file alone, and whose CLIPImageProcessor
@@ -171,10 +171,16 @@ impl Checkpoint {
         self.format.config()
     }
 
-    /// The image encoder on a device. On the CPU it computes in float32, elsewhere in `dtype`.
+    /// The image encoder on a device, its products in `dtype`.
     pub fn image_encoder(&self, device: &Device, dtype: DType) -> Result<ImageEncoder> {
         Ok(match device {
-            Device::Cpu => ImageEncoder::Cpu(cpu::vision::ImageEncoder::new(&self.config, &self.on_the_cpu())?),
+            Device::Cpu => {
+                let pass = match dtype {
+                    DType::BF16 => Pass::Rounded(Unit::detect()?),
+                    _ => Pass::Forward,
+                };
+                ImageEncoder::Cpu(cpu::vision::ImageEncoder::new(&self.config, &self.on_the_cpu(), pass)?)
+            }
             _ => ImageEncoder::Device(self.image_encoder_on(device, dtype)?),
         })
     }

@@ -82,14 +82,20 @@ impl Rate {
     fn update(self, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
         let (beta1, beta2) = (BETA1 as f32, BETA2 as f32);
         if let Some(keep) = self.keep {
-            vectorised(|| params.iter_mut().for_each(|p| *p *= keep));
+            vectorised(
+                #[inline(always)]
+                || params.iter_mut().for_each(|p| *p *= keep),
+            );
         }
-        vectorised(|| {
-            for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first).zip(second) {
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *p -= self.rate * *m / (v.sqrt() * self.correction + EPS);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(first).zip(second) {
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    *p -= self.rate * *m / (v.sqrt() * self.correction + EPS);
+                }
+            },
+        );
     }
 }

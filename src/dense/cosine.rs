@@ -27,19 +27,25 @@ pub fn length(row: &[f32]) -> f32 {
 /// assert_eq!(rows, [0.6, 0.8, 0.0, 0.0]);
 /// ```
 pub fn normalise(rows: &mut [f32], dim: usize) {
-    vectorised(|| rows.chunks_exact_mut(dim).for_each(|row| divide(row, length(row))));
+    vectorised(
+        #[inline(always)]
+        || rows.chunks_exact_mut(dim).for_each(|row| divide(row, length(row))),
+    );
 }
 
 /// The gradient of rows of `dim` values from that of the `normal` ones that [`normalise`] made of
 /// them, in place.
 pub fn normalise_backward(rows: &[f32], normal: &[f32], grad: &mut [f32], dim: usize) {
-    vectorised(|| {
-        let rows = normal.chunks_exact(dim).zip(rows.chunks_exact(dim));
-        for (grad, (normal, row)) in grad.chunks_exact_mut(dim).zip(rows) {
-            let (along, length) = (dot(grad, normal), length(row));
-            grad.iter_mut().zip(normal).for_each(|(grad, normal)| *grad = (*grad - normal * along) / length);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            let rows = normal.chunks_exact(dim).zip(rows.chunks_exact(dim));
+            for (grad, (normal, row)) in grad.chunks_exact_mut(dim).zip(rows) {
+                let (along, length) = (dot(grad, normal), length(row));
+                grad.iter_mut().zip(normal).for_each(|(grad, normal)| *grad = (*grad - normal * along) / length);
+            }
+        },
+    );
 }
 
 /// Cosines (N, n) of rows (N, D) of any length with keys (n, D) of length 1. Those of a row of
@@ -56,11 +62,14 @@ pub fn cosines(rows: &[f32], keys: &[f32], dim: usize) -> Vec<f32> {
         return cosines;
     }
     Product::on(Threads::All).into(&mut cosines, n, Matrix::new(rows, dim), Matrix::new(keys, dim).t());
-    vectorised(|| {
-        for (cosines, row) in cosines.chunks_exact_mut(n).zip(rows.chunks_exact(dim)) {
-            divide(cosines, length(row));
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (cosines, row) in cosines.chunks_exact_mut(n).zip(rows.chunks_exact(dim)) {
+                divide(cosines, length(row));
+            }
+        },
+    );
     cosines
 }
 

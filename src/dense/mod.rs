@@ -5,6 +5,7 @@
 //! threads.
 
 pub mod adam;
+pub mod bfloat16;
 pub mod cosine;
 pub(crate) mod covariance;
 pub(crate) mod eigen;

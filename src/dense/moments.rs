@@ -20,7 +20,10 @@ pub fn mean_row<T: Copy + Into<f64>>(rows: &[T], dim: usize) -> Vec<f64> {
     let n = (rows.len() / dim) as f64;
     let mut mean = vec![0.0; dim];
     for row in rows.chunks_exact(dim) {
-        vectorised(|| mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += x.into()));
+        vectorised(
+            #[inline(always)]
+            || mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += x.into()),
+        );
     }
     mean.iter_mut().for_each(|mean| *mean /= n);
     mean
@@ -34,14 +37,20 @@ pub fn weighted(rows: &[f32], dim: usize, share: impl Fn(usize) -> f64) -> (f64,
     let counted =
         || rows.chunks_exact(dim).enumerate().map(|(i, row)| (share(i) / total, row)).filter(|(s, _)| *s > 0.0);
     for (share, row) in counted() {
-        vectorised(|| mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += share * f64::from(x)));
+        vectorised(
+            #[inline(always)]
+            || mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += share * f64::from(x)),
+        );
     }
     for (share, row) in counted() {
-        vectorised(|| {
-            for ((variance, mean), &x) in variance.iter_mut().zip(&mean).zip(row) {
-                *variance += share * (f64::from(x) - mean).powi(2);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((variance, mean), &x) in variance.iter_mut().zip(&mean).zip(row) {
+                    *variance += share * (f64::from(x) - mean).powi(2);
+                }
+            },
+        );
     }
     (total, mean, variance)
 }

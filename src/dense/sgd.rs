@@ -24,12 +24,15 @@ impl Sgd {
         let velocity = self.velocity[start..start + params.len()].par_chunks_mut(SHARE);
         let values = params.par_chunks_mut(SHARE).zip(grads.par_chunks(SHARE));
         values.zip(velocity).for_each(|((params, grads), velocity)| {
-            vectorised(|| {
-                for ((p, g), v) in params.iter_mut().zip(grads).zip(velocity) {
-                    *v = momentum * *v + g;
-                    *p -= lr * *v;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((p, g), v) in params.iter_mut().zip(grads).zip(velocity) {
+                        *v = momentum * *v + g;
+                        *p -= lr * *v;
+                    }
+                },
+            );
         });
     }
 }

@@ -18,16 +18,19 @@ pub fn softmax(row: &mut [f32]) {
 /// assert_eq!(scores, [-std::f32::consts::LN_2, -std::f32::consts::LN_2, -100.0, 0.0]);
 /// ```
 pub fn log_softmax(scores: &mut [f32], n: usize) {
-    vectorised(|| {
-        let mut powers = vec![0.0; n];
-        for row in scores.chunks_exact_mut(n) {
-            let highest = highest(row);
-            row.iter_mut().for_each(|x| *x -= highest);
-            powers.iter_mut().zip(&*row).for_each(|(power, &x)| *power = exp(x));
-            let total = sum(&powers).ln();
-            row.iter_mut().for_each(|x| *x -= total);
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut powers = vec![0.0; n];
+            for row in scores.chunks_exact_mut(n) {
+                let highest = highest(row);
+                row.iter_mut().for_each(|x| *x -= highest);
+                powers.iter_mut().zip(&*row).for_each(|(power, &x)| *power = exp(x));
+                let total = sum(&powers).ln();
+                row.iter_mut().for_each(|x| *x -= total);
+            }
+        },
+    );
 }
 
 /// The sum over the rows of logits (N, n) of their cross-entropy with `classes` (N), in nat; the
@@ -42,15 +45,18 @@ pub fn log_softmax(scores: &mut [f32], n: usize) {
 pub fn cross_entropy(logits: &mut [f32], n: usize, classes: impl Iterator<Item = usize>, divisor: usize) -> f64 {
     let divisor = divisor as f32;
     let mut loss = 0.0;
-    vectorised(|| {
-        for (row, class) in logits.chunks_exact_mut(n).zip(classes) {
-            let own = row[class] - exponentiate(row);
-            let sum = sum(row);
-            loss += f64::from(sum.ln() - own);
-            row.iter_mut().for_each(|x| *x /= sum * divisor);
-            row[class] -= 1.0 / divisor;
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (row, class) in logits.chunks_exact_mut(n).zip(classes) {
+                let own = row[class] - exponentiate(row);
+                let sum = sum(row);
+                loss += f64::from(sum.ln() - own);
+                row.iter_mut().for_each(|x| *x /= sum * divisor);
+                row[class] -= 1.0 / divisor;
+            }
+        },
+    );
     loss
 }
 

@@ -206,15 +206,18 @@ fn factor_block(a: &mut [f64], stride: usize, width: usize, least: f64) -> Optio
 /// Solves x upper = row for x in place, with `upper` (width, width) upper triangular.
 fn divide(row: &mut [f64], upper: &[f64]) {
     let width = row.len();
-    vectorised(|| {
-        for i in 0..width {
-            let (head, tail) = row.split_at_mut(i + 1);
-            head[i] /= upper[i * width + i];
-            for (x, upper) in tail.iter_mut().zip(&upper[i * width + i + 1..]) {
-                *x -= head[i] * upper;
+    vectorised(
+        #[inline(always)]
+        || {
+            for i in 0..width {
+                let (head, tail) = row.split_at_mut(i + 1);
+                head[i] /= upper[i * width + i];
+                for (x, upper) in tail.iter_mut().zip(&upper[i * width + i + 1..]) {
+                    *x -= head[i] * upper;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// y -= factor·x

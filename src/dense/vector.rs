@@ -4,8 +4,8 @@
 /// Values summed side by side.
 const LANES: usize = 16;
 
-/// Runs `work`, compiled for the vector instructions that this machine has. What it calls has to be
-/// inlined.
+/// Runs `work`, compiled for the vector instructions that this machine has. It has to be inlined, as
+/// `#[inline(always)] || …`, and so has what it calls: what is not is compiled for every machine.
 #[inline(always)]
 pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)

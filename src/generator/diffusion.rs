@@ -78,11 +78,14 @@ impl Denoiser {
             let posterior_variance = beta * (1.0 - previous) / (1.0 - alpha_bar);
             let deviation = posterior_variance.sqrt() as f32;
             let noise = rng.normals(n * dim); // (n, D)
-            vectorised(|| {
-                for ((x, clean), noise) in x.iter_mut().zip(&clean).zip(&noise) {
-                    *x = of_clean * clean + of_noisy * *x + deviation * noise;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((x, clean), noise) in x.iter_mut().zip(&clean).zip(&noise) {
+                        *x = of_clean * clean + of_noisy * *x + deviation * noise;
+                    }
+                },
+            );
         }
         x
     }
@@ -188,12 +191,15 @@ impl Diffusion {
         w.affine(2 * LAYERS - 2, &hidden[LAYERS - 2][..b * h], out);
 
         let values = x.len() as f32;
-        let squares = vectorised(|| {
-            out.iter_mut().zip(x).for_each(|(out, x)| *out -= x);
-            let squares = dot(out, out);
-            out.iter_mut().for_each(|error| *error *= 2.0 / values);
-            squares
-        });
+        let squares = vectorised(
+            #[inline(always)]
+            || {
+                out.iter_mut().zip(x).for_each(|(out, x)| *out -= x);
+                let squares = dot(out, out);
+                out.iter_mut().for_each(|error| *error *= 2.0 / values);
+                squares
+            },
+        );
         f64::from(squares / values)
     }
 

@@ -80,12 +80,15 @@ impl<'a> Density<'a> {
 
     /// The density's logarithm at a row (D): -½ Σ ((x - mean) / std)² - Σ ln std - ½ D ln 2π.
     pub fn log_at(&self, row: &[f32]) -> f64 {
-        let squares = vectorised(|| {
-            fold(row, self.mean, &self.inverse, |x, mean, inverse| {
-                let z = (x - mean) * inverse;
-                z * z
-            })
-        });
+        let squares = vectorised(
+            #[inline(always)]
+            || {
+                fold(row, self.mean, &self.inverse, |x, mean, inverse| {
+                    let z = (x - mean) * inverse;
+                    z * z
+                })
+            },
+        );
         self.constant - 0.5 * f64::from(squares)
     }
 }

@@ -258,7 +258,10 @@ fn lloyd(rows: &[f32], dim: usize, centres: &mut [f32]) -> (Vec<usize>, f64) {
 
 /// Squared distance.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
-    vectorised(|| fold(a, b, b, |a, b, _| (a - b) * (a - b)))
+    vectorised(
+        #[inline(always)]
+        || fold(a, b, b, |a, b, _| (a - b) * (a - b)),
+    )
 }
 
 /// A place in `weights`, not negative, drawn in proportion to them: never one whose weight is 0

@@ -252,12 +252,15 @@ impl Vae {
         let (z, mut kl) = (room(z, b * l), 0.0);
         for (z, (p, eps)) in z.chunks_exact_mut(l).zip(posterior.chunks_exact(2 * l).zip(eps.chunks_exact(l))) {
             let (mu, logvar) = p.split_at(l);
-            vectorised(|| {
-                for (((z, eps), mu), logvar) in z.iter_mut().zip(eps).zip(mu).zip(logvar) {
-                    *z = mu + eps * exp(self.half * logvar);
-                }
-                kl += 0.5 * f64::from(vector::fold(mu, logvar, mu, |mu, v, _| exp(v) + mu * mu - 1.0 - v));
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((z, eps), mu), logvar) in z.iter_mut().zip(eps).zip(mu).zip(logvar) {
+                        *z = mu + eps * exp(self.half * logvar);
+                    }
+                    kl += 0.5 * f64::from(vector::fold(mu, logvar, mu, |mu, v, _| exp(v) + mu * mu - 1.0 - v));
+                },
+            );
         }
 
         // decoder
@@ -270,12 +273,15 @@ impl Vae {
 
         // loss, and its gradient with respect to the output
         let rows = b as f32;
-        let squares = vectorised(|| {
-            out.iter_mut().zip(x).for_each(|(out, x)| *out -= x);
-            let squares = f64::from(vector::dot(out, out));
-            out.iter_mut().for_each(|error| *error /= rows);
-            squares
-        });
+        let squares = vectorised(
+            #[inline(always)]
+            || {
+                out.iter_mut().zip(x).for_each(|(out, x)| *out -= x);
+                let squares = f64::from(vector::dot(out, out));
+                out.iter_mut().for_each(|error| *error /= rows);
+                squares
+            },
+        );
         let reconstruction = 0.5 * (squares + x.len() as f64 * std::f64::consts::TAU.ln());
         Losses { reconstruction: reconstruction / b as f64, kl: kl / b as f64 }
     }
@@ -311,13 +317,16 @@ impl Vae {
         let (posterior, rows, half) = (&mut posterior[..b * 2 * l], b as f32, self.half);
         for (p, (dz, eps)) in posterior.chunks_exact_mut(2 * l).zip(dz.chunks_exact(l).zip(eps.chunks_exact(l))) {
             let (mu, logvar) = p.split_at_mut(l);
-            vectorised(|| {
-                for (((mu, logvar), dz), eps) in mu.iter_mut().zip(logvar).zip(dz).zip(eps) {
-                    let noise = dz * eps * half * exp(half * *logvar);
-                    *logvar = noise + 0.5 * (exp(*logvar) - 1.0) / rows;
-                    *mu = dz + *mu / rows;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((mu, logvar), dz), eps) in mu.iter_mut().zip(logvar).zip(dz).zip(eps) {
+                        let noise = dz * eps * half * exp(half * *logvar);
+                        *logvar = noise + 0.5 * (exp(*logvar) - 1.0) / rows;
+                        *mu = dz + *mu / rows;
+                    }
+                },
+            );
         }
 
         // the encoder

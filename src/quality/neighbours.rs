@@ -66,11 +66,14 @@ fn nearest_classes(rows: &[f32], known: &[&[f32]], dim: usize) -> Vec<usize> {
 /// Distances (M) of a row (D) to the rows of `set` (M, D), from differences: equal rows are at 0.
 fn distances(row: &[f32], set: &[f32]) -> Vec<f32> {
     let mut distances = vec![0.0; set.len() / row.len()]; // (M)
-    vectorised(|| {
-        for (distance, other) in distances.iter_mut().zip(set.chunks_exact(row.len())) {
-            *distance = fold(row, other, other, |a, b, _| (a - b) * (a - b)).sqrt();
-        }
-    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for (distance, other) in distances.iter_mut().zip(set.chunks_exact(row.len())) {
+                *distance = fold(row, other, other, |a, b, _| (a - b) * (a - b)).sqrt();
+            }
+        },
+    );
     distances
 }
 

@@ -3,6 +3,8 @@
 use std::{env, fmt, path::Path};
 
 use anyhow::{Context, Result, bail};
+#[cfg(target_arch = "x86_64")]
+use cgil::dense::bfloat16::Unit;
 use cgil::{device::DeviceChoice, hub::Hub, storage, words::counted};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -53,21 +55,17 @@ pub fn threads() -> String {
     format!("{} on {}; RAYON_NUM_THREADS sets another number", rayon::current_num_threads(), counted(cores, "core"))
 }
 
-/// The vector instructions that products and elementwise passes choose from, and those that nothing
-/// here uses yet.
+/// The vector instructions that products and elementwise passes choose from, and those that they use
+/// in bfloat16.
 #[cfg(target_arch = "x86_64")]
 pub fn instructions() -> String {
     use std::arch::is_x86_feature_detected as has;
 
     let found = [("avx2", has!("avx2")), ("fma", has!("fma")), ("avx512f", has!("avx512f"))];
     let found: Vec<&str> = found.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect();
-    let extended = raw_cpuid::CpuId::new().get_extended_feature_info();
-    let more = extended.map_or(Vec::new(), |found| {
-        let more = [("avx512_bf16", found.has_avx512_bf16()), ("amx_bf16", found.has_amx_bf16())];
-        more.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
-    });
-    let or_none = |names: Vec<&str>| if names.is_empty() { "none".into() } else { names.join(", ") };
-    format!("{}; not used: {}", or_none(found), or_none(more))
+    let or_none = |names: &[&str]| if names.is_empty() { "none".into() } else { names.join(", ") };
+    let rounded = Unit::all().first().map(|unit| unit.name());
+    format!("{}; for --dtype bfloat16: {}", or_none(&found), or_none(rounded.as_slice()))
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -55,7 +55,10 @@ impl Heads {
         for at in (0..w).step_by(d) {
             let part = |i: usize, rows: usize| Matrix::strided(&qkv[i * w + at..], rows, d, 3 * w);
             Product::on(Threads::One).scaled(self.scale()).into(logits, t, part(0, queries), part(1, t).t());
-            vectorised(|| logits.chunks_exact_mut(t).for_each(softmax));
+            vectorised(
+                #[inline(always)]
+                || logits.chunks_exact_mut(t).for_each(softmax),
+            );
             Product::on(Threads::One).into(&mut mixed[at..], w, Matrix::new(logits, t), part(2, t));
         }
     }
@@ -64,19 +67,22 @@ impl Heads {
     /// `logits` holds T values.
     pub fn pool(&self, query: &[f32], kv: &[f32], mixed: &mut [f32], logits: &mut [f32]) {
         let (w, d) = (self.width, self.d());
-        vectorised(|| {
-            for at in (0..w).step_by(d) {
-                for (logit, row) in logits.iter_mut().zip(kv.chunks_exact(2 * w)) {
-                    *logit = dot(&query[at..][..d], &row[at..][..d]);
+        vectorised(
+            #[inline(always)]
+            || {
+                for at in (0..w).step_by(d) {
+                    for (logit, row) in logits.iter_mut().zip(kv.chunks_exact(2 * w)) {
+                        *logit = dot(&query[at..][..d], &row[at..][..d]);
+                    }
+                    softmax(logits);
+                    let mixed = &mut mixed[at..][..d];
+                    mixed.fill(0.0);
+                    for (p, row) in logits.iter().zip(kv.chunks_exact(2 * w)) {
+                        add_scaled(mixed, *p, &row[w + at..][..d]);
+                    }
                 }
-                softmax(logits);
-                let mixed = &mut mixed[at..][..d];
-                mixed.fill(0.0);
-                for (p, row) in logits.iter().zip(kv.chunks_exact(2 * w)) {
-                    add_scaled(mixed, *p, &row[w + at..][..d]);
-                }
-            }
-        });
+            },
+        );
     }
 
     /// A query as [`Heads::pool`] wants it.
@@ -97,7 +103,10 @@ impl Heads {
             };
             let q = part(0, t - queries..t);
             Product::on(Threads::One).scaled(self.scale()).into(p, t, q, part(1, 0..t).t());
-            vectorised(|| p.chunks_exact_mut(t).for_each(softmax));
+            vectorised(
+                #[inline(always)]
+                || p.chunks_exact_mut(t).for_each(softmax),
+            );
             Product::on(Threads::One).into(&mut mixed[at..], w, Matrix::new(p, t), part(2, 0..t));
         }
     }
@@ -116,12 +125,15 @@ impl Heads {
             Product::on(Threads::One).into(&mut dqkv[2 * w + at..], 3 * w, p_rows.t(), dmixed);
             Product::on(Threads::One).into(&mut ds, t, dmixed, part(2, 0..t).t());
             // back through the softmax and the scale, in place
-            vectorised(|| {
-                for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-                    let mean = dot(p, ds);
-                    ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * p * (*ds - mean));
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
+                        let mean = dot(p, ds);
+                        ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * p * (*ds - mean));
+                    }
+                },
+            );
             let ds = Matrix::new(&ds, t);
             Product::on(Threads::One).into(&mut dqkv[3 * w * (t - queries) + at..], 3 * w, ds, part(1, 0..t));
             Product::on(Threads::One).into(&mut dqkv[w + at..], 3 * w, ds.t(), part(0, t - queries..t));
@@ -133,28 +145,31 @@ impl Heads {
     pub fn text(&self, qkv: &[f32], start: &Start, mixed: &mut [f32], attention: &mut [f32]) {
         let (w, d, scale) = (self.width, self.d(), self.scale());
         let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
-        vectorised(|| {
-            for (head, attention) in attention.chunks_exact_mut(queries * (t + 1)).enumerate() {
-                let of = |part: usize, row: usize| &qkv[(3 * row + part) * w + head * d..][..d];
-                let (start_key, start_value) = (&start.key[head * d..][..d], &start.value[head * d..][..d]);
-                for (i, p) in attention.chunks_exact_mut(t + 1).enumerate() {
-                    let row = t - queries + i;
-                    let (seen, unseen) = p.split_at_mut(row + 2);
-                    seen[0] = scale * dot(of(0, row), start_key);
-                    for (j, p) in seen[1..].iter_mut().enumerate() {
-                        *p = scale * dot(of(0, row), of(1, j));
-                    }
-                    softmax(seen);
-                    unseen.fill(0.0);
-                    let mixed = &mut mixed[i * w + head * d..][..d];
-                    mixed.fill(0.0);
-                    add_scaled(mixed, seen[0], start_value);
-                    for (j, p) in seen[1..].iter().enumerate() {
-                        add_scaled(mixed, *p, of(2, j));
+        vectorised(
+            #[inline(always)]
+            || {
+                for (head, attention) in attention.chunks_exact_mut(queries * (t + 1)).enumerate() {
+                    let of = |part: usize, row: usize| &qkv[(3 * row + part) * w + head * d..][..d];
+                    let (start_key, start_value) = (&start.key[head * d..][..d], &start.value[head * d..][..d]);
+                    for (i, p) in attention.chunks_exact_mut(t + 1).enumerate() {
+                        let row = t - queries + i;
+                        let (seen, unseen) = p.split_at_mut(row + 2);
+                        seen[0] = scale * dot(of(0, row), start_key);
+                        for (j, p) in seen[1..].iter_mut().enumerate() {
+                            *p = scale * dot(of(0, row), of(1, j));
+                        }
+                        softmax(seen);
+                        unseen.fill(0.0);
+                        let mixed = &mut mixed[i * w + head * d..][..d];
+                        mixed.fill(0.0);
+                        add_scaled(mixed, seen[0], start_value);
+                        for (j, p) in seen[1..].iter().enumerate() {
+                            add_scaled(mixed, *p, of(2, j));
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Backward pass of [`Heads::text`]: dqkv (rows, 3W) from dmixed (Q, W).
@@ -163,31 +178,34 @@ impl Heads {
         let (t, queries) = (qkv.len() / (3 * w), dmixed.len() / w);
         let mut dp = vec![0f32; t + 1];
         dqkv.fill(0.0);
-        vectorised(|| {
-            for (head, attention) in attention.chunks_exact(queries * (t + 1)).enumerate() {
-                let column = |part: usize, row: usize| (3 * row + part) * w + head * d;
-                let of = |part: usize, row: usize| &qkv[column(part, row)..][..d];
-                let (start_key, start_value) = (&start.key[head * d..][..d], &start.value[head * d..][..d]);
-                for (i, p) in attention.chunks_exact(t + 1).enumerate() {
-                    let row = t - queries + i;
-                    let (p, dp) = (&p[..row + 2], &mut dp[..row + 2]);
-                    let dmixed = &dmixed[i * w + head * d..][..d];
-                    dp[0] = dot(dmixed, start_value);
-                    for j in 0..=row {
-                        dp[1 + j] = dot(dmixed, of(2, j));
-                        add_scaled(&mut dqkv[column(2, j)..][..d], p[1 + j], dmixed);
-                    }
-                    // back through the softmax and the scale, in place
-                    let mean = dot(p, dp);
-                    dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = scale * p * (*dp - mean));
-                    let dq = column(0, row);
-                    add_scaled(&mut dqkv[dq..][..d], dp[0], start_key);
-                    for j in 0..=row {
-                        add_scaled(&mut dqkv[dq..][..d], dp[1 + j], of(1, j));
-                        add_scaled(&mut dqkv[column(1, j)..][..d], dp[1 + j], of(0, row));
+        vectorised(
+            #[inline(always)]
+            || {
+                for (head, attention) in attention.chunks_exact(queries * (t + 1)).enumerate() {
+                    let column = |part: usize, row: usize| (3 * row + part) * w + head * d;
+                    let of = |part: usize, row: usize| &qkv[column(part, row)..][..d];
+                    let (start_key, start_value) = (&start.key[head * d..][..d], &start.value[head * d..][..d]);
+                    for (i, p) in attention.chunks_exact(t + 1).enumerate() {
+                        let row = t - queries + i;
+                        let (p, dp) = (&p[..row + 2], &mut dp[..row + 2]);
+                        let dmixed = &dmixed[i * w + head * d..][..d];
+                        dp[0] = dot(dmixed, start_value);
+                        for j in 0..=row {
+                            dp[1 + j] = dot(dmixed, of(2, j));
+                            add_scaled(&mut dqkv[column(2, j)..][..d], p[1 + j], dmixed);
+                        }
+                        // back through the softmax and the scale, in place
+                        let mean = dot(p, dp);
+                        dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = scale * p * (*dp - mean));
+                        let dq = column(0, row);
+                        add_scaled(&mut dqkv[dq..][..d], dp[0], start_key);
+                        for j in 0..=row {
+                            add_scaled(&mut dqkv[dq..][..d], dp[1 + j], of(1, j));
+                            add_scaled(&mut dqkv[column(1, j)..][..d], dp[1 + j], of(0, row));
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }

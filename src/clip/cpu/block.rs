@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::affine::{Affine, Pass};
 use crate::{
     clip::{
         config::{Activation, Size},
@@ -9,25 +10,9 @@ use crate::{
     },
     dense::{
         layers,
-        product::{Matrix, Threads, transposed},
         vector::{self, vectorised},
     },
 };
-
-/// What an encoder computes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pass {
-    Forward,
-    /// Also gradients.
-    Both,
-}
-
-/// A frozen affine map.
-pub struct Affine {
-    weight: Vec<f32>,   // (I, O): as products with few rows want it
-    backward: Vec<f32>, // (O, I), for the backward pass; empty without one
-    pub bias: Vec<f32>, // (O)
-}
 
 /// A frozen layer norm.
 pub struct Norm {
@@ -45,51 +30,6 @@ pub struct Block {
     pub fc1: Affine,
     pub fc2: Affine,
     pub activation: Activation,
-}
-
-impl Affine {
-    /// The layers `names`, (out, inputs) each, side by side.
-    pub fn new(weights: &Weights, names: &[&str], out: usize, inputs: usize, pass: Pass) -> Result<Self> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            let layer = weights.at(name);
-            weight.extend(layer.values("weight", &[out, inputs])?);
-            bias.extend(layer.values("bias", &[out])?);
-        }
-        Ok(Affine::of(weight, bias, pass))
-    }
-
-    /// Of a weight (O, I) and a bias (O).
-    pub fn of(weight: Vec<f32>, bias: Vec<f32>, pass: Pass) -> Self {
-        let forward = transposed(&weight, weight.len() / bias.len());
-        let backward = if pass == Pass::Both { weight } else { Vec::new() };
-        Affine { weight: forward, backward, bias }
-    }
-
-    fn weight(&self) -> Matrix<'_> {
-        Matrix::new(&self.weight, self.bias.len())
-    }
-
-    /// y (N, O) = x (N, I) w + bias
-    pub fn forward(&self, x: &[f32], y: &mut [f32], threads: Threads) {
-        layers::affine(x, self.weight(), &self.bias, y, threads);
-    }
-
-    /// y (N, O) = onto (N, O) + x (N, I) w + bias
-    pub fn forward_onto(&self, onto: &[f32], x: &[f32], y: &mut [f32], threads: Threads) {
-        layers::affine_onto(onto, x, self.weight(), &self.bias, y, threads);
-    }
-
-    /// y (N, O) += x (N, I) w + bias
-    pub fn add(&self, x: &[f32], y: &mut [f32], threads: Threads) {
-        layers::add_bias(&self.bias, y);
-        layers::add_linear(x, self.weight(), y, threads);
-    }
-
-    /// dx (N, I) from dy (N, O)
-    pub fn backward(&self, dy: &[f32], dx: &mut [f32], threads: Threads) {
-        layers::affine_backward_input(&self.backward, dy, dx, self.bias.len(), threads);
-    }
 }
 
 impl Norm {
@@ -135,35 +75,44 @@ impl Block {
 impl Activation {
     /// x → y, elementwise.
     pub fn forward(self, x: &[f32], y: &mut [f32]) {
-        vectorised(|| match self {
-            Activation::QuickGelu => x.iter().zip(y).for_each(|(&x, y)| *y = quick_gelu(x)),
-            Activation::Gelu => x.iter().zip(y).for_each(|(&x, y)| *y = gelu(x)),
-            Activation::GeluPytorchTanh => x.iter().zip(y).for_each(|(&x, y)| *y = gelu_tanh(x)),
-        });
+        vectorised(
+            #[inline(always)]
+            || match self {
+                Activation::QuickGelu => x.iter().zip(y).for_each(|(&x, y)| *y = quick_gelu(x)),
+                Activation::Gelu => x.iter().zip(y).for_each(|(&x, y)| *y = gelu(x)),
+                Activation::GeluPytorchTanh => x.iter().zip(y).for_each(|(&x, y)| *y = gelu_tanh(x)),
+            },
+        );
     }
 
     /// x → y in place.
     pub fn forward_in_place(self, x: &mut [f32]) {
-        vectorised(|| match self {
-            Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
-            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
-            Activation::GeluPytorchTanh => x.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
-        });
+        vectorised(
+            #[inline(always)]
+            || match self {
+                Activation::QuickGelu => x.iter_mut().for_each(|x| *x = quick_gelu(*x)),
+                Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+                Activation::GeluPytorchTanh => x.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+            },
+        );
     }
 
     /// dy, the gradient of the output, becomes that of the input x.
     pub fn backward(self, x: &[f32], dy: &mut [f32]) {
-        vectorised(|| match self {
-            Activation::QuickGelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= quick_gelu_slope(x)),
-            Activation::Gelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_slope(x)),
-            Activation::GeluPytorchTanh => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_tanh_slope(x)),
-        });
+        vectorised(
+            #[inline(always)]
+            || match self {
+                Activation::QuickGelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= quick_gelu_slope(x)),
+                Activation::Gelu => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_slope(x)),
+                Activation::GeluPytorchTanh => x.iter().zip(dy).for_each(|(&x, dy)| *dy *= gelu_tanh_slope(x)),
+            },
+        );
     }
 }
 
 /// x σ(1.702 x)
 #[inline(always)]
-fn quick_gelu(x: f32) -> f32 {
+pub fn quick_gelu(x: f32) -> f32 {
     x * vector::sigmoid(1.702 * x)
 }
 
@@ -175,7 +124,7 @@ fn quick_gelu_slope(x: f32) -> f32 {
 
 /// x Φ(x)
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
+pub fn gelu(x: f32) -> f32 {
     x * normal_cdf(x)
 }
 
@@ -196,7 +145,7 @@ const TWICE_ROOT: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQR
 const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+pub fn gelu_tanh(x: f32) -> f32 {
     x * vector::sigmoid(TWICE_ROOT * x * (1.0 + CUBIC * x * x))
 }
 

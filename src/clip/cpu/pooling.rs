@@ -4,8 +4,9 @@
 use anyhow::Result;
 
 use super::{
+    affine::{Affine, Pass, add_both},
     attention::Heads,
-    block::{Affine, Norm, Pass},
+    block::Norm,
 };
 use crate::{
     clip::{
@@ -32,9 +33,9 @@ pub struct PoolingHead {
 }
 
 impl PoolingHead {
-    pub fn new(weights: &Weights, size: &Size) -> Result<Self> {
+    pub fn new(weights: &Weights, size: &Size, pass: Pass) -> Result<Self> {
         let Size { width: w, intermediate, activation, eps, heads, .. } = *size;
-        let (attention, mlp, pass) = (weights.at("attention"), weights.at("mlp"), Pass::Forward);
+        let (attention, mlp) = (weights.at("attention"), weights.at("mlp"));
         let heads = Heads { heads, width: w };
         let (weight, bias) =
             (attention.values("in_proj_weight", &[3 * w, w])?, attention.values("in_proj_bias", &[3 * w])?);
@@ -42,7 +43,7 @@ impl PoolingHead {
         let (query_bias, kv_bias) = bias.split_at(w);
         let mut query = vec![0.0; w];
         let probe = weights.values("probe", &[1, 1, w])?;
-        Affine::of(query_weight.to_vec(), query_bias.to_vec(), pass).forward(&probe, &mut query, Threads::One);
+        Affine::of(query_weight.to_vec(), query_bias.to_vec(), Pass::Forward).forward(&probe, &mut query, Threads::One);
         Ok(PoolingHead {
             query: heads.scaled(query),
             kv: Affine::of(kv_weight.to_vec(), kv_bias.to_vec(), pass),
@@ -74,10 +75,7 @@ impl PoolingHead {
         let mut pooled = vec![0.0; rows * w]; // (B, W)
         self.out.forward(mixed, &mut pooled, one);
         self.norm.forward(&pooled, mixed);
-        let hidden = room(hidden, rows * self.fc1.bias.len()); // (B, F)
-        self.fc1.forward(mixed, hidden, one);
-        self.activation.forward_in_place(hidden);
-        self.fc2.add(hidden, &mut pooled, one);
+        add_both(&self.fc1, self.activation, &self.fc2, mixed, &mut pooled, hidden);
         pooled.truncate(b * w);
         pooled
     }

@@ -9,8 +9,9 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::{
+    affine::Pass,
     attention::{Heads, Start, Text},
-    block::{Block, Norm, Pass},
+    block::{Block, Norm},
 };
 use crate::{
     clip::{

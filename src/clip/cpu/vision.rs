@@ -4,8 +4,9 @@
 use anyhow::Result;
 
 use super::{
+    affine::{Affine, Pass, add_both},
     attention::Heads,
-    block::{Block, Norm, Pass},
+    block::{Block, Norm},
     pooling::{LEAST_ROWS, PoolingHead},
 };
 use crate::{
@@ -25,10 +26,13 @@ use crate::{
 /// Positions encoded at a time: products of fewer rows are slower.
 const ROWS: usize = 800;
 
+/// The same of products in bfloat16, at most: what is between them stays in the second cache.
+const ROUNDED_ROWS: usize = 256;
+
 /// A frozen image encoder. W is its width, T the positions of an image, a class token, if there is
 /// one, and its patches, P the projection's dimension.
 pub struct ImageEncoder {
-    patch: Vec<f32>,              // (3·p·p, W)
+    patch: Affine,                // (W, 3·p·p), without a bias
     class_embedding: Vec<f32>,    // (W), or empty
     position_embedding: Vec<f32>, // (T, W), with the patches' bias where they have one
     pre_norm: Option<Norm>,
@@ -38,6 +42,7 @@ pub struct ImageEncoder {
     heads: Heads,
     image_size: usize,
     patch_size: usize,
+    pass: Pass,
     /// Dimension P of the embeddings.
     pub dim: usize,
 }
@@ -63,7 +68,7 @@ pub struct Workspace {
 }
 
 impl ImageEncoder {
-    pub(in crate::clip) fn new(config: &Config, weights: &Weights) -> Result<Self> {
+    pub(in crate::clip) fn new(config: &Config, weights: &Weights, pass: Pass) -> Result<Self> {
         let c = &config.vision_config;
         let (w, p, dim) = (c.hidden_size, c.patch_size, config.projection_dim);
         let patches = (c.image_size / p).pow(2);
@@ -77,7 +82,7 @@ impl ImageEncoder {
                 (embeddings.values("class_embedding", &[w])?, Some(norm), Head::ClassToken(projection))
             }
             Family::Siglip => {
-                (Vec::new(), None, Head::Attention(PoolingHead::new(&model.at("head"), &c.size())?.into()))
+                (Vec::new(), None, Head::Attention(PoolingHead::new(&model.at("head"), &c.size(), pass)?.into()))
             }
         };
         let positions = class_embedding.len() / w + patches;
@@ -87,19 +92,21 @@ impl ImageEncoder {
             layers::add_bias(&bias, &mut position_embedding);
         }
         let encoder = ImageEncoder {
-            patch: transposed(
-                &embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
-                c.num_channels * p * p,
+            patch: Affine::of(
+                embeddings.at("patch_embedding").values("weight", &[w, c.num_channels, p, p])?,
+                vec![0.0; w],
+                pass,
             ),
             class_embedding,
             position_embedding,
             pre_norm,
-            blocks: Block::all(&model, &c.size(), Pass::Forward)?,
+            blocks: Block::all(&model, &c.size(), pass)?,
             post_norm: Norm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             head,
             heads: Heads { heads: c.num_attention_heads, width: w },
             image_size: c.image_size,
             patch_size: p,
+            pass,
             dim,
         };
         weights.require_all_read(Tower::Image)?;
@@ -108,7 +115,11 @@ impl ImageEncoder {
 
     /// Images to encode at a time.
     pub fn batch(&self) -> usize {
-        ROWS.div_ceil(self.position_embedding.len() / self.heads.width)
+        let positions = self.position_embedding.len() / self.heads.width;
+        match self.pass {
+            Pass::Rounded(_) => (ROUNDED_ROWS / positions).max(1),
+            Pass::Forward | Pass::Both => ROWS.div_ceil(positions),
+        }
     }
 
     /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the
@@ -193,8 +204,7 @@ impl ImageEncoder {
             }
         }
         let embedded = &mut scratch[..b * side * side * w]; // (B·patches, W)
-        embedded.fill(0.0);
-        layers::add_linear(patches, Matrix::new(&self.patch, w), embedded, Threads::One);
+        self.patch.forward(patches, embedded, Threads::One);
         let images = x.chunks_exact_mut(self.position_embedding.len());
         for (x, embedded) in images.zip(embedded.chunks_exact(side * side * w)) {
             x.copy_from_slice(&self.position_embedding);
@@ -208,11 +218,7 @@ impl ImageEncoder {
 impl Block {
     /// The second half of the block, in place: x (N, W). `normal` and `hidden` are buffers.
     fn feed_forward(&self, x: &mut [f32], normal: &mut [f32], hidden: &mut Vec<f32>) {
-        let intermediate = self.fc1.bias.len();
-        let hidden = room(hidden, x.len() / self.fc2.bias.len() * intermediate); // (N, F)
         self.norm2.forward(x, normal);
-        self.fc1.forward(normal, hidden, Threads::One);
-        self.activation.forward_in_place(hidden);
-        self.fc2.add(hidden, x, Threads::One);
+        add_both(&self.fc1, self.activation, &self.fc2, normal, x, hidden);
     }
 }

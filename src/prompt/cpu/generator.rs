@@ -36,7 +36,10 @@ pub fn forward(parameters: &Parameters, features: &[f32], n: usize) -> (Vec<f32>
                 *x = *x * FROZEN_NORM * scale + shift;
             }
         }
-        let y = vectorised(|| preactivation.iter().map(|&x| selu(x)).collect());
+        let y = vectorised(
+            #[inline(always)]
+            || preactivation.iter().map(|&x| selu(x)).collect(),
+        );
         states.push(LayerState { input: std::mem::replace(&mut x, y), mapped, preactivation });
     }
     (Vec::new(), states) // no layers: the last one has no norm
@@ -49,19 +52,22 @@ pub fn backward(parameters: &Parameters, states: &[LayerState], mut grad: Vec<f3
         if let Some([scale, shift]) = norm {
             let values = &parameters.values[scale.clone()];
             let (dscale, dshift) = gradients[scale.start..shift.end].split_at_mut(outputs);
-            vectorised(|| {
-                dscale.fill(0.0);
-                dshift.fill(0.0);
-                let rows = state.mapped.chunks_exact(outputs).zip(state.preactivation.chunks_exact(outputs));
-                for (grad, (mapped, x)) in grad.chunks_exact_mut(outputs).zip(rows) {
-                    for j in 0..outputs {
-                        let g = grad[j] * selu_slope(x[j]);
-                        dshift[j] += g;
-                        dscale[j] += g * FROZEN_NORM * mapped[j];
-                        grad[j] = g * FROZEN_NORM * values[j];
+            vectorised(
+                #[inline(always)]
+                || {
+                    dscale.fill(0.0);
+                    dshift.fill(0.0);
+                    let rows = state.mapped.chunks_exact(outputs).zip(state.preactivation.chunks_exact(outputs));
+                    for (grad, (mapped, x)) in grad.chunks_exact_mut(outputs).zip(rows) {
+                        for j in 0..outputs {
+                            let g = grad[j] * selu_slope(x[j]);
+                            dshift[j] += g;
+                            dscale[j] += g * FROZEN_NORM * mapped[j];
+                            grad[j] = g * FROZEN_NORM * values[j];
+                        }
                     }
-                }
-            });
+                },
+            );
         }
         let dweight = &mut gradients[weight.clone()];
         layers::affine_backward_weight(&state.input, &grad, dweight, outputs, Threads::All);

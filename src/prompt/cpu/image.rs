@@ -106,11 +106,14 @@ impl Prompts {
         let mut dhidden = vec![0.0; hidden.len()]; // (B, H)
         let weight = &self.parameters.values[second.weight.clone()];
         layers::affine_backward_input(weight, dshifts, &mut dhidden, w, Threads::All);
-        vectorised(|| {
-            for (dhidden, &hidden) in dhidden.iter_mut().zip(hidden) {
-                *dhidden = if hidden > 0.0 { *dhidden } else { 0.0 };
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (dhidden, &hidden) in dhidden.iter_mut().zip(hidden) {
+                    *dhidden = if hidden > 0.0 { *dhidden } else { 0.0 };
+                }
+            },
+        );
         layers::affine_backward_weight(hidden, dshifts, &mut self.gradients[second.weight], w, Threads::All);
         layers::sum_rows(dshifts, &mut self.gradients[second.bias]);
         let dweight = &mut self.gradients[first.weight];
@@ -143,8 +146,11 @@ fn images_at_a_time(n: usize) -> usize {
 
 /// Cosines (I, n) of embeddings (I, P) with the keys (I·n, P), normalised, of each.
 fn own_cosines(embeddings: &[f32], keys: &[f32], n: usize, p: usize) -> Vec<f32> {
-    vectorised(|| {
-        let images = embeddings.chunks_exact(p).zip(keys.chunks_exact(n * p));
-        images.flat_map(|(image, keys)| keys.chunks_exact(p).map(move |key| dot(image, key))).collect()
-    })
+    vectorised(
+        #[inline(always)]
+        || {
+            let images = embeddings.chunks_exact(p).zip(keys.chunks_exact(n * p));
+            images.flat_map(|(image, keys)| keys.chunks_exact(p).map(move |key| dot(image, key))).collect()
+        },
+    )
 }

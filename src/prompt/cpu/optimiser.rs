@@ -42,7 +42,10 @@ impl Optimiser {
         if self.l2 > 0.0 {
             for place in places {
                 let (gradients, values) = (&mut gradients[place.clone()], &values[place.clone()]);
-                vectorised(|| add_scaled(gradients, self.l2 as f32, values));
+                vectorised(
+                    #[inline(always)]
+                    || add_scaled(gradients, self.l2 as f32, values),
+                );
             }
         }
         match &mut self.rule {

@@ -1,0 +1,237 @@
+//! The instructions that multiply in bfloat16, and what they do to tiles. All that is unsafe about
+//! products in bfloat16 is here.
+
+use half::bf16;
+
+/// Rows of a block, and columns: a block of sums is two tiles by two.
+pub const BLOCK: usize = 32;
+
+/// What is summed over in one step: the width of a tile.
+pub const DEPTH: usize = 32;
+
+/// What a step takes of one side: its block's rows (of the right side columns) in two tiles of 16.
+/// In a tile of the left side lie 16 rows of 32 values, in one of the right side 16 pairs of values
+/// of 16 columns.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Step(pub [[[bf16; DEPTH]; 16]; 2]);
+
+/// Sums of a block.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Sums(pub [[f32; BLOCK]; BLOCK]);
+
+/// Instructions that this machine has: there is none without them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unit(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Instructions {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Step {
+    pub const ZERO: Step = Step([[[bf16::ZERO; DEPTH]; 16]; 2]);
+}
+
+impl Sums {
+    pub const ZERO: Sums = Sums([[0.0; BLOCK]; BLOCK]);
+}
+
+impl Unit {
+    /// All that this machine has, the fastest first.
+    pub fn all() -> Vec<Self> {
+        let known: &[(Instructions, bool)] = &[
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            (Instructions::Amx, x86::has_amx()),
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx512, std::arch::is_x86_feature_detected!("avx512bf16")),
+        ];
+        known.iter().filter(|(_, is_there)| *is_there).map(|(instructions, _)| Unit(*instructions)).collect()
+    }
+
+    /// `sums[i]` = the block i of the left side times the one block `b` of the right side. Both are
+    /// the steps of a block, those of the left side block after block. Whatever the number of
+    /// blocks, a sum is added up in the same order. What stands `ahead` is wanted soon: it may come
+    /// into the cache meanwhile, half of as many steps as `b` has for every four blocks.
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+    pub fn multiply(self, a: &[Step], b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
+        assert!(!b.is_empty() && a.len() == b.len() * sums.len());
+        // Safety: this machine has the instructions, since nothing else makes a unit, and the
+        // lengths were checked.
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums) },
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, b, sums) },
+        }
+    }
+
+    /// Its name among the features of a CPU.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => "amx_bf16",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => "avx512_bf16",
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::{asm, x86_64::*};
+
+    use super::{BLOCK, DEPTH, Step, Sums};
+
+    /// Whether the CPU has AMX with bfloat16 and Linux lets this process use it, which it has to ask
+    /// for: tiles make the state of a thread 8 KB larger.
+    #[cfg(target_os = "linux")]
+    pub fn has_amx() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        let features = raw_cpuid::CpuId::new().get_extended_feature_info();
+        if !features.is_some_and(|has| has.has_amx_tile() && has.has_amx_bf16()) {
+            return false;
+        }
+        let result: i64;
+        // Safety: arch_prctl(ARCH_REQ_XCOMP_PERM, …) touches no memory of this process.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack)
+            );
+        }
+        result == 0
+    }
+
+    /// What `ldtilecfg` reads: eight tiles of 16 rows of 64 bytes.
+    #[repr(C, align(64))]
+    struct TileConfiguration {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+
+    static TILES: TileConfiguration = TileConfiguration {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+        rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+    };
+
+    /// # Safety
+    ///
+    /// The machine has AMX and this process may use it; `b` is not empty, and `a` has its length for
+    /// each of `sums`.
+    #[cfg(target_os = "linux")]
+    pub unsafe fn multiply_amx(a: &[Step], b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
+        if sums.is_empty() {
+            return;
+        }
+        // Safety: reads as many steps as both sides have, 2 KB each, and writes as many blocks of
+        // sums, 4 KB each; a prefetch of any address does no harm. Tiles have a state from the first
+        // instruction to the last alone, and nothing else keeps anything in them.
+        unsafe {
+            asm!(
+                "ldtilecfg [{tiles}]",
+                "2:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "mov {right}, {b}",
+                "mov {step}, {steps}",
+                "mov {stride}, 64",
+                "3:",
+                "tileloadd tmm4, [{a} + {stride}]",
+                "tileloadd tmm6, [{right} + {stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right} + {stride} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {stride} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{ahead}]",
+                "prefetcht1 [{ahead} + 64]",
+                "prefetcht1 [{ahead} + 128]",
+                "prefetcht1 [{ahead} + 192]",
+                "add {ahead}, 256",
+                "add {a}, 2048",
+                "add {right}, 2048",
+                "dec {step}",
+                "jnz 3b",
+                "mov {stride}, 128",
+                "tilestored [{sums} + {stride}], tmm0",
+                "tilestored [{sums} + {stride} + 64], tmm1",
+                "tilestored [{sums} + {stride} + 2048], tmm2",
+                "tilestored [{sums} + {stride} + 2112], tmm3",
+                "add {sums}, 4096",
+                "dec {blocks}",
+                "jnz 2b",
+                "tilerelease",
+                tiles = in(reg) &TILES,
+                a = inout(reg) a.as_ptr() => _,
+                b = in(reg) b.as_ptr(),
+                steps = in(reg) b.len(),
+                blocks = inout(reg) sums.len() => _,
+                sums = inout(reg) sums.as_mut_ptr() => _,
+                ahead = inout(reg) ahead.as_ptr() => _,
+                right = out(reg) _,
+                step = out(reg) _,
+                stride = out(reg) _,
+                options(nostack)
+            );
+        }
+    }
+
+    /// Rows whose sums are kept in registers: with two vectors of columns 16 of the 32.
+    const ROWS: usize = 8;
+
+    /// # Safety
+    ///
+    /// The machine has AVX512-BF16, and `a` has the length of `b` for each of `sums`.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub unsafe fn multiply_avx512(a: &[Step], b: &[Step], sums: &mut [Sums]) {
+        for (a, sums) in a.chunks_exact(b.len()).zip(sums) {
+            for first in (0..BLOCK).step_by(ROWS) {
+                let mut total = [[_mm512_setzero_ps(); 2]; ROWS];
+                for (a, b) in a.iter().zip(b) {
+                    let a = &a.0[first / 16][first % 16..][..ROWS];
+                    for pair in 0..DEPTH / 2 {
+                        // Safety: a row of a tile of the right side is 64 bytes, aligned.
+                        let b: [__m512bh; 2] = std::array::from_fn(|i| unsafe {
+                            std::mem::transmute(_mm512_load_si512(b.0[i][pair].as_ptr().cast()))
+                        });
+                        for (total, a) in total.iter_mut().zip(a) {
+                            // Safety: two values of 16 bits of a row of 32, which is aligned.
+                            let a: __m512bh =
+                                unsafe { std::mem::transmute(_mm512_set1_epi32(*a.as_ptr().cast::<i32>().add(pair))) };
+                            for (total, b) in total.iter_mut().zip(b) {
+                                *total = _mm512_dpbf16_ps(*total, a, b);
+                            }
+                        }
+                    }
+                }
+                for (total, sums) in total.iter().zip(&mut sums.0[first..]) {
+                    for (total, sums) in total.iter().zip(sums.as_chunks_mut::<16>().0) {
+                        // Safety: 16 values.
+                        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
+                    }
+                }
+            }
+        }
+    }
+}
