@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -25,6 +24,7 @@ use crate::{
     evaluate::{Prediction, TestSet, Unseen},
     metrics::{Accuracies, History, Metric, MetricName},
     run::{RESULTS, Run, step_name},
+    storage,
     stream::Stream,
     table::{Contract, contract, file},
     tensors::{self, Tensors},
@@ -96,8 +96,7 @@ impl<'a> Results<'a> {
 
     /// When the step after the last task was made; none where it is not there.
     pub fn finished(&self) -> Option<SystemTime> {
-        let manifest = self.step_dir(self.stream.tasks()).join(MANIFEST);
-        fs::metadata(manifest).and_then(|file| file.modified()).ok()
+        storage::metadata(&self.step_dir(self.stream.tasks()).join(MANIFEST)).ok()?.modified()
     }
 
     /// Adds the step after `learned` tasks to `history` if it is there. An error where it was made
@@ -349,6 +348,8 @@ fn file_name(contract: &Contract) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{
         rows::{Rows, Test},

@@ -1,6 +1,6 @@
 //! What there is of a stage's work, and what is missing, as the tables have it.
 
-use std::{collections::BTreeSet, fs, io::Write, time::SystemTime};
+use std::{collections::BTreeSet, io::Write, time::SystemTime};
 
 use anyhow::Result;
 use cgil::{
@@ -11,6 +11,7 @@ use cgil::{
     partition::Partition,
     results::Results,
     run::{Run, names},
+    storage,
     stream::Stream,
 };
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ impl Work {
     pub fn sweeps(run: &Run) -> Vec<(String, Self)> {
         let dir = run.dir().join(JOBS).join(SWEEPS);
         let read = |name: String| {
-            let members: Vec<Scored> = serde_json::from_slice(&fs::read(dir.join(&name).join(MEMBERS)).ok()?).ok()?;
+            let members: Vec<Scored> = serde_json::from_slice(&storage::read(&dir.join(&name).join(MEMBERS)).ok()?).ok()?;
             Some((name, Work::of_sweep(run, &members)))
         };
         names(&dir).into_iter().filter_map(read).collect()
@@ -149,7 +150,7 @@ impl Work {
 pub fn begin_sweep(run: &Run, members: &[Scored]) -> Result<String> {
     let place = place(members);
     let file = run.dir().join(JOBS).join(&place).join(MEMBERS);
-    if !file.exists() {
+    if !storage::is_file(&file) {
         atomic::write_file(&file, |file| Ok(file.write_all(serde_json::to_string(members)?.as_bytes())?))?;
     }
     Ok(place)
