@@ -35,21 +35,27 @@ import os, subprocess, sys, time
 start = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss / 1024, status)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, status)
 """
 
 
 def measure(*command: object) -> tuple[float, float]:
     """Wall seconds and peak memory in MB of a cgil command."""
-    return measured(ROOT / "target/release/cgil", *command)
+    seconds, _, megabytes = measured(ROOT / "target/release/cgil", *command)
+    return seconds, megabytes
 
 
-def measured(*command: object) -> tuple[float, float]:
-    """Wall seconds and peak memory in MB of a program."""
+def spent(*command: object) -> tuple[float, float]:
+    """Processor seconds and peak memory in MB of a program."""
+    return measured(*command)[1:]
+
+
+def measured(*command: object) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak memory in MB of a program."""
     program = [sys.executable, "-S", "-c", CHILD, *map(str, command)]
-    seconds, megabytes, status = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    assert status == "0", command
-    return float(seconds), float(megabytes)
+    words = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    assert words[-1] == "0", command
+    return tuple(map(float, words[:3]))
 
 
 def pictures(n: int) -> pathlib.Path:
