@@ -124,14 +124,17 @@ impl Store {
         dir
     }
 
-    /// Requests of the program so far: method, access key, path.
+    /// Requests of the program so far: method, access key, path, condition.
     fn requests(&self) -> Vec<String> {
         fs::read_to_string(self.dir.path().join("log")).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// How often a shard was sent.
+    /// How often a shard of embeddings was sent, each time on condition that none is there.
     fn sent(&self) -> usize {
-        self.requests().iter().filter(|line| line.starts_with("PUT") && line.contains("/part-")).count()
+        let is_sent = |line: &&String| line.starts_with("PUT") && line.contains("/embeddings/");
+        let requests = self.requests();
+        assert!(requests.iter().filter(is_sent).all(|line| line.ends_with(" *")), "{requests:?}");
+        requests.iter().filter(is_sent).count()
     }
 
     /// The tables of a run in the store, as if its data lay where they lie on disk, are those of a run
@@ -197,6 +200,7 @@ fn runs_and_data_in_a_store_are_those_of_a_disk() {
             let printed = store.run(&extract(&model, &data_in_store, &run_in_store));
             assert!(printed.contains(encoded), "{name}: {printed}");
         }
+        assert_eq!(store.sent() % 7, 0, "five shards to learn from, two to test on");
         store.assert_same(&prefix, &data, &on_disk);
     }
     // what follows, in the last of these runs
@@ -338,6 +342,7 @@ fn partitions_share_a_store_in_which_requests_fail_and_hang() {
         let again = store.run(&stage);
         assert!(again.contains(" 0 encoded now") || again.contains(" 0 fitted now"), "{again}");
     }
+    assert!(store.sent() >= 13);
     store.assert_same("runs/shared", &data, &on_disk);
 }
 

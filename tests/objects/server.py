@@ -1,6 +1,6 @@
 """An S3 server of moto on a free port, whose number it prints: server.py LOG FAIL HANG STALL LAST
 
-LOG gets a line for each request of the program under test: method, access key, path. Of these
+LOG gets a line for each request of the program under test: method, access key, path, condition. Of these
 requests the share FAIL is refused, the share HANG is not answered in time, a shard that is uploaded
 is taken in only after STALL seconds, and after the first LAST of them all are refused.
 """
@@ -28,7 +28,7 @@ def app(environ, start):
     with lock:
         draw, count = draws.random(), count + 1
         is_over = count > last
-        log.write(f"{method} {key} {path}\n")
+        log.write(f"{method} {key} {path} {environ.get('HTTP_IF_NONE_MATCH', '')}\n")
     if is_over or draw < fail:
         start("503 Slow Down", [("Content-Type", "application/xml")])
         return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
