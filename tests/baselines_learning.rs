@@ -37,6 +37,29 @@ fn the_first_task_chooses_the_number_of_random_features_by_rows_held_out() {
 }
 
 #[test]
+fn a_task_in_parts_leaves_what_it_does_at_once() {
+    fn check(mut whole: impl Incremental, mut parts: impl Incremental, examples: &[Examples]) {
+        for task in [&examples[..5], &examples[5..]] {
+            whole.learn(task).unwrap();
+            let (last, first) = task.split_last().unwrap();
+            for class in first {
+                let learner = parts.in_parts().expect("it learns in parts");
+                learner.learn(std::slice::from_ref(class)).unwrap();
+            }
+            parts.learn(std::slice::from_ref(last)).unwrap();
+            assert!(whole.state() == parts.state(), "to the last bit");
+        }
+    }
+    let set = Set::golden("plain");
+    let (dim, examples) = (set.dim, set.examples());
+    check(NearestMean::new(dim), NearestMean::new(dim), &examples);
+    check(ClassStatistics::new(dim), ClassStatistics::new(dim), &examples);
+    let discriminant = || Discriminant::new(dim, Shrinkage::Oas);
+    check(discriminant(), discriminant(), &examples);
+    assert!(RandomProjection::new(dim, Features::HeldOut, Ridge::HeldOut, 3).in_parts().is_none());
+}
+
+#[test]
 fn classes_learned_task_by_task_are_learned_as_well_as_at_once() {
     for set in SETS.map(Set::golden) {
         for (i, (mut by_task, mut at_once)) in all(set.dim).into_iter().zip(all(set.dim)).take(5).enumerate() {
