@@ -42,6 +42,9 @@ pub fn heed_signals(ending: fn(&str)) -> Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGUSR1])?;
     thread::spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGTERM {
+                stop::ask(); // so that what waits for a process takes its end for no failure
+            }
             if let Some(child) = *child() {
                 let _ = kill_process(child, if signal == SIGTERM { Signal::TERM } else { Signal::USR1 });
             }

@@ -108,7 +108,8 @@ impl Work {
     pub fn sweeps(run: &Run) -> Vec<(String, Self)> {
         let dir = run.dir().join(JOBS).join(SWEEPS);
         let read = |name: String| {
-            let members: Vec<Scored> = serde_json::from_slice(&storage::read(&dir.join(&name).join(MEMBERS)).ok()?).ok()?;
+            let members: Vec<Scored> =
+                serde_json::from_slice(&storage::read(&dir.join(&name).join(MEMBERS)).ok()?).ok()?;
             Some((name, Work::of_sweep(run, &members)))
         };
         names(&dir).into_iter().filter_map(read).collect()
