@@ -150,7 +150,7 @@ pub fn cancel(options: &CancelOptions) -> Result<()> {
 /// cluster's file system.
 fn files(run: &Run, directory: &Path) -> PathBuf {
     match storage::is_remote(run.dir()) {
-        true => directory.join("cgil-jobs").join(run.dir().display().to_string().replace(':', "")),
+        true => directory.join("cgil-jobs").join(run.dir().display().to_string().replace("://", "/")),
         false => run.dir().join(JOBS),
     }
 }
