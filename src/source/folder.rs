@@ -15,8 +15,9 @@ use super::{
     class_names,
     data_set::{Encoded, Found, Images},
     listing::Listing,
-    names::{id_of, read_each, some_of},
+    names::{id_of, some_of},
     options::SourceOptions,
+    read::read_each,
     split::Part,
 };
 use crate::{picture, storage, task::Class, words::counted};

@@ -9,11 +9,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::MultiGzDecoder;
 use tar::Archive;
 
-use super::{
-    listing::Listing,
-    names::{has_extension, read_regular},
-    web_dataset::is_tar,
-};
+use super::{listing::Listing, names::has_extension, read::read_regular, web_dataset::is_tar};
 use crate::storage;
 
 /// What names of pictures end with.

@@ -21,8 +21,9 @@ use super::{
     kept::Keep,
     labels::{self, Label, Labels, Names},
     listing::Listing,
-    names::{id_of, read_each, some_of},
+    names::{id_of, some_of},
     options::SourceOptions,
+    read::read_each,
     records,
     split::Part,
 };

@@ -17,6 +17,7 @@ pub mod loose;
 mod manifest;
 mod names;
 mod options;
+mod read;
 mod records;
 mod shards;
 mod split;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use anyhow::Result;
 
-use super::block::{gelu, gelu_tanh, quick_gelu};
+use super::activation::{gelu, gelu_tanh, quick_gelu};
 use crate::{
     clip::{config::Activation, weights::Weights},
     dense::{

@@ -4,6 +4,7 @@
 //! elementwise work is one pass in place, buffers are kept, and rows that nobody looks at are not
 //! computed.
 
+mod activation;
 pub(super) mod affine;
 mod attention;
 mod block;
