@@ -11,7 +11,7 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch bench-cuda growth big mutants \
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch gpu-check growth big mutants \
         schemas clean
 
 build:
@@ -86,8 +86,8 @@ bench-torch: build
 
 # What a CUDA device computes, held against the CPU, and its speed beside PyTorch on the same device. On a machine with one,
 # by the python3 there, which needs PyTorch with CUDA, transformers, pyarrow and Pillow.
-bench-cuda:
-	python3 benches/torch/device.py
+gpu-check:
+	python3 benches/torch/gpu_check.py
 
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build

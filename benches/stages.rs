@@ -77,10 +77,11 @@ fn evidence(bencher: Bencher, classes: usize) {
 fn encode_batch(bencher: Bencher) {
     let checkpoint = demo();
     let encoder = checkpoint.image_encoder(&Device::Cpu, DType::F32).expect("image encoder");
+    let normalisation = checkpoint.preprocess().expect("preprocessing").normalisation();
     let side = checkpoint.config.vision_config.image_size;
-    let pixels = noise(encoder.batch() * 3 * side * side);
+    let pixels: Vec<u8> = noise(encoder.batch() * 3 * side * side).iter().map(|x| (x * 64.0 + 128.0) as u8).collect();
     let mut workspace = Workspace::default();
     bencher
         .counter(ItemsCount::new(encoder.batch()))
-        .bench_local(|| encoder.encode(&pixels, &mut workspace).expect("embeddings"));
+        .bench_local(|| encoder.encode(&pixels, &normalisation, &mut workspace).expect("embeddings"));
 }

@@ -75,7 +75,8 @@ fn pixels(model: &str, batches: usize, device: &DeviceChoice, precision: Precisi
         devices.iter().map(|device| checkpoint.image_encoder(device, precision.dtype())).collect::<Result<_>>()?;
     let workers = if devices[0].is_cpu() { rayon::current_num_threads() } else { encoders.len() };
     let (side, size) = (checkpoint.config.vision_config.image_size, encoders[0].batch());
-    let pixels = noise(size * 3 * side * side, 0);
+    let normalisation = &checkpoint.preprocess()?.normalisation();
+    let pixels: Vec<u8> = noise(size * 3 * side * side, 0).iter().map(|x| (x * 64.0 + 128.0) as u8).collect();
     let run = |batches: usize| {
         std::thread::scope(|scope| {
             let works: Vec<_> = (0..workers)
@@ -83,7 +84,7 @@ fn pixels(model: &str, batches: usize, device: &DeviceChoice, precision: Precisi
                     let (encoder, pixels) = (&encoders[i % encoders.len()], &pixels);
                     scope.spawn(move || {
                         let mut workspace = Workspace::default();
-                        (0..batches).try_for_each(|_| encoder.encode(pixels, &mut workspace).map(|_| ()))
+                        (0..batches).try_for_each(|_| encoder.encode(pixels, normalisation, &mut workspace).map(|_| ()))
                     })
                 })
                 .collect();

@@ -43,8 +43,8 @@ pub fn classify() -> Result<[Guess; 2]> {
 
     let classify = |row: usize| -> Result<Guess> {
         let picture = source.read("test", row..row + 1)?.next().context("no such picture")??;
-        let pixels = preprocess.pixels(&picture.image.map_err(anyhow::Error::msg)?)?; // (1, 3, S, S)
-        let embedding = encoder.encode(&pixels, &mut Workspace::default())?; // (1, P)
+        let pixels = preprocess.pixels(&picture.image.map_err(anyhow::Error::msg)?)?; // (1, S, S, 3)
+        let embedding = encoder.encode(&pixels, &preprocess.normalisation(), &mut Workspace::default())?; // (1, P)
 
         let mut scores = cosine::cosines(&embedding, &keys, encoder.dim()); // (1, C)
         scores.iter_mut().for_each(|score| *score *= text_encoder.logit_scale);

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
-    clip::{ImageEncoder, Preprocess, image::Workspace},
+    clip::{ImageEncoder, Normalisation, Preprocess, image::Workspace},
     embeddings::{Quarantined, Shard, ShardRows, content_line},
     hash::hash_bytes,
     profile::{Phase, time},
@@ -29,8 +29,8 @@ struct Batch<T> {
 /// What came of a batch's images.
 #[derive(Default)]
 struct Decoded {
-    rows: ShardRows,  // without embeddings
-    pixels: Vec<f32>, // (B, 3, S, S)
+    rows: ShardRows, // without embeddings
+    pixels: Vec<u8>, // (B, S, S, 3)
 }
 
 /// Embeds the rows of `shards`; hands every finished one to `put`, with its place in `shards`, and of
@@ -47,6 +47,7 @@ pub fn embed(
 ) -> Result<()> {
     let Some(encoder) = encoders.first() else { bail!("no encoder") };
     let size = encoder.batch();
+    let normalisation = &preprocess.normalisation();
     let decoders = rayon::current_num_threads();
     let (to_decode, encoded) = (bounded(decoders), bounded(2 * encoders.len()));
     let to_encode = bounded(encoders.len());
@@ -67,7 +68,7 @@ pub fn embed(
         }
         for &encoder in encoders {
             let (receiver, sender) = (to_encode.1.clone(), encoded.0.clone());
-            scope.spawn(move || encode(encoder, &receiver, &sender));
+            scope.spawn(move || encode(encoder, normalisation, &receiver, &sender));
         }
         drop((to_decode.1, to_encode, encoded.0));
         assemble(shards, size, encoded.1, tick, &mut put)
@@ -127,12 +128,17 @@ fn decode(records: Vec<Record>, first: usize, preprocess: &Preprocess) -> Decode
     decoded
 }
 
-fn encode(encoder: &ImageEncoder, receiver: &Receiver<Batch<Decoded>>, sender: &Sender<Done>) {
+fn encode(
+    encoder: &ImageEncoder,
+    normalisation: &Normalisation,
+    receiver: &Receiver<Batch<Decoded>>,
+    sender: &Sender<Done>,
+) {
     let mut workspace = Workspace::default();
     for Batch { shard, number, first, content: Decoded { mut rows, pixels } } in receiver {
         let embeddings = match pixels.is_empty() {
             true => Ok(Vec::new()),
-            false => time(Phase::Encode, || encoder.encode(&pixels, &mut workspace)),
+            false => time(Phase::Encode, || encoder.encode(&pixels, normalisation, &mut workspace)),
         };
         let done = embeddings.and_then(|embeddings| {
             if let Some(i) = embeddings.iter().position(|x| !x.is_finite()) {

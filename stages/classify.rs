@@ -265,16 +265,16 @@ impl Ready {
     }
 
     fn batch(&self, pictures: &[Picture], top: usize) -> Result<Vec<Answer>> {
-        let decoded: Vec<Result<Vec<f32>, String>> = pictures
+        let decoded: Vec<Result<Vec<u8>, String>> = pictures
             .iter()
             .map(|Picture { bytes, .. }| {
                 self.preprocess.pixels(bytes.as_ref().map_err(String::clone)?).map_err(|error| format!("{error:#}"))
             })
             .collect();
-        let pixels: Vec<f32> = decoded.iter().flatten().flatten().copied().collect();
+        let pixels: Vec<u8> = decoded.iter().flatten().flatten().copied().collect();
         let embeddings = match pixels.is_empty() {
             true => Vec::new(),
-            false => self.encoder.encode(&pixels, &mut Workspace::default())?,
+            false => self.encoder.encode(&pixels, &self.preprocess.normalisation(), &mut Workspace::default())?,
         };
         let probabilities = self.classifier.probabilities(&embeddings);
         let confidence = self.least_confidence.map(|least| (least, self.classifier.confidence(&embeddings)));
@@ -285,7 +285,7 @@ impl Ready {
             ranked.truncate(top);
             ranked
         };
-        let answer = |(picture, decoded): (&Picture, Result<Vec<f32>, String>)| {
+        let answer = |(picture, decoded): (&Picture, Result<Vec<u8>, String>)| {
             let row = decoded.and_then(|_| rows.next().ok_or_else(|| "has no embedding".to_owned()));
             let is_below = |row: usize| confidence.as_ref().is_some_and(|(least, confidence)| confidence[row] < *least);
             let is_of_none = |row: usize, best: usize| best < self.classifier.seen() && is_below(row);

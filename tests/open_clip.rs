@@ -56,7 +56,7 @@ fn edit(dir: &Path, change: impl FnOnce(&mut Value)) {
 }
 
 /// The golden pictures' pixels, as a checkpoint prepares them.
-fn pixels(checkpoint: &Checkpoint, pictures: &Value) -> Vec<f32> {
+fn pixels(checkpoint: &Checkpoint, pictures: &Value) -> Vec<u8> {
     let preprocess = checkpoint.preprocess().unwrap();
     strings(pictures).iter().flat_map(|name| preprocess.pixels(&fs::read(golden(name)).unwrap()).unwrap()).collect()
 }

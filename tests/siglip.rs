@@ -75,7 +75,7 @@ fn tokens_and_features_are_transformers() {
             assert_close(name, &found, &golden_values("text_features"), 1e-4);
         }
         let preprocess = checkpoint.preprocess().unwrap();
-        let pixels: Vec<f32> = strings(&facts["pictures"])
+        let pixels: Vec<u8> = strings(&facts["pictures"])
             .iter()
             .flat_map(|name| preprocess.pixels(&fs::read(golden(name)).unwrap()).unwrap())
             .collect();
@@ -97,13 +97,15 @@ fn an_image_has_one_embedding_alone_or_among_others() {
     for path in checkpoints {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let preprocess = checkpoint.preprocess().unwrap();
+        let normalisation = preprocess.normalisation();
         let pictures = (0..11).map(|i| encoded(picture(i % 4, i, 90), ImageFormat::Png));
-        let pixels: Vec<f32> = pictures.flat_map(|bytes| preprocess.pixels(&bytes).unwrap()).collect();
+        let pixels: Vec<u8> = pictures.flat_map(|bytes| preprocess.pixels(&bytes).unwrap()).collect();
         for dtype in dtypes() {
             let encoder = checkpoint.image_encoder(&Device::Cpu, dtype).unwrap();
             let (each, mut workspace) = (pixels.len() / 11, Workspace::default());
             let mut encode = |images: usize| -> Vec<f32> {
-                pixels.chunks(images * each).flat_map(|some| encoder.encode(some, &mut workspace).unwrap()).collect()
+                let encode = |some| encoder.encode(some, &normalisation, &mut workspace).unwrap();
+                pixels.chunks(images * each).flat_map(encode).collect()
             };
             let together = encode(11);
             assert_eq!(together.len(), 11 * encoder.dim());
@@ -267,7 +269,7 @@ fn a_name_and_context_vectors_that_do_not_fit_the_positions_are_refused() {
 fn half_precision_embeddings_of_siglips_point_the_same_way() {
     let dir = directory("siglip");
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let pixels: Vec<f32> = (0..2 * 3 * 32 * 32).map(|i| (0.37 * i as f32).sin()).collect();
+    let pixels: Vec<u8> = (0..2 * 3 * 32 * 32).map(|i| (128.0 + 127.0 * (0.37 * i as f32).sin()) as u8).collect();
     let [expected, _] = image_embeddings(&checkpoint, &pixels);
     for found in half_precision_embeddings(&checkpoint, &pixels) {
         let cosine = least_cosine(&found, &expected, DIM);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{cpu, tensor};
+use super::{cpu, normalisation::Normalisation, tensor};
 
 /// A frozen image encoder.
 pub enum ImageEncoder {
@@ -32,12 +32,12 @@ impl ImageEncoder {
         }
     }
 
-    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the CPU
-    /// the calling thread computes alone.
-    pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Result<Vec<f32>> {
+    /// RGB pixels (B, S, S, 3), flat, to embeddings (B, P), flat, not normalised. On the CPU the
+    /// calling thread computes alone.
+    pub fn encode(&self, pixels: &[u8], normalisation: &Normalisation, workspace: &mut Workspace) -> Result<Vec<f32>> {
         match self {
-            ImageEncoder::Cpu(encoder) => Ok(encoder.encode(pixels, workspace)),
-            ImageEncoder::Device(encoder) => encoder.encode(pixels),
+            ImageEncoder::Cpu(encoder) => Ok(encoder.encode(pixels, normalisation, workspace)),
+            ImageEncoder::Device(encoder) => encoder.encode(pixels, normalisation),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Pixels as the original models make them with Pillow: decode, resize antialiased on 8 bits (CLIP:
-//! the shortest side, and crop the centre; SigLIP: both sides), normalise.
+//! the shortest side, and crop the centre; SigLIP: both sides). The encoder normalises them.
 
 use std::ops::RangeInclusive;
 
@@ -8,6 +8,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 use serde_json::{Map, Value, json};
 
+use super::normalisation::Normalisation;
 use crate::{
     picture::{self, MAX_BYTES},
     profile::{Phase, time},
@@ -133,18 +134,15 @@ impl Preprocess {
         format!("rgb8; {shape}; mean {mean:?}; std {std:?}; exif {exif}; JPEG by libjpeg-turbo")
     }
 
-    /// An encoded picture to normalised pixels (3, crop, crop), flat.
-    pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>> {
+    /// An encoded picture to RGB pixels (crop, crop, 3), flat.
+    pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<u8>> {
         let image = time(Phase::Decode, || picture::decode(encoded, self.exif))?;
-        let image = time(Phase::Resize, || self.crop(image))?;
-        let plane = self.crop * self.crop;
-        let mut pixels = vec![0f32; 3 * plane];
-        for (i, rgb) in image.pixels().enumerate() {
-            for c in 0..3 {
-                pixels[c * plane + i] = (f32::from(rgb[c]) / 255.0 - self.mean[c]) / self.std[c];
-            }
-        }
-        Ok(pixels)
+        Ok(time(Phase::Resize, || self.crop(image))?.into_raw())
+    }
+
+    /// What the encoder sees of pixels.
+    pub fn normalisation(&self) -> Normalisation {
+        Normalisation::new(self.mean, self.std)
     }
 
     /// Resizes and crops as torchvision does with Pillow: the long side is truncated, the margin

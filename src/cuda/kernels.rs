@@ -9,27 +9,10 @@ use anyhow::{Context, Result};
 use candle_core::{
     CudaDevice,
     cuda::cudarc::{
-        driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg, sys::CUfunction_attribute_enum},
+        driver::{CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg, sys::CUfunction_attribute_enum},
         nvrtc::{CompileOptions, compile_ptx_with_opts},
     },
 };
-
-/// The kernels of `transformer.cu`.
-const TRANSFORMER: &[&str] = &[
-    "layer_norm_f32",
-    "layer_norm_bf16",
-    "layer_norm_backward_f32",
-    "patches_f32",
-    "patches_bf16",
-    "embed_f32",
-    "embed_bf16",
-    "activation_f32",
-    "activation_bf16",
-    "activation_backward_f32",
-    "attention_f32",
-    "attention_bf16",
-    "attention_backward_f32",
-];
 
 /// A source of kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +21,8 @@ pub enum Source {
     Transformer {
         head: usize,
     },
+    /// Attention on Hopper's tensor cores.
+    Hopper,
     Adam,
 }
 
@@ -54,6 +39,9 @@ pub enum Argument {
 pub struct Kernels {
     stream: Arc<CudaStream>,
     architecture: String,
+    /// Whether the device has Hopper's tensor cores.
+    pub is_hopper: bool,
+    modules: Mutex<HashMap<Source, Arc<CudaModule>>>,
     loaded: Mutex<HashMap<(Source, &'static str), CudaFunction>>,
 }
 
@@ -61,9 +49,13 @@ impl Kernels {
     pub fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         let (major, minor) = stream.context().compute_capability()?;
+        let is_hopper = (major, minor) == (9, 0);
+        let own = if is_hopper { "a" } else { "" }; // what later devices lack
         Ok(Kernels {
             stream,
-            architecture: format!("--gpu-architecture=compute_{major}{minor}"),
+            architecture: format!("--gpu-architecture=compute_{major}{minor}{own}"),
+            is_hopper,
+            modules: Mutex::default(),
             loaded: Mutex::default(),
         })
     }
@@ -93,16 +85,7 @@ impl Kernels {
     fn kernel(&self, source: Source, name: &'static str, shared_bytes: u32) -> Result<CudaFunction> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if !loaded.contains_key(&(source, name)) {
-            let (text, names, define): (_, &[_], _) = match source {
-                Source::Transformer { head } => (include_str!("transformer.cu"), TRANSFORMER, format!("-DHEAD={head}")),
-                Source::Adam => (include_str!("adam.cu"), &["adam"], "-DADAM".to_owned()),
-            };
-            let options = CompileOptions { options: vec![self.architecture.clone(), define], ..Default::default() };
-            let ptx = compile_ptx_with_opts(text, options).context("NVRTC cannot compile the kernels")?;
-            let module = self.stream.context().load_module(ptx)?;
-            for &name in names {
-                loaded.insert((source, name), module.load_function(name)?);
-            }
+            loaded.insert((source, name), self.module(source)?.load_function(name)?);
         }
         let kernel = &loaded[&(source, name)];
         if shared_bytes > 48 << 10 {
@@ -110,5 +93,23 @@ impl Kernels {
             kernel.set_attribute(attribute, shared_bytes as i32)?;
         }
         Ok(kernel.clone())
+    }
+
+    fn module(&self, source: Source) -> Result<Arc<CudaModule>> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(&source) {
+            return Ok(module.clone());
+        }
+        let (text, define) = match source {
+            Source::Transformer { head } => (include_str!("transformer.cu"), Some(format!("-DHEAD={head}"))),
+            Source::Hopper => (include_str!("attention.cu"), None),
+            Source::Adam => (include_str!("adam.cu"), None),
+        };
+        let options = [self.architecture.clone()].into_iter().chain(define).collect();
+        let options = CompileOptions { options, ..Default::default() };
+        let ptx = compile_ptx_with_opts(text, options).context("NVRTC cannot compile the kernels")?;
+        let module = self.stream.context().load_module(ptx)?;
+        modules.insert(source, module.clone());
+        Ok(module)
     }
 }

@@ -1,5 +1,5 @@
 //! What a CUDA device computes in fewer passes than candle's operations would: products that add a
-//! bias and a residual, and the kernels of `transformer.cu` and `adam.cu`.
+//! bias, and the kernels of `transformer.cu`, `attention.cu` and `adam.cu`.
 //!
 //! Every tensor of a device is used on the one stream of that device, so that nothing here waits
 //! for another stream.
@@ -8,6 +8,7 @@ mod adam;
 mod kernels;
 mod products;
 mod transformer;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -26,9 +27,10 @@ pub use self::{
     adam::adam,
     products::{affine, affine_backward},
     transformer::{
-        LARGEST_HEAD, LONGEST_BACKWARD, activation, activation_backward, attention, attention_backward, embed,
+        LARGEST_HEAD, LONGEST_BACKWARD, WIDEST, activation, activation_backward, attention, attention_backward, embed,
         layer_norm, layer_norm_backward, patches,
     },
+    upload::{Upload, turn},
 };
 
 use self::{
@@ -80,6 +82,7 @@ impl Engine {
         let Storage::Cuda(storage) = &*storage else { bail!("a tensor is not on a CUDA device") };
         let stream = self.device.cuda_stream();
         Ok(match tensor.dtype() {
+            DType::U8 => storage.as_cuda_slice::<u8>()?.device_ptr(&stream).0 + start as u64,
             DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0 + 4 * start as u64,
             DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0 + 2 * start as u64,
             other => bail!("{other:?} is not computed with"),

@@ -7,6 +7,7 @@ typedef unsigned int u32;
 #define PADDED ((HEAD + 15) / 16 * 16) // what products of 16 see of a head
 #define KEYS 32                        // keys in shared memory at a time
 #define TILES (HEAD > 80 ? 1 : 2)      // of 16 queries, of a warp
+#define WIDEST 2048                    // row that a warp norms
 #define LOG2E 1.4426950408889634f
 #define INF __int_as_float(0x7f800000)
 
@@ -20,6 +21,13 @@ __device__ __forceinline__ u32 pair(float low, float high) {
     u32 both;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
+}
+
+__device__ __forceinline__ float4 four(const float *from) { return *(const float4 *)from; }
+__device__ __forceinline__ float4 four(const bf16 *from) {
+    uint2 x = *(const uint2 *)from;
+    return make_float4(__uint_as_float(x.x << 16), __uint_as_float(x.x & 0xffff0000), __uint_as_float(x.y << 16),
+                       __uint_as_float(x.y & 0xffff0000));
 }
 
 __device__ __forceinline__ void put(float *to, float4 x) { *(float4 *)to = x; }
@@ -46,28 +54,54 @@ __device__ __forceinline__ float2 moments(const float4 *row, int packs, float ep
     return make_float2(mean, rsqrtf(warp_sum(squares) / (packs * 4) + eps));
 }
 
-// x (N, W) → y (N, W), a warp per row.
+// x (N, W) → y (N, W), a warp per row, which it keeps. Where there is `more` (N, W), it is added to x first, and the sum
+// goes to `sum`.
 template <typename T>
-__device__ void layer_norm(const float *x, const float *weight, const float *bias, T *y, int rows, int width, float eps) {
-    int row = blockIdx.x * blockDim.y + threadIdx.y, packs = width / 4;
+__device__ void layer_norm(const float *x, const T *more, const float *weight, const float *bias, float *sum, T *y, int rows,
+                           int width, float eps) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
-    const float4 *in = (const float4 *)x + (size_t)row * packs;
-    float2 m = moments(in, packs, eps);
-    for (int p = threadIdx.x; p < packs; p += 32) {
-        float4 v = in[p], scale = ((const float4 *)weight)[p], shift = ((const float4 *)bias)[p];
-        v.x = (v.x - m.x) * m.y * scale.x + shift.x, v.y = (v.y - m.x) * m.y * scale.y + shift.y;
-        v.z = (v.z - m.x) * m.y * scale.z + shift.z, v.w = (v.w - m.x) * m.y * scale.w + shift.w;
-        put(y + (size_t)row * width + p * 4, v);
+    size_t start = (size_t)row * width;
+    float4 v[WIDEST / 128];
+    float total = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < WIDEST / 128; i++) {
+        int at = (i * 32 + threadIdx.x) * 4;
+        if (at >= width) continue;
+        v[i] = four(x + start + at);
+        if (more) {
+            float4 m = four(more + start + at);
+            v[i].x += m.x, v[i].y += m.y, v[i].z += m.z, v[i].w += m.w;
+            put(sum + start + at, v[i]);
+        }
+        total += v[i].x + v[i].y + v[i].z + v[i].w;
+    }
+    float mean = warp_sum(total) / width;
+#pragma unroll
+    for (int i = 0; i < WIDEST / 128; i++) {
+        if ((i * 32 + threadIdx.x) * 4 >= width) continue;
+        v[i].x -= mean, v[i].y -= mean, v[i].z -= mean, v[i].w -= mean;
+        squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+    }
+    float by = rsqrtf(warp_sum(squares) / width + eps);
+#pragma unroll
+    for (int i = 0; i < WIDEST / 128; i++) {
+        int at = (i * 32 + threadIdx.x) * 4;
+        if (at >= width) continue;
+        float4 scale = four(weight + at), shift = four(bias + at);
+        v[i].x = v[i].x * by * scale.x + shift.x, v[i].y = v[i].y * by * scale.y + shift.y;
+        v[i].z = v[i].z * by * scale.z + shift.z, v[i].w = v[i].w * by * scale.w + shift.w;
+        put(y + start + at, v[i]);
     }
 }
 
-extern "C" __global__ void layer_norm_f32(const float *x, const float *weight, const float *bias, float *y, int rows,
-                                          int width, float eps) {
-    layer_norm(x, weight, bias, y, rows, width, eps);
+extern "C" __global__ void layer_norm_f32(const float *x, const float *more, const float *weight, const float *bias,
+                                          float *sum, float *y, int rows, int width, float eps) {
+    layer_norm(x, more, weight, bias, sum, y, rows, width, eps);
 }
-extern "C" __global__ void layer_norm_bf16(const float *x, const float *weight, const float *bias, bf16 *y, int rows,
-                                           int width, float eps) {
-    layer_norm(x, weight, bias, y, rows, width, eps);
+extern "C" __global__ void layer_norm_bf16(const float *x, const bf16 *more, const float *weight, const float *bias,
+                                           float *sum, bf16 *y, int rows, int width, float eps) {
+    layer_norm(x, more, weight, bias, sum, y, rows, width, eps);
 }
 
 // dx (N, W) of a layer norm's input x from dy, plus `residual`, a warp per row.
@@ -91,19 +125,24 @@ extern "C" __global__ void layer_norm_backward_f32(const float *x, const float *
     }
 }
 
-// Pixels (B, 3, S, S) → patches (B·side·side, 3·p·p), a thread per row of a patch.
-template <typename T> __device__ void patches(const float *pixels, T *out, int rows, int image, int side, int p) {
+// Pixels (B, S, S, 3), each byte as the normalisation (3, 256) has it → patches (B·side·side, 3·p·p), a thread per row of a
+// patch.
+template <typename T>
+__device__ void patches(const unsigned char *pixels, const float *normalisation, T *out, int rows, int image, int side,
+                        int p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x; // over (B, side, side, 3, p)
     if (i >= rows) return;
     int row = i % p, channel = i / p % 3, x = i / p / 3 % side, y = i / p / 3 / side % side, b = i / p / 3 / side / side;
-    const float *from = pixels + (((size_t)b * 3 + channel) * image + y * p + row) * image + x * p;
-    for (int j = 0; j < p; j++) put(out[(size_t)i * p + j], from[j]);
+    const unsigned char *from = pixels + (((size_t)b * image + y * p + row) * image + x * p) * 3 + channel;
+    for (int j = 0; j < p; j++) put(out[(size_t)i * p + j], normalisation[channel * 256 + from[3 * j]]);
 }
-extern "C" __global__ void patches_f32(const float *pixels, float *out, int rows, int image, int side, int p) {
-    patches(pixels, out, rows, image, side, p);
+extern "C" __global__ void patches_f32(const unsigned char *pixels, const float *normalisation, float *out, int rows,
+                                       int image, int side, int p) {
+    patches(pixels, normalisation, out, rows, image, side, p);
 }
-extern "C" __global__ void patches_bf16(const float *pixels, bf16 *out, int rows, int image, int side, int p) {
-    patches(pixels, out, rows, image, side, p);
+extern "C" __global__ void patches_bf16(const unsigned char *pixels, const float *normalisation, bf16 *out, int rows,
+                                        int image, int side, int p) {
+    patches(pixels, normalisation, out, rows, image, side, p);
 }
 
 // Patches (B, T - first, W) after `first` times the class token (W), with positions (T, W) → (B, T, W), float32.
@@ -193,9 +232,9 @@ __device__ __forceinline__ void fetch(bf16 (*keys)[PADDED + 8], bf16 (*values)[P
     asm volatile("cp.async.commit_group;");
 }
 
-// Softmax attention with running maxima and sums (Dao et al., 2022): qkv (B, T, 3W) → out (B, T, W). A block has some
-// queries of a head, a warp TILES times 16 of them. Grid: blocks of queries, heads, B.
-extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int heads, float scale, int causal) {
+// Softmax attention with running maxima and sums (Dao et al., 2022): qkv (B, T, 3W) → out (B, Q, W), of the first Q
+// queries. A block has some queries of a head, a warp TILES times 16 of them. Grid: blocks of queries, heads, B.
+extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int queries, int heads, float scale, int causal) {
     __shared__ alignas(16) bf16 keys[2][KEYS][PADDED + 8], values[2][KEYS][PADDED + 8];
     const int width = heads * HEAD, stride = 3 * width, lane = threadIdx.x, pairs = lane % 4 * 2;
     const int base = (blockIdx.x * blockDim.y + threadIdx.y) * TILES * 16; // of the warp's queries
@@ -215,7 +254,7 @@ extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int
         for (int s = 0; s < PADDED / 16; s++)
             for (int i = 0; i < 4; i++) {
                 int row = base + m * 16 + lane / 4 + i % 2 * 8, column = s * 16 + i / 2 * 8 + pairs;
-                q[m][s][i] = row < t && column < HEAD ? *(const u32 *)(qkv + (size_t)row * stride + column) : 0;
+                q[m][s][i] = row < queries && column < HEAD ? *(const u32 *)(qkv + (size_t)row * stride + column) : 0;
             }
 #pragma unroll
         for (int j = 0; j < PADDED / 8; j++)
@@ -235,7 +274,7 @@ extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int
             asm volatile("cp.async.wait_group 0;");
         }
         __syncthreads();
-        if (base < t) {
+        if (base < queries) {
             float scores[TILES][KEYS / 8][4];
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++) {
@@ -311,22 +350,22 @@ extern "C" __global__ void attention_bf16(const bf16 *qkv, bf16 *out, int t, int
             float sum = sums[m][r] + __shfl_xor_sync(~0u, sums[m][r], 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
             int row = base + m * 16 + lane / 4 + 8 * r;
-            if (row < t)
+            if (row < queries)
 #pragma unroll
                 for (int j = 0; j < HEAD / 8; j++)
-                    *(u32 *)(out + ((size_t)blockIdx.z * t + row) * width + blockIdx.y * HEAD + j * 8 + pairs) =
+                    *(u32 *)(out + ((size_t)blockIdx.z * queries + row) * width + blockIdx.y * HEAD + j * 8 + pairs) =
                         pair(mixed[m][j][2 * r] / sum, mixed[m][j][2 * r + 1] / sum);
         }
 }
 
 // As attention_bf16, a thread per query.
-extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, int heads, float scale, int causal) {
+extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, int queries, int heads, float scale, int causal) {
     __shared__ alignas(16) float keys[KEYS][HEAD], values[KEYS][HEAD];
     const int width = heads * HEAD, stride = 3 * width, query = blockIdx.x * blockDim.x + threadIdx.x;
     qkv += (size_t)blockIdx.z * t * stride + blockIdx.y * HEAD;
     float q[HEAD], mixed[HEAD] = {}, most = -INF, sum = 0;
 #pragma unroll
-    for (int i = 0; i < HEAD; i++) q[i] = query < t ? qkv[(size_t)query * stride + i] * scale : 0;
+    for (int i = 0; i < HEAD; i++) q[i] = query < queries ? qkv[(size_t)query * stride + i] * scale : 0;
     for (int first = 0; first < t; first += KEYS) {
         __syncthreads();
         for (int i = threadIdx.x; i < KEYS * (HEAD / 4); i += blockDim.x) {
@@ -339,7 +378,7 @@ extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, in
         }
         __syncthreads();
         int seen = min(KEYS, (causal ? min(t, query + 1) : t) - first);
-        if (query >= t) continue;
+        if (query >= queries) continue;
         for (int j = 0; j < seen; j += 8) {
             float scores[8], now = most;
 #pragma unroll
@@ -372,8 +411,8 @@ extern "C" __global__ void attention_f32(const float *qkv, float *out, int t, in
             }
         }
     }
-    if (query >= t) return;
-    out += ((size_t)blockIdx.z * t + query) * width + blockIdx.y * HEAD;
+    if (query >= queries) return;
+    out += ((size_t)blockIdx.z * queries + query) * width + blockIdx.y * HEAD;
 #pragma unroll
     for (int i = 0; i < HEAD; i++) out[i] = mixed[i] / sum;
 }

@@ -15,33 +15,53 @@ const ANY_HEAD: Source = Source::Transformer { head: 64 };
 /// Rows that a block of threads norms, a warp each.
 const ROWS: u32 = 4;
 
+/// Widest row that is normed.
+pub const WIDEST: usize = 2048;
+
 /// Largest head dimension that the kernels have room for.
 pub const LARGEST_HEAD: usize = 128;
 
 /// Most positions whose attention has a backward pass: what fits shared memory.
 pub const LONGEST_BACKWARD: usize = 96;
 
+/// Shared memory that a block may have on Hopper.
+const HOPPERS_SHARED_BYTES: usize = 227 << 10;
+
 /// Threads of a block of an elementwise kernel, and of attention's backward pass.
 const THREADS: u32 = 256;
 
-/// Layer norm of x (N, W), float32, with weight and bias (W), float32; the result in `dtype`.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, dtype: DType) -> Result<Tensor> {
+/// Layer norm of x (N, W), float32, with weight and bias (W), float32, and W at most [`WIDEST`]; the
+/// result in `dtype`. Where there is `more` (N, W), in `dtype`, it is added to x first. The sum, or x,
+/// comes before the result.
+pub fn layer_norm(
+    x: &Tensor,
+    more: Option<&Tensor>,
+    [weight, bias]: [&Tensor; 2],
+    eps: f64,
+    dtype: DType,
+) -> Result<(Tensor, Tensor)> {
     let engine = engine(x)?;
     let (rows, width) = x.dims2()?;
     let (y, place) = engine.empty(&[rows, width], dtype)?;
+    let (sum, sums_place) = match more {
+        Some(_) => engine.empty(&[rows, width], DType::F32)?,
+        None => (x.clone(), 0),
+    };
     let name = if dtype == DType::BF16 { "layer_norm_bf16" } else { "layer_norm_f32" };
     let arguments = [
         engine.argument(x)?,
+        Argument::Place(more.map_or(Ok(0), |more| engine.place(more))?),
         engine.argument(weight)?,
         engine.argument(bias)?,
+        Argument::Place(sums_place),
         Argument::Place(place),
         Argument::Count(rows as i32),
         Argument::Count(width as i32),
         Argument::Value(eps as f32),
     ];
-    // Safety: x and y are (N, W), weight and bias (W).
+    // Safety: x, what is added, the sum and y are (N, W), weight and bias (W).
     unsafe { engine.kernels.launch(ANY_HEAD, name, per_row(rows), &arguments)? };
-    Ok(y)
+    Ok((sum, y))
 }
 
 /// Gradient (N, W) of a layer norm's input x from that of its output, plus `residual` (N, W).
@@ -64,15 +84,16 @@ pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, residual:
     Ok(dx)
 }
 
-/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, 3, S, S), float32.
-pub fn patches(pixels: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
+/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, S, S, 3), bytes, as the
+/// normalisation (3, 256) has them.
+pub fn patches(pixels: &Tensor, normalisation: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
     let engine = engine(pixels)?;
-    let (b, channels, image, _) = pixels.dims4()?;
+    let (b, image, _, channels) = pixels.dims4()?;
     let side = image / p;
     let (out, place) = engine.empty(&[b * side * side, channels * p * p], dtype)?;
     let name = if dtype == DType::BF16 { "patches_bf16" } else { "patches_f32" };
     let rows = b * side * side * channels * p;
-    let mut arguments = vec![engine.argument(pixels)?, Argument::Place(place)];
+    let mut arguments = vec![engine.argument(pixels)?, engine.argument(normalisation)?, Argument::Place(place)];
     arguments.extend([rows, image, side, p].map(|n| Argument::Count(n as i32)));
     let grid = [rows.div_ceil(THREADS as usize) as u32, 1, 1];
     // Safety: the patches' rows cover what is written, and lie within the pixels.
@@ -134,29 +155,41 @@ pub fn activation_backward(x: &Tensor, grad: &Tensor, activation: Activation) ->
     Ok(dx)
 }
 
-/// Softmax attention: qkv (B·T, 3W), of `heads` heads whose dimension is a multiple of 8, → (B·T,
-/// W).
-pub fn attention(qkv: &Tensor, (b, t): (usize, usize), heads: usize, causal: bool) -> Result<Tensor> {
+/// Softmax attention of the first Q positions of each sequence to all: qkv (B·T, 3W), of `heads`
+/// heads whose dimension is a multiple of 8, → (B·Q, W).
+pub fn attention(qkv: &Tensor, (b, t): (usize, usize), queries: usize, heads: usize, causal: bool) -> Result<Tensor> {
     let engine = engine(qkv)?;
     let width = qkv.dim(1)? / 3;
-    let (out, place) = engine.empty(&[b * t, width], qkv.dtype())?;
-    let (name, queries, block) = match qkv.dtype() {
+    let head = width / heads;
+    let (out, place) = engine.empty(&[b * queries, width], qkv.dtype())?;
+    let shared_bytes = 256 * t.next_multiple_of(16) + 1024; // as attention.cu says
+    let is_hoppers = engine.kernels.is_hopper && head == 64 && !causal && shared_bytes <= HOPPERS_SHARED_BYTES;
+    let [t_, heads_, scale, causal] = numbers(t, heads, width, causal);
+    let mut arguments =
+        vec![engine.argument(qkv)?, Argument::Place(place), t_, Argument::Count(queries as i32), heads_, scale];
+    let (source, name, dims) = match qkv.dtype() {
+        DType::BF16 if is_hoppers => {
+            let dims = ([heads as u32, b as u32, 1], [128, 1, 1], shared_bytes as u32);
+            (Source::Hopper, "attention_hopper", dims)
+        }
         DType::BF16 => {
-            let tiles = if width / heads > 80 { 1 } else { 2 }; // TILES there
-            let warps = t.div_ceil(16 * tiles) as u32;
+            let tiles = if head > 80 { 1 } else { 2 }; // TILES there
+            let warps = queries.div_ceil(16 * tiles) as u32;
             let blocks = warps.div_ceil(4);
-            ("attention_bf16", blocks, [32, warps.div_ceil(blocks), 1])
+            let dims = ([blocks, heads as u32, b as u32], [32, warps.div_ceil(blocks), 1], 0);
+            (Source::Transformer { head }, "attention_bf16", dims)
         }
         _ => {
-            let threads = (t.next_multiple_of(32) as u32).min(64);
-            ("attention_f32", (t as u32).div_ceil(threads), [threads, 1, 1])
+            let threads = (queries.next_multiple_of(32) as u32).min(64);
+            let dims = ([(queries as u32).div_ceil(threads), heads as u32, b as u32], [threads, 1, 1], 0);
+            (Source::Transformer { head }, "attention_f32", dims)
         }
     };
-    let [t, heads_, scale, causal] = numbers(t, heads, width, causal);
-    let arguments = [engine.argument(qkv)?, Argument::Place(place), t, heads_, scale, causal];
-    let dims = ([queries, heads as u32, b as u32], block, 0);
+    if source != Source::Hopper {
+        arguments.push(causal);
+    }
     // Safety: the grid covers the queries, heads and sequences of qkv, and out has as many.
-    unsafe { engine.kernels.launch(Source::Transformer { head: width / heads }, name, dims, &arguments)? };
+    unsafe { engine.kernels.launch(source, name, dims, &arguments)? };
     Ok(out)
 }
 

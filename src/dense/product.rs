@@ -73,6 +73,13 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
+    /// A row, whose values have to lie one after another.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [T] {
+        assert!(self.column_stride == 1);
+        &self.data[i * self.row_stride..][..self.columns]
+    }
+
     /// Some of its rows, at least one.
     pub fn part(self, rows: Range<usize>) -> Self {
         assert!(rows.start < rows.end && rows.end <= self.rows);

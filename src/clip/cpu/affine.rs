@@ -137,7 +137,7 @@ pub fn add_both(
 /// Does `work` with x, rounded as the left side of a product with `weight`, and a buffer.
 fn rounded(x: &[f32], weight: &Packed, work: impl FnOnce(&Rows, &mut Rows)) {
     ROUNDED.with_borrow_mut(|[left, between]| {
-        left.set(x, weight.inputs());
+        left.set(Matrix::new(x, weight.inputs()));
         work(left, between);
     });
 }

@@ -1,10 +1,12 @@
 //! Multi-head attention over queries, keys and values that lie side by side, (N, 3W): heads are
-//! strides, nothing is copied.
+//! strides, nothing is copied but what is rounded.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use crate::dense::{
+    bfloat16::{Packed, Rows, Unit},
     product::{Matrix, Product, Threads},
+    room,
     softmax::softmax,
     vector::{add_scaled, dot, vectorised},
 };
@@ -37,6 +39,14 @@ impl Text {
     }
 }
 
+/// What rows of logits are padded to: whole vectors.
+const LANES: usize = 16;
+
+thread_local! {
+    /// What a head multiplies in bfloat16: queries or weights with keys, values.
+    static ROUNDED: RefCell<Option<(Rows, [Packed; 2])>> = RefCell::default();
+}
+
 impl Heads {
     /// Values per head.
     fn d(&self) -> usize {
@@ -61,6 +71,36 @@ impl Heads {
             );
             Product::on(Threads::One).into(&mut mixed[at..], w, Matrix::new(logits, t), part(2, t));
         }
+    }
+
+    /// As [`Heads::image`], with products in bfloat16. `logits` is a buffer.
+    pub fn image_rounded(&self, unit: Unit, qkv: &[f32], mixed: &mut [f32], logits: &mut Vec<f32>) {
+        let (w, d) = (self.width, self.d());
+        let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
+        let padded = t.next_multiple_of(LANES);
+        let logits = room(logits, queries * padded);
+        ROUNDED.with_borrow_mut(|rounded| {
+            let (left, [keys, values]) =
+                rounded.get_or_insert_with(|| (Rows::default(), [(); 2].map(|()| Packed::empty(unit))));
+            for at in (0..w).step_by(d) {
+                let part = |i: usize, rows: usize| Matrix::strided(&qkv[i * w + at..], rows, d, 3 * w);
+                left.set(part(0, queries));
+                keys.set_transposed(part(1, t), padded);
+                keys.scaled(left, self.scale(), logits, padded);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in logits.chunks_exact_mut(padded) {
+                            row[t..].fill(f32::NEG_INFINITY);
+                            softmax(row);
+                        }
+                    },
+                );
+                left.set(Matrix::new(logits, padded));
+                values.set(part(2, t), padded);
+                values.scaled(left, 1.0, &mut mixed[at..], w);
+            }
+        });
     }
 
     /// What one query (W), scaled, sees of T positions: keys and values (T, 2W) → mixed (W).

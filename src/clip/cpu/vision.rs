@@ -13,6 +13,7 @@ use crate::{
     clip::{
         config::{Config, Family},
         layout::Tower,
+        normalisation::Normalisation,
         weights::Weights,
     },
     dense::{
@@ -122,9 +123,9 @@ impl ImageEncoder {
         }
     }
 
-    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), flat, not normalised. On the
-    /// calling thread alone.
-    pub fn encode(&self, pixels: &[f32], workspace: &mut Workspace) -> Vec<f32> {
+    /// RGB pixels (B, S, S, 3), flat, to embeddings (B, P), flat, not normalised. On the calling
+    /// thread alone.
+    pub fn encode(&self, pixels: &[u8], normalisation: &Normalisation, workspace: &mut Workspace) -> Vec<f32> {
         let one = Threads::One;
         let w = self.heads.width;
         let t = self.position_embedding.len() / w;
@@ -133,12 +134,13 @@ impl ImageEncoder {
         let Workspace { patches, x, normal, qkv, mixed, hidden, logits } = workspace;
 
         let (x, normal) = (room(x, n * w), room(normal, n * w)); // (N, W)
+        let patches = self.gather(pixels, normalisation, patches);
         match &self.pre_norm {
             Some(norm) => {
-                self.embed(pixels, patches, normal, x);
+                self.embed(patches, normal, x);
                 norm.forward(normal, x);
             }
-            None => self.embed(pixels, patches, x, normal),
+            None => self.embed(patches, x, normal),
         }
 
         let (last, before) = self.blocks.split_last().expect("a transformer has layers");
@@ -150,9 +152,8 @@ impl ImageEncoder {
             let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
             block.norm1.forward(x, normal);
             block.qkv.forward(normal, qkv, one);
-            let logits = room(logits, t * t);
             for (qkv, mixed) in qkv.chunks_exact(t * 3 * w).zip(mixed.chunks_exact_mut(t * w)) {
-                self.heads.image(qkv, mixed, logits);
+                self.attend(qkv, mixed, logits);
             }
             block.out.add(mixed, x, one);
             block.feed_forward(x, normal, hidden);
@@ -170,10 +171,10 @@ impl ImageEncoder {
         last.norm1.forward(x, normal);
         last.qkv.forward(normal, qkv, one);
         let rows = b.max(LEAST_ROWS);
-        let (class, mixed, logits) = (&mut normal[..rows * w], &mut mixed[..rows * w], room(logits, t)); // (B, W)
+        let (class, mixed) = (&mut normal[..rows * w], &mut mixed[..rows * w]); // (B, W)
         for (i, qkv) in qkv.chunks_exact(t * 3 * w).enumerate() {
             let rows = i * w..(i + 1) * w;
-            self.heads.image(qkv, &mut mixed[rows.clone()], logits);
+            self.attend(qkv, &mut mixed[rows.clone()], logits);
             class[rows].copy_from_slice(&x[i * t * w..][..w]);
         }
         if rows > b {
@@ -189,24 +190,47 @@ impl ImageEncoder {
         embeddings
     }
 
-    /// Pixels (B, 3, S, S) to the class token, if there is one, and the patches' embeddings with
-    /// their positions, (B·T, W).
-    fn embed(&self, pixels: &[f32], patches: &mut Vec<f32>, x: &mut [f32], scratch: &mut [f32]) {
-        let (s, p, w) = (self.image_size, self.patch_size, self.heads.width);
+    /// What the first positions of an image see of all T: qkv (T, 3W) → mixed (queries, W).
+    fn attend(&self, qkv: &[f32], mixed: &mut [f32], logits: &mut Vec<f32>) {
+        match self.pass {
+            Pass::Rounded(unit) => self.heads.image_rounded(unit, qkv, mixed, logits),
+            Pass::Forward | Pass::Both => {
+                let values = mixed.len() / self.heads.width * qkv.len() / (3 * self.heads.width);
+                self.heads.image(qkv, mixed, room(logits, values));
+            }
+        }
+    }
+
+    /// Pixels (B, S, S, 3) to patches (B·patches, 3·p·p), normalised.
+    fn gather<'a>(&self, pixels: &[u8], normalisation: &Normalisation, patches: &'a mut Vec<f32>) -> &'a [f32] {
+        let (s, p) = (self.image_size, self.patch_size);
         let (side, values) = (s / p, 3 * p * p);
         let b = pixels.len() / (3 * s * s);
-        let patches = room(patches, b * side * side * values); // (B·patches, 3·p·p)
+        let patches = room(patches, b * side * side * values);
         for (i, patch) in patches.chunks_exact_mut(values).enumerate() {
             let (image, row, column) = (i / (side * side), i / side % side, i % side);
             for (line, out) in patch.chunks_exact_mut(p).enumerate() {
-                let (channel, y) = (line / p, row * p + line % p);
-                out.copy_from_slice(&pixels[((image * 3 + channel) * s + y) * s + column * p..][..p]);
+                let (colour, y) = (line / p, row * p + line % p);
+                let bytes = &pixels[((image * s + y) * s + column * p) * 3..][..3 * p];
+                let values = &normalisation.values()[colour];
+                for (out, rgb) in out.iter_mut().zip(bytes.chunks_exact(3)) {
+                    *out = values[usize::from(rgb[colour])];
+                }
             }
         }
-        let embedded = &mut scratch[..b * side * side * w]; // (B·patches, W)
+        patches
+    }
+
+    /// Patches (B·patches, 3·p·p) to the class token, if there is one, and their embeddings, with
+    /// their positions, (B·T, W).
+    fn embed(&self, patches: &[f32], x: &mut [f32], scratch: &mut [f32]) {
+        let w = self.heads.width;
+        let patches_of_image = (self.image_size / self.patch_size).pow(2);
+        let b = patches.len() / patches_of_image / (3 * self.patch_size.pow(2));
+        let embedded = &mut scratch[..b * patches_of_image * w]; // (B·patches, W)
         self.patch.forward(patches, embedded, Threads::One);
         let images = x.chunks_exact_mut(self.position_embedding.len());
-        for (x, embedded) in images.zip(embedded.chunks_exact(side * side * w)) {
+        for (x, embedded) in images.zip(embedded.chunks_exact(patches_of_image * w)) {
             x.copy_from_slice(&self.position_embedding);
             let (class, patches) = x.split_at_mut(self.class_embedding.len());
             add_scaled(class, 1.0, &self.class_embedding);

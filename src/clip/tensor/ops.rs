@@ -3,8 +3,10 @@
 //!
 //! Residuals and norms are float32; products are in the number type of their weights.
 
+use std::sync::MutexGuard;
+
 use anyhow::Result;
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops;
 
 #[cfg(feature = "cuda")]
@@ -39,16 +41,27 @@ pub struct LayerNorm {
     eps: f64,
 }
 
+/// A residual (N, W), float32, to which something may still be added: the norm that comes next does
+/// both in a pass.
+pub struct Sum {
+    pub x: Tensor,
+    pub more: Option<Tensor>,
+}
+
+impl Sum {
+    /// (N, W), float32
+    pub fn total(&self) -> Result<Tensor> {
+        Ok(match &self.more {
+            Some(more) => (&self.x + more.to_dtype(DType::F32)?)?,
+            None => self.x.clone(),
+        })
+    }
+}
+
 impl Linear {
     /// What is below `weights`. The result has the number type of the weights.
     pub fn new(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
         Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(weights.get("bias", &[out])?) })
-    }
-
-    /// As `new`, for what is added to a residual.
-    pub fn to_residual(weights: &Weights, out: usize, inputs: usize) -> Result<Self> {
-        let bias = weights.get_in(DType::F32, "bias", &[out])?;
-        Ok(Linear { weight: weights.get("weight", &[out, inputs])?, bias: Some(bias) })
     }
 
     /// As `new`, in float32, for what few rows pass.
@@ -76,23 +89,12 @@ impl Linear {
 
     /// x (N, I) → (N, O)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        on_cuda!(x.device().is_cuda(), cuda::affine(&x.contiguous()?, &self.weight, self.bias.as_ref(), None));
+        on_cuda!(x.device().is_cuda(), cuda::affine(&x.contiguous()?, &self.weight, self.bias.as_ref()));
         let y = x.matmul(&self.weight.t()?)?;
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         })
-    }
-
-    /// x (N, I) → `residual` (N, O) and what x becomes, in float32.
-    pub fn add_to(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
-        on_cuda!(x.device().is_cuda(), cuda::affine(x, &self.weight, self.bias.as_ref(), Some(residual)));
-        let y = x.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        Ok((residual + y)?)
     }
 
     /// Gradient of the input (N, I) from that of the output (N, O).
@@ -110,9 +112,18 @@ impl LayerNorm {
 
     /// x (N, W), float32, → (N, W) in `dtype`
     pub fn forward(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        on_cuda!(fits(&self.weight), cuda::layer_norm(&x, &self.weight, &self.bias, self.eps, dtype));
-        Ok(ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?.to_dtype(dtype)?)
+        Ok(self.of_sum(&Sum { x: x.contiguous()?, more: None }, dtype)?.1)
+    }
+
+    /// A sum (N, W), and its norm (N, W) in `dtype`, which is that of what is added.
+    pub fn of_sum(&self, sum: &Sum, dtype: DType) -> Result<(Tensor, Tensor)> {
+        on_cuda!(
+            fits(&self.weight) && self.weight.elem_count() <= cuda::WIDEST,
+            cuda::layer_norm(&sum.x, sum.more.as_ref(), [&self.weight, &self.bias], self.eps, dtype)
+        );
+        let x = sum.total()?;
+        let y = ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?.to_dtype(dtype)?;
+        Ok((x, y))
     }
 
     /// `residual` (N, W) and the gradient of the input, given the input and the gradient of the
@@ -167,13 +178,41 @@ impl Activation {
     }
 }
 
-/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, 3, S, S); what is left at the
-/// right and below is not seen.
-pub fn patches(pixels: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
-    on_cuda!(pixels.device().is_cuda(), cuda::patches(pixels, p, dtype));
-    let (b, channels, image, _) = pixels.dims4()?;
+/// How pixels get to a device.
+#[derive(Default)]
+pub struct Upload {
+    #[cfg(feature = "cuda")]
+    pinned: cuda::Upload,
+}
+
+impl Upload {
+    /// Pixels as a tensor of bytes (B, S, S, 3).
+    pub fn pixels(&self, pixels: &[u8], side: usize, device: &Device) -> Result<Tensor> {
+        let shape = [pixels.len() / (3 * side * side), side, side, 3];
+        on_cuda!(device.is_cuda(), self.pinned.bytes(pixels, &shape, device));
+        Ok(Tensor::from_slice(pixels, &shape, device)?)
+    }
+}
+
+/// Waits until nobody else computes on a CUDA device, until what is returned is dropped.
+pub fn turn(device: &Device) -> Option<MutexGuard<'static, ()>> {
+    on_cuda!(device.is_cuda(), cuda::turn(device));
+    let _ = device;
+    None
+}
+
+/// Patches (B·side·side, 3·p·p), in `dtype`, of side p of pixels (B, S, S, 3), bytes, as the
+/// normalisation (3, 256) has them; what is left at the right and below is not seen.
+pub fn patches(pixels: &Tensor, normalisation: &Tensor, p: usize, dtype: DType) -> Result<Tensor> {
+    on_cuda!(pixels.device().is_cuda(), cuda::patches(pixels, normalisation, p, dtype));
+    let (b, image, _, channels) = pixels.dims4()?;
     let side = image / p;
-    let pixels = pixels.to_dtype(dtype)?.narrow(2, 0, side * p)?.narrow(3, 0, side * p)?;
+    let planes = (0..channels).map(|c| {
+        let bytes = pixels.narrow(3, c, 1)?.flatten_all()?.to_dtype(DType::U32)?;
+        Ok(normalisation.get(c)?.index_select(&bytes, 0)?.reshape((b, image, image))?)
+    });
+    let pixels = Tensor::stack(&planes.collect::<Result<Vec<_>>>()?, 1)?.to_dtype(dtype)?; // (B, 3, S, S)
+    let pixels = pixels.narrow(2, 0, side * p)?.narrow(3, 0, side * p)?;
     let pixels = pixels.reshape((b, channels, side, p, side, p))?;
     Ok(pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b * side * side, channels * p * p))?)
 }
@@ -200,11 +239,12 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Queries, keys and values (B·T, 3W) → (B·T, W)
-    pub fn forward(self, qkv: &Tensor, (b, t): (usize, usize)) -> Result<Tensor> {
-        on_cuda!(self.fits(qkv), cuda::attention(qkv, (b, t), self.heads, self.causal));
+    /// Queries, keys and values (B·T, 3W) → (B·Q, W), what the first Q positions see of all.
+    pub fn forward(self, qkv: &Tensor, (b, t): (usize, usize), queries: usize) -> Result<Tensor> {
+        on_cuda!(self.fits(qkv), cuda::attention(qkv, (b, t), queries, self.heads, self.causal));
         let (_, _, v, weights) = self.weights(qkv, (b, t))?;
-        Ok(weights.matmul(&v)?.transpose(1, 2)?.reshape((b * t, qkv.dim(1)? / 3))?)
+        let mixed = weights.narrow(2, 0, queries)?.contiguous()?.matmul(&v)?;
+        Ok(mixed.transpose(1, 2)?.reshape((b * queries, qkv.dim(1)? / 3))?)
     }
 
     /// Gradient of the input (B·T, 3W) from that of the output (B·T, W).

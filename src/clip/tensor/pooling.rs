@@ -53,6 +53,6 @@ impl PoolingHead {
         let mixed = attention.matmul(&v)?.reshape((b, w))?.to_dtype(DType::F32)?;
         let pooled = self.out.forward(&mixed)?; // (B, W)
         let hidden = self.fc1.forward(&self.norm.forward(&pooled, DType::F32)?)?; // (B, F)
-        self.fc2.add_to(&pooled, &self.activation.of_tensor(&hidden)?)
+        Ok((&pooled + self.fc2.forward(&self.activation.of_tensor(&hidden)?)?)?)
     }
 }

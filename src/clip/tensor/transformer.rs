@@ -5,7 +5,7 @@
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 
-use super::ops::{Attention, LayerNorm, Linear};
+use super::ops::{Attention, LayerNorm, Linear, Sum};
 use crate::clip::{
     config::{Activation, Size},
     weights::Weights,
@@ -49,24 +49,35 @@ impl Transformer {
     /// x (B, T, W) → (B, T, W)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, w) = x.dims3()?;
-        let mut x = x.reshape((b * t, w))?;
+        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
         for block in &self.blocks {
-            x = block.forward(x, (b, t))?.0;
+            sum = block.forward(&sum, (b, t), t)?.0;
         }
-        Ok(x.reshape((b, t, w))?)
+        Ok(sum.total()?.reshape((b, t, w))?)
+    }
+
+    /// As `forward`, of the first position alone: (B, W).
+    pub fn forward_to_first(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, t, w) = x.dims3()?;
+        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
+        for (i, block) in self.blocks.iter().enumerate() {
+            let queries = if i + 1 == self.blocks.len() { 1 } else { t };
+            sum = block.forward(&sum, (b, t), queries)?.0;
+        }
+        sum.total()
     }
 
     /// As `forward`, and the state of every block for `backward`.
     pub fn forward_with_state(&self, x: &Tensor) -> Result<(Tensor, Vec<BlockState>)> {
         let (b, t, w) = x.dims3()?;
-        let mut x = x.reshape((b * t, w))?;
+        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
         let mut states = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (y, state) = block.forward(x, (b, t))?;
+            let (next, state) = block.forward(&sum, (b, t), t)?;
             states.push(state);
-            x = y;
+            sum = next;
         }
-        Ok((x.reshape((b, t, w))?, states))
+        Ok((sum.total()?.reshape((b, t, w))?, states))
     }
 
     /// Gradient of the input (B, T, W) from that of the output (B, T, W).
@@ -89,21 +100,29 @@ impl Block {
             norm1: LayerNorm::new(&weights.at("layer_norm1"), width, eps)?,
             qkv: Linear::stacked(&[part("q_proj")?, part("k_proj")?, part("v_proj")?])?,
             attention: Attention { heads, causal },
-            out: Linear::to_residual(&attention.at("out_proj"), width, width)?,
+            out: Linear::new(&attention.at("out_proj"), width, width)?,
             norm2: LayerNorm::new(&weights.at("layer_norm2"), width, eps)?,
             fc1: Linear::new(&mlp.at("fc1"), intermediate, width)?,
             activation,
-            fc2: Linear::to_residual(&mlp.at("fc2"), width, intermediate)?,
+            fc2: Linear::new(&mlp.at("fc2"), width, intermediate)?,
             dtype: weights.dtype(),
         })
     }
 
-    fn forward(&self, x: Tensor, sequences: (usize, usize)) -> Result<(Tensor, BlockState)> {
-        let qkv = self.qkv.forward(&self.norm1.forward(&x, self.dtype)?)?; // (N, 3W)
-        let middle = self.out.add_to(&x, &self.attention.forward(&qkv, sequences)?)?; // (N, W)
-        let preactivation = self.fc1.forward(&self.norm2.forward(&middle, self.dtype)?)?; // (N, F)
-        let y = self.fc2.add_to(&middle, &self.activation.of_tensor(&preactivation)?)?;
-        Ok((y, BlockState { input: x, qkv, middle, preactivation }))
+    /// A sum (B·T, W) → (B·Q, W), of the first Q positions.
+    fn forward(&self, sum: &Sum, (b, t): (usize, usize), queries: usize) -> Result<(Sum, BlockState)> {
+        let (input, normal) = self.norm1.of_sum(sum, self.dtype)?;
+        let qkv = self.qkv.forward(&normal)?; // (B·T, 3W)
+        let mixed = self.out.forward(&self.attention.forward(&qkv, (b, t), queries)?)?; // (B·Q, W)
+        let x = match queries < t {
+            true => input.reshape((b, t, ()))?.narrow(1, 0, queries)?.flatten(0, 1)?,
+            false => input.clone(),
+        };
+        let (middle, normal) = self.norm2.of_sum(&Sum { x, more: Some(mixed) }, self.dtype)?;
+        let preactivation = self.fc1.forward(&normal)?; // (B·Q, F)
+        let more = self.fc2.forward(&self.activation.of_tensor(&preactivation)?)?;
+        let state = BlockState { input, qkv, middle: middle.clone(), preactivation };
+        Ok((Sum { x: middle, more: Some(more) }, state))
     }
 
     /// Gradient of the input (N, W) from that of the output (N, W).

@@ -2,16 +2,17 @@
 //! positions are pooled by attention.
 
 use anyhow::Result;
-use candle_core::{DType, IndexOp, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::{
-    ops::{LayerNorm, Linear, embed, patches},
+    ops::{LayerNorm, Linear, Upload, embed, patches, turn},
     pooling::PoolingHead,
     transformer::Transformer,
 };
 use crate::clip::{
     config::{Config, Family},
     layout::Tower,
+    normalisation::Normalisation,
     weights::Weights,
 };
 
@@ -25,6 +26,7 @@ pub struct ImageEncoder {
     transformer: Transformer,
     post_norm: LayerNorm,
     head: Head,
+    upload: Upload,
     dtype: DType,
     image_size: usize,
     patch_size: usize,
@@ -71,6 +73,7 @@ impl ImageEncoder {
             transformer: Transformer::new(&model, &c.size(), false)?,
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             head,
+            upload: Upload::default(),
             image_size: c.image_size,
             patch_size: p,
             dim,
@@ -79,18 +82,20 @@ impl ImageEncoder {
         Ok(encoder)
     }
 
-    /// Normalised pixels (B, 3, S, S), flat, to embeddings (B, P), not normalised.
-    pub fn encode(&self, pixels: &[f32]) -> Result<Vec<f32>> {
-        let (s, (t, w)) = (self.image_size, self.position_embedding.dims2()?);
-        let b = pixels.len() / (3 * s * s);
-        let pixels = Tensor::from_slice(pixels, (b, 3, s, s), self.position_embedding.device())?;
-        let patches = self.patch.forward(&patches(&pixels, self.patch_size, self.dtype)?)?; // (B·patches, W)
+    /// RGB pixels (B, S, S, 3), flat, to embeddings (B, P), not normalised.
+    pub fn encode(&self, pixels: &[u8], normalisation: &Normalisation) -> Result<Vec<f32>> {
+        let (device, (t, w)) = (self.position_embedding.device(), self.position_embedding.dims2()?);
+        let values = Tensor::from_slice(normalisation.values().as_flattened(), (3, 256), device)?;
+        let pixels = self.upload.pixels(pixels, self.image_size, device)?; // (B, S, S, 3)
+        let b = pixels.dim(0)?;
+        let _turn = turn(device);
+        let patches = self.patch.forward(&patches(&pixels, &values, self.patch_size, self.dtype)?)?; // (B·patches, W)
         let embeddings = match &self.head {
             Head::ClassToken { embedding, pre_norm, projection } => {
                 let x = embed(&patches, Some(embedding), &self.position_embedding)?; // (B·T, W)
                 let x = pre_norm.forward(&x, DType::F32)?.reshape((b, t, w))?;
-                let y = self.transformer.forward(&x)?;
-                projection.forward(&self.post_norm.forward(&y.i((.., 0, ..))?, DType::F32)?)? // (B, P)
+                let y = self.transformer.forward_to_first(&x)?;
+                projection.forward(&self.post_norm.forward(&y, DType::F32)?)? // (B, P)
             }
             Head::Attention(head) => {
                 let x = embed(&patches, None, &self.position_embedding)?.reshape((b, t, w))?;

@@ -1,8 +1,7 @@
 //! Products of bfloat16 with float32 sums, on CPUs that have instructions for them: AMX, which Intel
 //! has from Sapphire Rapids on, and AVX512-BF16, which AMD has from Zen 4 on.
 //!
-//! The right side is frozen and packed once, the left side is rounded as it is packed, to nearest
-//! even. The two kinds of instructions add a product's terms up in another order, so that results
+//! Both sides are rounded as they are packed, to nearest even: a frozen right side once. The two kinds of instructions add a product's terms up in another order, so that results
 //! differ by rounding; on one machine they are the same whatever the number of rows and of threads.
 
 mod kernel;
@@ -14,7 +13,7 @@ use half::bf16;
 pub use kernel::Unit;
 use kernel::{BLOCK, DEPTH, Step, Sums};
 
-use super::vector::vectorised;
+use super::{product::Matrix, vector::vectorised};
 
 /// Blocks of rows between two looks at their sums, which stay in the cache.
 const GROUP: usize = 4;
@@ -27,7 +26,7 @@ pub struct Rows {
     columns: usize,
 }
 
-/// The right side of a product (I, O), packed.
+/// The right side of a product (I, O), rounded and packed.
 pub struct Packed {
     steps: Vec<Step>, // (blocks of columns, steps)
     inputs: usize,
@@ -64,16 +63,16 @@ fn found() -> String {
 }
 
 impl Rows {
-    /// Becomes x (N, columns), rounded.
-    pub fn set(&mut self, x: &[f32], columns: usize) {
-        self.resize(x.len() / columns, columns);
-        let steps = columns.div_ceil(DEPTH);
+    /// Becomes x (N, I), rounded.
+    pub fn set(&mut self, x: Matrix) {
+        self.resize(x.rows(), x.columns());
+        let steps = self.columns.div_ceil(DEPTH);
         vectorised(
             #[inline(always)]
             || {
-                for (row, x) in x.chunks_exact(columns).enumerate() {
+                for row in 0..x.rows() {
                     let steps = &mut self.steps[row / BLOCK * steps..][..steps];
-                    let (whole, rest) = x.as_chunks::<DEPTH>();
+                    let (whole, rest) = x.row(row).as_chunks::<DEPTH>();
                     for (step, x) in steps.iter_mut().zip(whole) {
                         round(x, step.row(row));
                     }
@@ -112,19 +111,73 @@ fn round(x: &[f32; DEPTH], y: &mut [bf16; DEPTH]) {
 }
 
 impl Packed {
+    /// Nothing yet.
+    pub fn empty(unit: Unit) -> Self {
+        Packed { steps: Vec::new(), inputs: 0, outputs: 0, unit }
+    }
+
     /// Of a weight (O, I).
     pub fn new(weight: &[f32], inputs: usize, unit: Unit) -> Self {
-        let outputs = weight.len() / inputs;
-        let per_block = inputs.div_ceil(DEPTH);
-        let mut steps = vec![Step::ZERO; outputs.div_ceil(BLOCK) * per_block];
-        for (output, weight) in weight.chunks_exact(inputs).enumerate() {
-            let steps = &mut steps[output / BLOCK * per_block..][..per_block];
-            for (i, &value) in weight.iter().enumerate() {
-                let (step, within) = (i / DEPTH, i % DEPTH);
-                steps[step].0[output % BLOCK / 16][within / 2][output % 16 * 2 + within % 2] = bf16::from_f32(value);
-            }
+        let mut packed = Packed::empty(unit);
+        let weight = Matrix::new(weight, inputs);
+        packed.set_transposed(weight, weight.rows());
+        packed
+    }
+
+    /// Becomes the transpose of w (O, I), with zeros in what there are more `outputs` than O.
+    pub fn set_transposed(&mut self, w: Matrix, outputs: usize) {
+        self.resize(w.columns(), outputs);
+        let per_block = self.inputs.div_ceil(DEPTH);
+        let mut rounded = vec![bf16::ZERO; per_block * DEPTH];
+        vectorised(
+            #[inline(always)]
+            || {
+                for output in 0..outputs {
+                    let steps = &mut self.steps[output / BLOCK * per_block..][..per_block];
+                    match output < w.rows() {
+                        true => rounded.iter_mut().zip(w.row(output)).for_each(|(y, x)| *y = bf16::from_f32(*x)),
+                        false => rounded.fill(bf16::ZERO),
+                    }
+                    for (step, values) in steps.iter_mut().zip(rounded.as_chunks::<DEPTH>().0) {
+                        let pairs = &mut step.0[output % BLOCK / 16];
+                        for (pair, values) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+                            pair.as_chunks_mut::<2>().0[output % 16] = *values;
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// Becomes w (I, O), with zeros in what there are more `inputs` than I.
+    pub fn set(&mut self, w: Matrix, inputs: usize) {
+        self.resize(inputs, w.columns());
+        let per_block = self.inputs.div_ceil(DEPTH);
+        let zeros = vec![0.0; w.columns()];
+        let row = |i: usize| if i < w.rows() { w.row(i) } else { &zeros };
+        vectorised(
+            #[inline(always)]
+            || {
+                for pair in 0..inputs.div_ceil(2) {
+                    let rows = row(2 * pair).chunks(16).zip(row(2 * pair + 1).chunks(16));
+                    for (tile, (first, second)) in rows.enumerate() {
+                        let step = &mut self.steps[tile / 2 * per_block + pair / (DEPTH / 2)];
+                        let values = step.0[tile % 2][pair % (DEPTH / 2)].as_chunks_mut::<2>().0;
+                        for ((y, first), second) in values.iter_mut().zip(first).zip(second) {
+                            *y = [bf16::from_f32(*first), bf16::from_f32(*second)];
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    fn resize(&mut self, inputs: usize, outputs: usize) {
+        if (inputs, outputs) != (self.inputs, self.outputs) {
+            (self.inputs, self.outputs) = (inputs, outputs);
+            self.steps.clear(); // what pads steps is zero
+            self.steps.resize(outputs.div_ceil(BLOCK) * inputs.div_ceil(DEPTH), Step::ZERO);
         }
-        Packed { steps, inputs, outputs, unit }
     }
 
     /// Number I of inputs.
@@ -132,54 +185,68 @@ impl Packed {
         self.inputs
     }
 
+    /// y = `scale` · x w; the rows of y (N, O) are `stride` values apart.
+    pub fn scaled(&self, x: &Rows, scale: f32, y: &mut [f32], stride: usize) {
+        self.each_row(
+            x,
+            #[inline(always)]
+            |row, columns, sums| {
+                let y = &mut y[row * stride..][columns];
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = scale * sum);
+            },
+        );
+    }
+
     /// y (N, O) = x w + bias
     pub fn forward(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
-        self.multiply(x, |rows, columns, sums| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (sums, row) in sums.iter().flat_map(|sums| &sums.0).zip(rows) {
-                        let y = &mut y[row * self.outputs..][columns.clone()];
-                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[columns.clone()]) {
-                            *y = sum + bias;
-                        }
-                    }
-                },
-            );
-        });
+        self.each_row(
+            x,
+            #[inline(always)]
+            |row, columns, sums| {
+                let y = &mut y[row * self.outputs..][columns.clone()];
+                y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y = sum + bias);
+            },
+        );
     }
 
     /// y (N, O) += x w + bias
     pub fn add(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
-        self.multiply(x, |rows, columns, sums| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (sums, row) in sums.iter().flat_map(|sums| &sums.0).zip(rows) {
-                        let y = &mut y[row * self.outputs..][columns.clone()];
-                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[columns.clone()]) {
-                            *y += sum + bias;
-                        }
-                    }
-                },
-            );
-        });
+        self.each_row(
+            x,
+            #[inline(always)]
+            |row, columns, sums| {
+                let y = &mut y[row * self.outputs..][columns.clone()];
+                y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y += sum + bias);
+            },
+        );
     }
 
     /// y (N, O) = f(x w + bias), rounded. `f` has to be inlined.
     pub fn forward_mapped(&self, x: &Rows, bias: &[f32], f: impl Fn(f32) -> f32, y: &mut Rows) {
         y.resize(x.rows, self.outputs);
         let per_block = self.outputs.div_ceil(DEPTH);
+        self.each_row(
+            x,
+            #[inline(always)]
+            |row, columns, sums| {
+                let mut mapped = [0.0; DEPTH];
+                let step = row / BLOCK * per_block + columns.start / DEPTH;
+                mapped.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y = f(sum + bias));
+                round(&mapped, y.steps[step].row(row));
+            },
+        );
+    }
+
+    /// x (N, I) times this: `each` is given a row, up to 32 columns, and their sums. It has to be
+    /// inlined.
+    #[inline(always)]
+    fn each_row(&self, x: &Rows, mut each: impl FnMut(usize, Range<usize>, &[f32; BLOCK])) {
         self.multiply(x, |rows, columns, sums| {
             vectorised(
                 #[inline(always)]
                 || {
                     for (sums, row) in sums.iter().flat_map(|sums| &sums.0).zip(rows) {
-                        let mut mapped = [0.0; DEPTH];
-                        for ((y, sum), bias) in mapped.iter_mut().zip(sums).zip(&bias[columns.clone()]) {
-                            *y = f(sum + bias);
-                        }
-                        round(&mapped, y.steps[row / BLOCK * per_block + columns.start / DEPTH].row(row));
+                        each(row, columns.clone(), sums);
                     }
                 },
             );
@@ -238,13 +305,13 @@ mod tests {
                 let (weight, bias) = (values(outputs * inputs, 0.3), values(outputs, 0.9));
                 let packed = Packed::new(&weight, inputs, unit);
                 let mut x16 = Rows::default();
-                x16.set(&[f32::NAN; 200 * 700], 700); // what is left over does no harm
+                x16.set(Matrix::new(&[f32::NAN; 200 * 700], 700)); // what is left over does no harm
                 let mut before = Vec::new();
                 for rows in (1..=70).chain([130]) {
                     let x = values(rows * inputs, 0.1);
                     let onto = values(rows * outputs, 0.5);
                     let (mut into, mut added) = (vec![f32::NAN; rows * outputs], onto.clone());
-                    x16.set(&x, inputs);
+                    x16.set(Matrix::new(&x, inputs));
                     packed.forward(&x16, &bias, &mut into);
                     packed.add(&x16, &bias, &mut added);
                     for (i, (found, added)) in into.iter().zip(&added).enumerate() {
@@ -276,17 +343,49 @@ mod tests {
                 let first = Packed::new(&values(hidden * inputs, 0.3), inputs, unit);
                 let second = Packed::new(&values(outputs * hidden, 0.2), hidden, unit);
                 let [mut left, mut between] = <[Rows; 2]>::default();
-                between.set(&[f32::NAN; 200 * 700], 700);
-                left.set(&x, inputs);
+                between.set(Matrix::new(&[f32::NAN; 200 * 700], 700));
+                left.set(Matrix::new(&x, inputs));
                 let mut expected = vec![0.0; rows * hidden];
                 first.forward(&left, &bias, &mut expected);
                 expected.iter_mut().for_each(|x: &mut f32| *x = 1.0 + x.abs());
                 first.forward_mapped(&left, &bias, |x| 1.0 + x.abs(), &mut between);
-                left.set(&expected, hidden);
+                left.set(Matrix::new(&expected, hidden));
                 let [mut found, mut expected] = [(); 2].map(|()| vec![0.0; rows * outputs]);
                 second.forward(&between, &vec![0.0; outputs], &mut found);
                 second.forward(&left, &vec![0.0; outputs], &mut expected);
                 assert_eq!(found, expected, "{unit:?} {rows}×{inputs}×{hidden}×{outputs}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_set_again_is_as_if_new() {
+        for unit in units() {
+            let mut packed = Packed::empty(unit);
+            for (rows, inputs, more, outputs) in [(3, 40, 64, 70), (2, 37, 64, 70), (5, 64, 64, 33), (1, 31, 31, 1)] {
+                let (x, w) = (values(rows * more, 0.1), values(inputs * outputs, 0.3));
+                let transposed: Vec<f32> = (0..outputs * more)
+                    .map(|i| if i % more < inputs { w[i % more * outputs + i / more] } else { 0.0 })
+                    .collect();
+                let mut left = Rows::default();
+                left.set(Matrix::new(&x, more));
+                let mut expected = vec![0.0; rows * outputs];
+                Packed::new(&transposed, more, unit).forward(&left, &vec![0.0; outputs], &mut expected);
+                expected.iter_mut().for_each(|x| *x *= 0.5);
+
+                let stride = outputs + 3;
+                let mut found = vec![7.0; rows * stride];
+                packed.set(Matrix::strided(&w, inputs, outputs, outputs), more);
+                packed.scaled(&left, 0.5, &mut found, stride);
+                for (found, expected) in found.chunks(stride).zip(expected.chunks(outputs)) {
+                    assert_eq!(found, [expected, &[7.0; 3]].concat(), "{unit:?} {rows}×{inputs}×{outputs}");
+                }
+                let mut found = vec![0.0; rows * (outputs + 9)];
+                packed.set_transposed(Matrix::new(&transposed, more), outputs + 9);
+                packed.scaled(&left, 0.5, &mut found, outputs + 9);
+                for (found, expected) in found.chunks(outputs + 9).zip(expected.chunks(outputs)) {
+                    assert_eq!(found, [expected, &[0.0; 9]].concat(), "{unit:?} {rows}×{inputs}×{outputs}, transposed");
+                }
             }
         }
     }
