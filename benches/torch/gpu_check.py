@@ -9,6 +9,7 @@ itself on the CPU, with less of everything.
 """
 
 import argparse
+import gc
 import os
 import pathlib
 import re
@@ -200,6 +201,9 @@ class Report:
     def row(self, work: str, unit: str, mine, *theirs) -> None:
         show = lambda x: f"{1 / x:.0f}" if unit.endswith("/s") else f"{1e3 * x:.3g}"
         try:
+            gc.collect()
+            if CUDA:
+                torch.cuda.empty_cache()
             self.peak.take()
             mine, memory = mine(), self.peak.take()
             others = [measure() for measure in theirs]
