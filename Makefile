@@ -85,7 +85,7 @@ bench-torch: build
 	python3 benches/torch/versus.py
 
 # What a CUDA device computes, held against the CPU, and its speed beside PyTorch on the same device. On a machine with one,
-# by the python3 there, which needs PyTorch with CUDA, transformers, pyarrow and Pillow.
+# by the python3 there, which needs PyTorch with CUDA, transformers, pyarrow and Pillow; into docs/performance.md.
 gpu-check:
 	python3 benches/torch/gpu_check.py
 

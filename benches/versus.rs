@@ -17,7 +17,7 @@ use cgil::{
     embed::embed,
     embeddings::Shard,
     generator::{ClassRows, GeneratorConfig, VaeConfig, fit_all},
-    prompt::{self, Learning, PromptConfig},
+    prompt::{self, Batch, Learning, PromptConfig},
     rng::{Draw, Rng},
     rows::{Rows, SPLITS},
     source::{Source, SourceOptions},
@@ -123,7 +123,7 @@ fn step(model: &str, names: &str, classes: usize, steps: usize, device: &DeviceC
     normalise(&mut embeddings, dim);
     let labels: Vec<u32> = (0..ROWS).map(|i| (i % classes) as u32).collect();
     let batch: Vec<usize> = (0..ROWS).collect();
-    let batches = vec![&batch[..]; steps];
+    let batches: Vec<Batch> = (0..steps).map(|_| Batch::of(&batch)).collect();
     prompts.begin(&Learning::after(0))?;
     prompts.steps(classes, &embeddings, &labels, &batches[..2.min(steps)])?; // warms up
     let mut run = || -> Result<f64> {

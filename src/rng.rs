@@ -23,6 +23,8 @@ pub enum Draw {
     Embeddings = 5,
     /// Order of an epoch's rows; key: task, epoch.
     Batches = 6,
+    /// Classes that a step's rows are held against; key: task, epoch, step.
+    Candidates = 32,
     /// The random projection of a ridge regression.
     Projection = 12,
     /// Rows that are held out to choose a ridge; key: class.

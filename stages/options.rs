@@ -170,6 +170,10 @@ pub struct PromptOptions {
     /// Embeddings per step; the paper's
     #[arg(long, value_name = "N", default_value_t = PromptConfig::default().batch_size, value_parser = at_least::<1>)]
     batch_size: usize,
+    /// Classes whose prompts are encoded in a step: those of its embeddings, and others drawn anew
+    /// for each step, which stand for the rest [default: all]
+    #[arg(long, value_name = "N", value_parser = at_least::<1>, hide_short_help = true)]
+    classes_per_step: Option<usize>,
 }
 
 impl PromptOptions {
@@ -186,6 +190,7 @@ impl PromptOptions {
             template: self.template.clone(),
             samples: self.samples,
             batch_size: self.batch_size,
+            classes_per_step: self.classes_per_step,
         }
     }
 }

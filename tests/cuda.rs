@@ -2,6 +2,7 @@
 //! --features cuda --test cuda`, on a machine with a device; without one there is nothing to test.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,8 @@ use cgil::{
     clip::{Checkpoint, Normalisation, tensor::text::TextEncoder},
     device::{DeviceChoice, Precision},
     generator::{ClassRows, Generator, GeneratorConfig, VaeConfig, fit, fit_together},
-    prompt::{Context, Learner, Learning, Optimizer, PromptConfig, tensor::Prompts},
+    prompt::{Batch, Context, Learner, Learning, Optimizer, PromptConfig, tensor::Prompts},
+    rng::{Draw, Rng},
     rows::Rows,
     task::Class,
 };
@@ -73,7 +75,8 @@ fn a_device_computes_what_the_cpu_does() {
 fn images(device: &Device) {
     let expected = safetensors::load(golden("clip.safetensors"), &Device::Cpu).unwrap();
     let [checkpoint, demo] = checkpoints();
-    let (wide, _dir) = wide_heads();
+    // of 17, 50, 65 and 122 positions: what is left of 64 keys is none, some or all
+    let wide = [32, 56, 64, 88].map(wide_heads);
     let normalisation = checkpoint.preprocess().unwrap().normalisation();
     let pixels = bytes(&expected["pixel_values"], &normalisation);
     let features = values(&expected["image_features"]);
@@ -86,13 +89,16 @@ fn images(device: &Device) {
         assert_near(&format!("image embeddings in {precision}"), &found, &features, most);
         assert!(least_cosine(&found, &features, 48) >= least, "{precision}");
 
-        for checkpoint in [&demo, &wide] {
+        for checkpoint in wide.iter().map(|(checkpoint, _)| checkpoint).chain([&demo]) {
             let side = checkpoint.config.vision_config.image_size;
             let wave = |i: usize| (128.0 + 127.0 * (0.013 * i as f32).sin()) as u8;
             let pixels: Vec<u8> = (0..5 * 3 * side * side).map(wave).collect();
             let [cpu, cuda] = [(&Device::Cpu, DType::F32), (device, precision.dtype())].map(|(device, dtype)| {
                 let encoder = checkpoint.image_encoder_on(device, dtype).unwrap();
-                encoder.encode(&pixels, &normalisation).unwrap()
+                // more, and fewer, than were uploaded before
+                let image = pixels.len() / 5;
+                let parts = [&pixels[..image], &pixels[image..4 * image], &pixels[4 * image..]];
+                parts.map(|part| encoder.encode(part, &normalisation).unwrap()).concat()
             });
             let cosine = least_cosine(&cuda, &cpu, 64);
             println!("cosine in {precision}: {cosine}");
@@ -109,31 +115,38 @@ fn bytes(pixels: &Tensor, normalisation: &Normalisation) -> Vec<u8> {
     values(&pixels.permute((0, 2, 3, 1)).unwrap()).into_iter().enumerate().map(byte).collect()
 }
 
-/// The demo's checkpoint with an image encoder of 2 heads of 64 values, as CLIP's own have them.
-fn wide_heads() -> (Checkpoint, TempDir) {
+/// The demo's checkpoint with an image encoder of 2 heads of 64 values, as CLIP's own have them, for
+/// images of `side` pixels.
+fn wide_heads(side: usize) -> (Checkpoint, TempDir) {
     let (demo, dir) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip"), tempdir().unwrap());
-    for file in ["tokenizer.json", "preprocessor_config.json"] {
-        fs::copy(demo.join(file), dir.path().join(file)).unwrap();
-    }
+    fs::copy(demo.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let mut config: Value = serde_json::from_str(&fs::read_to_string(demo.join("config.json")).unwrap()).unwrap();
-    let sizes = [("hidden_size", 128), ("intermediate_size", 512), ("num_attention_heads", 2)];
-    for (key, size) in sizes {
+    for (key, size) in
+        [("hidden_size", 128), ("intermediate_size", 512), ("num_attention_heads", 2), ("image_size", side)]
+    {
         config["vision_config"][key] = size.into();
     }
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let mut weights = safetensors::load(demo.join("model.safetensors"), &Device::Cpu).unwrap();
-    for (name, tensor) in weights.iter_mut().filter(|(name, _)| name.starts_with("vis")) {
+    let positions = 1 + (side / 8).pow(2);
+    let weights = safetensors::load(demo.join("model.safetensors"), &Device::Cpu).unwrap();
+    let weights: BTreeMap<String, Tensor> = weights.into_iter().collect();
+    let wider = |(key, (name, tensor)): (u64, (String, Tensor))| {
+        if !name.starts_with("vis") {
+            return (name, tensor);
+        }
         let wider = |&n: &usize| match n {
             96 => 128,
             384 => 512,
+            65 => positions,
             n => n,
         };
         let shape: Vec<usize> = tensor.dims().iter().map(wider).collect();
         let scale = if name.contains("norm") { 1.0 } else { 0.1 };
-        let wave = |i: usize| scale * (0.7 * i as f32 + name.len() as f32).sin();
-        let values = (0..shape.iter().product()).map(wave).collect();
-        *tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-    }
+        let values = Rng::new(0, Draw::Embeddings, &[key]).normals(shape.iter().product());
+        let values = values.into_iter().map(|x| scale * x).collect();
+        (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+    };
+    let weights: HashMap<String, Tensor> = (0..).zip(weights).map(wider).collect();
     safetensors::save(&weights, dir.path().join("model.safetensors")).unwrap();
     (Checkpoint::open(dir.path()).unwrap(), dir)
 }
@@ -171,7 +184,7 @@ fn texts_and_prompts(device: &Device, [most, most_of_gradients]: [f64; 2]) {
             let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
                 let mut prompts = Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
                 prompts.begin(&Learning::after(0)).unwrap();
-                let batches: [&[usize]; 3] = [&[0, 1, 2], &[3, 4, 5], &[5, 0]];
+                let batches = [&[0, 1, 2][..], &[3, 4, 5], &[5, 0]].map(Batch::of);
                 prompts.steps(4, &rows, &labels, &batches).unwrap();
                 prompts.parameters().unwrap().values
             });

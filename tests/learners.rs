@@ -7,7 +7,10 @@ use candle_core::{Device, Tensor, Var};
 use cgil::{
     clip::Checkpoint,
     dense::cosine::normalise,
-    prompt::{Context, Learner, Learning, Optimizer, PromptConfig, TrainPrompts, cpu, parameters::Parameters, tensor},
+    prompt::{
+        Batch, Candidates, Context, Learner, Learning, Optimizer, PromptConfig, TrainPrompts, cpu,
+        parameters::Parameters, tensor,
+    },
     task::Class,
 };
 use serde_json::Value;
@@ -259,6 +262,56 @@ fn optimisers_take_torchs_steps() {
     }
 }
 
+/// Against some classes a step has the loss and the gradients of their softmax, in which each that was
+/// drawn counts for several.
+#[test]
+fn a_step_against_some_classes_is_that_of_their_softmax() {
+    let candidates = Candidates { classes: vec![0, 2, 3], more: vec![0.0, 0.7, 0.0] };
+    let (embeddings, labels) = batch(6, 4);
+    let labels: Vec<u32> = labels.iter().map(|label| if label % 2 == 0 { 0 } else { 3 }).collect();
+    for context in [Context::Class, Context::General, Context::Generated, Context::Combined] {
+        for train_prompts in [TrainPrompts::All, TrainPrompts::Current] {
+            let config = PromptConfig { train_prompts, ..config(context, 2) };
+            let what = format!("{context:?} {train_prompts:?}");
+            let (mut slices, mut tensors) = (on_the_cpu(&config), on_tensors(&config));
+            slices.begin(&Learning::after(2)).unwrap();
+            tensors.begin(&Learning::after(2)).unwrap();
+
+            let keys = slices.keys(4).unwrap();
+            let scale = slices.logit_scale();
+            let loss = embeddings.chunks(DIM).zip(&labels).map(|(row, label)| {
+                let logit = |(class, more): (&usize, &f32)| {
+                    (dot(row, &keys[class * DIM..][..DIM]) * f64::from(scale) + f64::from(*more), *class)
+                };
+                let logits: Vec<(f64, usize)> = candidates.classes.iter().zip(&candidates.more).map(logit).collect();
+                let own = logits.iter().find(|(_, class)| *class == *label as usize).unwrap().0;
+                logits.iter().map(|(logit, _)| logit.exp()).sum::<f64>().ln() - own
+            });
+            let expected = (loss.sum::<f64>() / labels.len() as f64) as f32;
+            let found = slices.loss_among(&candidates, &embeddings, &labels);
+            assert_close(&what, &[found], &[expected], 1e-4);
+
+            let rows = Tensor::from_slice(&embeddings, (labels.len(), DIM), &Device::Cpu).unwrap();
+            let (loss, gradients) = tensors.loss_among(&candidates, &rows, &labels).unwrap();
+            assert_close(&what, &[loss.to_scalar().unwrap()], &[expected], 1e-4);
+            let parameters = slices.parameters().unwrap();
+            for ((name, shape, place), var) in parameters.fields().zip(tensors.vars()) {
+                let found = slices.gradient(place).to_vec();
+                let own = values(gradients.get(var).expect("a gradient"));
+                let frozen = if train_prompts == TrainPrompts::Current && context == Context::Class { 2 } else { 0 };
+                for (class, (found, own)) in
+                    found.chunks(found.len() / shape[0]).zip(own.chunks(found.len() / shape[0])).enumerate()
+                {
+                    if name == "contexts" && shape[0] > 1 && (class < frozen || !candidates.classes.contains(&class)) {
+                        assert!(found.iter().chain(own).all(|x| *x == 0.0), "{what}: class {class}");
+                    }
+                }
+                assert_close(&format!("{what}: {name}"), &found, &own, 1e-3);
+            }
+        }
+    }
+}
+
 /// Steps against the first four classes, of which two are past.
 fn learn(learner: &mut dyn Learner) -> Parameters {
     learn_as(learner, &Learning::after(2))
@@ -269,7 +322,7 @@ fn learn_as(learner: &mut dyn Learner, learning: &Learning) -> Parameters {
     let (embeddings, mut labels) = batch(40, 4);
     labels.iter_mut().filter(|label| learning.removed.contains(&(**label as usize))).for_each(|label| *label = 3);
     let batches: Vec<Vec<usize>> = (0..40).collect::<Vec<_>>().chunks(10).map(<[usize]>::to_vec).collect();
-    let batches: Vec<&[usize]> = batches.iter().map(Vec::as_slice).collect();
+    let batches: Vec<Batch> = batches.iter().map(|rows| Batch::of(rows)).collect();
     learner.begin(learning).unwrap();
     let losses = learner.steps(4, &embeddings, &labels, &batches).unwrap();
     assert!(losses.len() == 4 && losses.iter().all(|loss| loss.is_finite()));

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use cgil::{
     generator::{ClassRows, Fitted, Generator, GeneratorConfig, Scaler, Vae, VaeConfig, fit, fit_together},
     metrics::{Scores, transfer},
-    prompt::{Learner, Learning, PromptConfig, cpu, tensor},
+    prompt::{Batch, Learner, Learning, PromptConfig, cpu, tensor},
     rows::Rows,
     task::{Class, class_order},
     tensors::Tensors,
@@ -150,7 +150,7 @@ fn prompts_take_pytorchs_steps<L: Learner>(
     learner.begin(&Learning::after(0)).unwrap();
     for step in 0..losses.len() {
         let rows: Vec<usize> = (0..labels(step).len()).collect();
-        let found = learner.steps(6, &values(features(step)), &labels(step), &[&rows]).unwrap();
+        let found = learner.steps(6, &values(features(step)), &labels(step), &[Batch::of(&rows)]).unwrap();
         assert_close(&format!("loss {step}"), &found, &losses[step..=step], 1e-4);
     }
     let after = prompt_parameters(&expected, "after");

@@ -53,7 +53,7 @@ fn contexts_after(run_dir: &Path, learned: usize) -> Vec<f32> {
 
 #[test]
 fn every_option_gives_the_same_files_whatever_the_threads_and_where_it_goes_on() {
-    const VARIANTS: [&[&str]; 11] = [
+    const VARIANTS: [&[&str]; 12] = [
         &["--context", "class", "--n-ctx", "2"],
         &["--context", "class", "--train-prompts", "current"],
         &["--context", "general", "--n-ctx", "4", "--optimizer", "sgd", "--lr", "0.002"],
@@ -65,6 +65,7 @@ fn every_option_gives_the_same_files_whatever_the_threads_and_where_it_goes_on()
         &["--ortho", "0.1"],
         &["--train-prompts", "current", "--weight-decay", "0.1"],
         &["--template", "a bad drawing of the {}."],
+        &["--classes-per-step", "3", "--batch-size", "2"],
     ];
     let (dir, checkpoint) = (tempdir().unwrap(), golden("checkpoint"));
     let base = fitted(dir.path());

@@ -4,7 +4,7 @@
 
 Needs Python with PyTorch for CUDA, transformers, pyarrow and Pillow, the CUDA toolkit, and a device; takes minutes. Writes
 its table into docs/performance.md. A machine with a device and no Rust takes DIR, which has what one with Rust built:
-`cgil`, and `cuda` and `versus`, its test and its benchmark of these names. Where there is no device it says so, and tries
+`cgil`, and `cuda` and `versus`, its test and its benchmark of these names; COMMIT says of what. Where there is no device it says so, and tries
 itself on the CPU, with less of everything.
 """
 
@@ -13,6 +13,7 @@ import gc
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,7 +36,6 @@ BEGIN, END = "<!-- written by make gpu-check -->", "<!-- end of gpu-check -->"
 COLOURS = ["red", "green", "blue", "black", "white"]
 THINGS = ["star", "circle", "square", "heart", "moon", "house", "arrow", "cross"]
 NAMES = [f"{first} {thing} {second}" for first in COLOURS for thing in THINGS for second in COLOURS]
-PEAK_TERAFLOPS = {"NVIDIA H100 80GB HBM3": 989, "NVIDIA H200": 989}  # of dense bfloat16, as NVIDIA has them
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 CORES = len(os.sched_getaffinity(0))
@@ -102,9 +102,9 @@ class Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
         while CUDA:
-            self.most = max(self.most, float(subprocess.check_output(ask, text=True).split()[0]) / 1024)
+            free, total = torch.cuda.mem_get_info()
+            self.most = max(self.most, (total - free) / 1e9)
             time.sleep(0.2)
 
     def take(self) -> str:
@@ -181,6 +181,7 @@ def vae() -> float:
 def demo(cgil: pathlib.Path, device: str) -> dict[str, float]:
     """The measures of the demo's stages on a device."""
     run = PLACE / f"demo-{device}"
+    shutil.rmtree(run, ignore_errors=True)
     output(cgil, "extract", "--model", DEMO / "clip", "--data", DEMO / "pictures", "--run", run, "--device", device, "-q")
     output(cgil, "fit-vae", "--run", run, "--tasks", 5, "--device", device, "-q")
     output(cgil, "prompt-tune", "--run", run, "--device", device, "-q")
@@ -237,6 +238,7 @@ def measure(programs: Programs, report: Report, large: pathlib.Path, base: pathl
 
     def files(model: pathlib.Path) -> float:
         count, run = len(list((PLACE / "pictures").rglob("*.jpg"))), PLACE / f"run-{model.name}"
+        shutil.rmtree(run, ignore_errors=True)
         start = time.perf_counter()
         output(programs.cgil, "extract", "--model", model, "--data", PLACE / "pictures", "--run", run, "--device", DEVICE, "-q")
         return (time.perf_counter() - start) / count
@@ -271,7 +273,7 @@ def main() -> None:
     shown = "; ".join(f"on the {device.replace('cuda', 'device')} " + ", ".join(f"{name} {value:.1f}" for name, value in found.items())
                       for device, found in measures.items())
     print(f"the demo: {shown}")
-    if CUDA:
+    if CUDA and not report.failed:
         card = torch.cuda.get_device_name()
         commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
         about = (f"One {card}, {CORES} cores, PyTorch {torch.__version__}, commit {os.environ.get('COMMIT') or commit.strip()}.")

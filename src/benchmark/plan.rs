@@ -67,7 +67,7 @@ impl Work {
                 seen += size;
                 let steps = seeds * epochs * (seen * samples).div_ceil(batch_size);
                 work.prompt_steps += steps;
-                work.prompts += steps * seen;
+                work.prompts += steps * seen.min(of("classes-per-step", seen).max(batch_size.min(seen)));
             }
         }
         work

@@ -1,25 +1,6 @@
 // Softmax attention on Hopper's tensor cores, for heads of 64 values whose keys and values fit shared memory.
 
-typedef unsigned short bf16; // its bits
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
 #define HEAD 64
-#define LOG2E 1.4426950408889634f
-#define INF __int_as_float(0x7f800000)
-
-// Two values as bf16, `low` first in memory.
-__device__ __forceinline__ u32 pair(float low, float high) {
-    u32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-
-__device__ __forceinline__ float two_to(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // A matrix of rows of 128 bytes in shared memory, whose 16-byte packs are swizzled within each 8 rows.
 __device__ __forceinline__ u64 matrix(u32 place) {
@@ -103,6 +84,8 @@ template <int KEYS> __device__ __forceinline__ void attend(Queries &x, u32 keys,
     u32 weights[KEYS / 16][4];
 #pragma unroll
     for (int i = 0; i < KEYS / 4; i++) weights[i / 4][i % 4] = pair(scores[i * 2], scores[i * 2 + 1]);
+#pragma unroll
+    for (int i = 0; i < KEYS / 4; i++) asm volatile("" : "+r"(weights[i / 4][i % 4])::"memory");
     begin_products(x.mixed);
 #pragma unroll
     for (int j = 0; j < KEYS / 16; j++) product<1>(x.mixed, weights[j], matrix(values + (first + j * 16) * 128), 1);

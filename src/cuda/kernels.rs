@@ -14,6 +14,9 @@ use candle_core::{
     },
 };
 
+/// Widest row that is normed.
+pub const WIDEST: usize = 2048;
+
 /// A source of kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -100,12 +103,15 @@ impl Kernels {
         if let Some(module) = modules.get(&source) {
             return Ok(module.clone());
         }
-        let (text, define) = match source {
-            Source::Transformer { head } => (include_str!("transformer.cu"), Some(format!("-DHEAD={head}"))),
-            Source::Hopper => (include_str!("attention.cu"), None),
-            Source::Adam => (include_str!("adam.cu"), None),
+        let (text, defines) = match source {
+            Source::Transformer { head } => (
+                concat!(include_str!("common.cu"), include_str!("transformer.cu")),
+                vec![format!("-DHEAD={head}"), format!("-DWIDEST={WIDEST}")],
+            ),
+            Source::Hopper => (concat!(include_str!("common.cu"), include_str!("attention.cu")), Vec::new()),
+            Source::Adam => (include_str!("adam.cu"), Vec::new()),
         };
-        let options = [self.architecture.clone()].into_iter().chain(define).collect();
+        let options = [self.architecture.clone()].into_iter().chain(defines).collect();
         let options = CompileOptions { options, ..Default::default() };
         let ptx = compile_ptx_with_opts(text, options).context("NVRTC cannot compile the kernels")?;
         let module = self.stream.context().load_module(ptx)?;

@@ -25,9 +25,10 @@ use half::bf16;
 
 pub use self::{
     adam::adam,
+    kernels::WIDEST,
     products::{affine, affine_backward},
     transformer::{
-        LARGEST_HEAD, LONGEST_BACKWARD, WIDEST, activation, activation_backward, attention, attention_backward, embed,
+        LARGEST_HEAD, LONGEST_BACKWARD, activation, activation_backward, attention, attention_backward, embed,
         layer_norm, layer_norm_backward, patches,
     },
     upload::{Upload, turn},

@@ -1,5 +1,5 @@
-//! Products by cuBLASLt, which adds a bias on the way. Residuals are added by the norm that follows: with
-//! one in float32 these products take a quarter more time.
+//! Products by cuBLASLt, which adds a bias on the way. Residuals are added by the norm that follows:
+//! with one in float32 these products take a quarter more time.
 
 use std::{
     collections::HashMap,

@@ -1,27 +1,15 @@
-// What a transformer block does between its products, compiled by NVRTC for a head dimension HEAD, a multiple of 8.
+// What a transformer block does between its products, compiled by NVRTC for a head dimension HEAD, a multiple of 8,
+// and rows of at most WIDEST values.
 // B sequences of T positions, N = B·T, width W = heads·HEAD. Sums are float32.
-
-typedef unsigned short bf16; // its bits
-typedef unsigned int u32;
 
 #define PADDED ((HEAD + 15) / 16 * 16) // what products of 16 see of a head
 #define KEYS 32                        // keys in shared memory at a time
 #define TILES (HEAD > 80 ? 1 : 2)      // of 16 queries, of a warp
-#define WIDEST 2048                    // row that a warp norms
-#define LOG2E 1.4426950408889634f
-#define INF __int_as_float(0x7f800000)
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((u32)x << 16); }
 __device__ __forceinline__ void put(float &to, float x) { to = x; }
 __device__ __forceinline__ void put(bf16 &to, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to) : "f"(x)); }
-
-// Two values as bf16, `low` first in memory.
-__device__ __forceinline__ u32 pair(float low, float high) {
-    u32 both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
 
 __device__ __forceinline__ float4 four(const float *from) { return *(const float4 *)from; }
 __device__ __forceinline__ float4 four(const bf16 *from) {
@@ -201,12 +189,6 @@ extern "C" __global__ void activation_bf16(const bf16 *x, bf16 *y, size_t packs,
 extern "C" __global__ void activation_backward_f32(const float *x, const float *dy, float *dx, size_t n, int kind) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
         dx[i] = dy[i] * slope(x[i], kind);
-}
-
-__device__ __forceinline__ float two_to(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 // acc (16, 8) += a (16, 16) · b (16, 8), over a warp.

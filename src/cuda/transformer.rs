@@ -1,4 +1,4 @@
-//! The kernels of `transformer.cu` on tensors.
+//! The kernels of `transformer.cu` and `attention.cu` on tensors.
 
 use anyhow::Result;
 use candle_core::{DType, Tensor};
@@ -15,9 +15,6 @@ const ANY_HEAD: Source = Source::Transformer { head: 64 };
 /// Rows that a block of threads norms, a warp each.
 const ROWS: u32 = 4;
 
-/// Widest row that is normed.
-pub const WIDEST: usize = 2048;
-
 /// Largest head dimension that the kernels have room for.
 pub const LARGEST_HEAD: usize = 128;
 
@@ -30,7 +27,7 @@ const HOPPERS_SHARED_BYTES: usize = 227 << 10;
 /// Threads of a block of an elementwise kernel, and of attention's backward pass.
 const THREADS: u32 = 256;
 
-/// Layer norm of x (N, W), float32, with weight and bias (W), float32, and W at most [`WIDEST`]; the
+/// Layer norm of x (N, W), float32, with weight and bias (W), float32, and W at most [`WIDEST`](super::WIDEST); the
 /// result in `dtype`. Where there is `more` (N, W), in `dtype`, it is added to x first. The sum, or x,
 /// comes before the result.
 pub fn layer_norm(
@@ -165,31 +162,28 @@ pub fn attention(qkv: &Tensor, (b, t): (usize, usize), queries: usize, heads: us
     let shared_bytes = 256 * t.next_multiple_of(16) + 1024; // as attention.cu says
     let is_hoppers = engine.kernels.is_hopper && head == 64 && !causal && shared_bytes <= HOPPERS_SHARED_BYTES;
     let [t_, heads_, scale, causal] = numbers(t, heads, width, causal);
-    let mut arguments =
-        vec![engine.argument(qkv)?, Argument::Place(place), t_, Argument::Count(queries as i32), heads_, scale];
-    let (source, name, dims) = match qkv.dtype() {
+    let all =
+        [engine.argument(qkv)?, Argument::Place(place), t_, Argument::Count(queries as i32), heads_, scale, causal];
+    let (source, name, dims, arguments) = match qkv.dtype() {
         DType::BF16 if is_hoppers => {
             let dims = ([heads as u32, b as u32, 1], [128, 1, 1], shared_bytes as u32);
-            (Source::Hopper, "attention_hopper", dims)
+            (Source::Hopper, "attention_hopper", dims, &all[..6]) // never causal
         }
         DType::BF16 => {
             let tiles = if head > 80 { 1 } else { 2 }; // TILES there
             let warps = queries.div_ceil(16 * tiles) as u32;
             let blocks = warps.div_ceil(4);
             let dims = ([blocks, heads as u32, b as u32], [32, warps.div_ceil(blocks), 1], 0);
-            (Source::Transformer { head }, "attention_bf16", dims)
+            (Source::Transformer { head }, "attention_bf16", dims, &all[..])
         }
         _ => {
             let threads = (queries.next_multiple_of(32) as u32).min(64);
             let dims = ([(queries as u32).div_ceil(threads), heads as u32, b as u32], [threads, 1, 1], 0);
-            (Source::Transformer { head }, "attention_f32", dims)
+            (Source::Transformer { head }, "attention_f32", dims, &all[..])
         }
     };
-    if source != Source::Hopper {
-        arguments.push(causal);
-    }
     // Safety: the grid covers the queries, heads and sequences of qkv, and out has as many.
-    unsafe { engine.kernels.launch(source, name, dims, &arguments)? };
+    unsafe { engine.kernels.launch(source, name, dims, arguments)? };
     Ok(out)
 }
 

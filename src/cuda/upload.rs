@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{CudaStorage, Device, Storage, Tensor, cuda::cudarc::driver::PinnedHostSlice, op::BackpropOp};
 
 /// Room that the device reads at the speed of its bus: ten times that of other memory.
@@ -19,7 +19,8 @@ impl Upload {
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         if pinned.as_ref().is_none_or(|room| room.len() < bytes.len()) {
             // Safety: written before it is read.
-            *pinned = Some(unsafe { stream.context().alloc_pinned(bytes.len())? });
+            let room = unsafe { stream.context().alloc_pinned(bytes.len()) };
+            *pinned = Some(room.with_context(|| format!("the device can pin no {} bytes of memory", bytes.len()))?);
         }
         // Safety: written by the copy that follows, in the same stream.
         let mut slice = unsafe { cuda.alloc::<u8>(bytes.len())? };

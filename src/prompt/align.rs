@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{EmbeddingStream, Learner, Learning, PromptConfig};
+use super::{Batch, Candidates, EmbeddingStream, Learner, Learning, PromptConfig};
 use crate::{
     Error,
     dense::moments::mean,
@@ -21,6 +21,7 @@ pub(crate) fn align(
     tick: impl Fn(f64),
 ) -> Result<Vec<f64>> {
     learner.begin(learning)?;
+    let known: Vec<usize> = (0..stream.seen.len()).filter(|class| !learning.removed.contains(class)).collect();
     let mut curve = Vec::with_capacity(config.epochs);
     for epoch in 0..config.epochs {
         let rows = time(Phase::Sample, || stream.epoch(epoch))?;
@@ -28,7 +29,15 @@ pub(crate) fn align(
 
         let mut rng = Rng::new(stream.seed, Draw::Batches, &[stream.task as u64, epoch as u64]);
         let order = rng.permutation(classes.len());
-        let batches: Vec<&[usize]> = order.chunks(config.batch_size).collect();
+        let batches: Vec<Batch> = (order.chunks(config.batch_size).enumerate())
+            .map(|(step, rows)| {
+                let key = [stream.task as u64, epoch as u64, step as u64];
+                let of_rows = rows.iter().map(|&row| classes[row] as usize);
+                let mut rng = Rng::new(stream.seed, Draw::Candidates, &key);
+                let draw = |count| Candidates::draw(&known, of_rows, count, &mut rng);
+                Batch { rows, candidates: config.classes_per_step.and_then(draw) }
+            })
+            .collect();
         let losses = learner.steps(stream.seen.len(), file::floats(&rows, "embedding"), &classes, &batches)?;
         if losses.iter().any(|loss| !loss.is_finite()) {
             return Err(Error::Diverged { task: stream.task + 1, epoch: epoch + 1 }.into());
@@ -85,10 +94,10 @@ mod tests {
             Ok(())
         }
 
-        fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+        fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[Batch]) -> Result<Vec<f32>> {
             assert_eq!((n, classes), (2, &[0, 0, 0, 0, 0, 1, 1, 1, 1, 1][..]));
             self.rows.push(embeddings.to_vec());
-            self.batches.push(batches.iter().map(|batch| batch.to_vec()).collect());
+            self.batches.push(batches.iter().map(|batch| batch.rows.to_vec()).collect());
             Ok(batches.iter().zip(1..).map(|(_, step)| self.loss * step as f32).collect())
         }
 

@@ -33,6 +33,10 @@ pub struct PromptConfig {
     pub samples: usize,
     /// Embeddings per step; the paper's.
     pub batch_size: usize,
+    /// Classes whose prompts are encoded in a step, those of its embeddings among them; none is all,
+    /// the paper's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes_per_step: Option<usize>,
 }
 
 impl Default for PromptConfig {
@@ -49,6 +53,7 @@ impl Default for PromptConfig {
             template: texts::TEMPLATE.to_owned(),
             samples: 256,
             batch_size: 128,
+            classes_per_step: None,
         }
     }
 }
@@ -126,6 +131,9 @@ impl PromptConfig {
         if self.train_prompts == TrainPrompts::Current && !has_own {
             bail!("--train-prompts current would do nothing: with this --context no class has vectors of its own");
         }
+        if self.classes_per_step.is_some() && self.context == Context::Image {
+            bail!("--classes-per-step takes prompts that do not depend on the image: another --context than image");
+        }
         Ok(())
     }
 
@@ -135,7 +143,8 @@ impl PromptConfig {
         const MOST: f64 = 16e9;
         // an epoch's rows, and a step's logits and their gradients
         let rows = classes as f64 * self.samples as f64;
-        let bytes = 4.0 * (rows * dim as f64 + 2.0 * rows.min(self.batch_size as f64) * classes as f64);
+        let candidates = classes.min(self.classes_per_step.map_or(classes, |count| count.max(self.batch_size)));
+        let bytes = 4.0 * (rows * dim as f64 + 2.0 * rows.min(self.batch_size as f64) * candidates as f64);
         if bytes > MOST {
             bail!(
                 "{} embeddings of {classes} classes, of {dim} values each, and a batch size of {} take {:.0} GB per epoch, and {:.0} GB \

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{PromptConfig, parameters::Parameters};
+use super::{Batch, PromptConfig, parameters::Parameters};
 use crate::{
     clip::Tokenizer,
     task::Class,
@@ -33,11 +33,12 @@ impl Learning {
         self.alone.map_or(config.frozen(self.past)..n, |class| class..class + 1)
     }
 
-    /// Takes classes that are no candidates out of logits (B, n).
-    pub(super) fn leave_out(&self, logits: &mut [f32], n: usize) {
-        for row in logits.chunks_exact_mut(n).filter(|_| !self.removed.is_empty()) {
-            self.removed.iter().for_each(|&class| row[class] = f32::NEG_INFINITY);
-        }
+    /// What takes classes that are no candidates out of logits of the first `n`: it is added to them
+    /// (n).
+    pub(super) fn left_out(&self, n: usize) -> Vec<f32> {
+        let mut more = vec![0.0; n];
+        self.removed.iter().for_each(|&class| more[class] = f32::NEG_INFINITY);
+        more
     }
 }
 
@@ -63,10 +64,10 @@ pub trait Learner {
     fn begin(&mut self, learning: &Learning) -> Result<()>;
 
     /// A step for each of the `batches`, which are rows of the `embeddings` (N, P), as the image
-    /// encoder gives them, and of their `classes` (N), against the prompts of the first `n`
-    /// classes. Returns the steps' losses: cross-entropy of exp(logit_scale)·cosine, and the
+    /// encoder gives them, and of their `classes` (N), against the prompts of the first `n` classes,
+    /// or of those of them that a batch names. Returns the steps' losses: cross-entropy of exp(logit_scale)·cosine, and the
     /// penalty of --ortho.
-    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>>;
+    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[Batch]) -> Result<Vec<f32>>;
 
     /// What is learned.
     fn parameters(&self) -> Result<Parameters>;

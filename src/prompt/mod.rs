@@ -2,6 +2,7 @@
 
 pub(crate) mod align;
 pub mod backend;
+pub mod candidates;
 mod config;
 pub mod cpu;
 pub mod learner;
@@ -11,6 +12,7 @@ pub mod stream;
 pub mod tensor;
 pub mod training;
 
+pub use candidates::{Batch, Candidates};
 pub use config::{Context, Current, Optimizer, PromptConfig, ReplayNoise, TrainPrompts};
 pub use learner::{Learner, Learning};
 pub use parameters::Parameters;

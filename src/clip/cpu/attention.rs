@@ -80,6 +80,9 @@ impl Heads {
         let padded = t.next_multiple_of(LANES);
         let logits = room(logits, queries * padded);
         ROUNDED.with_borrow_mut(|rounded| {
+            if rounded.as_ref().is_none_or(|(_, [keys, _])| keys.unit() != unit) {
+                *rounded = None;
+            }
             let (left, [keys, values]) =
                 rounded.get_or_insert_with(|| (Rows::default(), [(); 2].map(|()| Packed::empty(unit))));
             for at in (0..w).step_by(d) {

@@ -212,9 +212,9 @@ impl ImageEncoder {
             for (line, out) in patch.chunks_exact_mut(p).enumerate() {
                 let (colour, y) = (line / p, row * p + line % p);
                 let bytes = &pixels[((image * s + y) * s + column * p) * 3..][..3 * p];
-                let values = &normalisation.values()[colour];
+                let normalised = &normalisation.values()[colour];
                 for (out, rgb) in out.iter_mut().zip(bytes.chunks_exact(3)) {
-                    *out = values[usize::from(rgb[colour])];
+                    *out = normalised[usize::from(rgb[colour])];
                 }
             }
         }

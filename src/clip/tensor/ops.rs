@@ -49,6 +49,11 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// x (N, W), float32, alone.
+    pub fn of(x: Tensor) -> Self {
+        Sum { x, more: None }
+    }
+
     /// (N, W), float32
     pub fn total(&self) -> Result<Tensor> {
         Ok(match &self.more {
@@ -112,7 +117,7 @@ impl LayerNorm {
 
     /// x (N, W), float32, → (N, W) in `dtype`
     pub fn forward(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        Ok(self.of_sum(&Sum { x: x.contiguous()?, more: None }, dtype)?.1)
+        Ok(self.of_sum(&Sum::of(x.contiguous()?), dtype)?.1)
     }
 
     /// A sum (N, W), and its norm (N, W) in `dtype`, which is that of what is added.

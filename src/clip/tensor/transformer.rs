@@ -49,7 +49,7 @@ impl Transformer {
     /// x (B, T, W) → (B, T, W)
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, w) = x.dims3()?;
-        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
+        let mut sum = Sum::of(x.reshape((b * t, w))?);
         for block in &self.blocks {
             sum = block.forward(&sum, (b, t), t)?.0;
         }
@@ -59,7 +59,7 @@ impl Transformer {
     /// As `forward`, of the first position alone: (B, W).
     pub fn forward_to_first(&self, x: &Tensor) -> Result<Tensor> {
         let (b, t, w) = x.dims3()?;
-        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
+        let mut sum = Sum::of(x.reshape((b * t, w))?);
         for (i, block) in self.blocks.iter().enumerate() {
             let queries = if i + 1 == self.blocks.len() { 1 } else { t };
             sum = block.forward(&sum, (b, t), queries)?.0;
@@ -70,7 +70,7 @@ impl Transformer {
     /// As `forward`, and the state of every block for `backward`.
     pub fn forward_with_state(&self, x: &Tensor) -> Result<(Tensor, Vec<BlockState>)> {
         let (b, t, w) = x.dims3()?;
-        let mut sum = Sum { x: x.reshape((b * t, w))?, more: None };
+        let mut sum = Sum::of(x.reshape((b * t, w))?);
         let mut states = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
             let (next, state) = block.forward(&sum, (b, t), t)?;

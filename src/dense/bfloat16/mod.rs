@@ -1,8 +1,9 @@
 //! Products of bfloat16 with float32 sums, on CPUs that have instructions for them: AMX, which Intel
 //! has from Sapphire Rapids on, and AVX512-BF16, which AMD has from Zen 4 on.
 //!
-//! Both sides are rounded as they are packed, to nearest even: a frozen right side once. The two kinds of instructions add a product's terms up in another order, so that results
-//! differ by rounding; on one machine they are the same whatever the number of rows and of threads.
+//! Both sides are rounded as they are packed, to nearest even: a frozen right side once. The two
+//! kinds of instructions add a product's terms up in another order, so that results differ by
+//! rounding; on one machine they are the same whatever the number of rows and of threads.
 
 mod kernel;
 
@@ -126,6 +127,7 @@ impl Packed {
 
     /// Becomes the transpose of w (O, I), with zeros in what there are more `outputs` than O.
     pub fn set_transposed(&mut self, w: Matrix, outputs: usize) {
+        assert!(outputs >= w.rows());
         self.resize(w.columns(), outputs);
         let per_block = self.inputs.div_ceil(DEPTH);
         let mut rounded = vec![bf16::ZERO; per_block * DEPTH];
@@ -151,6 +153,7 @@ impl Packed {
 
     /// Becomes w (I, O), with zeros in what there are more `inputs` than I.
     pub fn set(&mut self, w: Matrix, inputs: usize) {
+        assert!(inputs >= w.rows());
         self.resize(inputs, w.columns());
         let per_block = self.inputs.div_ceil(DEPTH);
         let zeros = vec![0.0; w.columns()];
@@ -170,6 +173,11 @@ impl Packed {
                 }
             },
         );
+    }
+
+    /// The instructions that multiply it.
+    pub fn unit(&self) -> Unit {
+        self.unit
     }
 
     fn resize(&mut self, inputs: usize, outputs: usize) {
@@ -362,6 +370,7 @@ mod tests {
     fn what_is_set_again_is_as_if_new() {
         for unit in units() {
             let mut packed = Packed::empty(unit);
+            packed.set(Matrix::new(&[f32::NAN; 90 * 90], 90), 90);
             for (rows, inputs, more, outputs) in [(3, 40, 64, 70), (2, 37, 64, 70), (5, 64, 64, 33), (1, 31, 31, 1)] {
                 let (x, w) = (values(rows * more, 0.1), values(inputs * outputs, 0.3));
                 let transposed: Vec<f32> = (0..outputs * more)
@@ -375,12 +384,14 @@ mod tests {
 
                 let stride = outputs + 3;
                 let mut found = vec![7.0; rows * stride];
-                packed.set(Matrix::strided(&w, inputs, outputs, outputs), more);
+                packed.set(Matrix::new(&vec![f32::NAN; more * outputs], outputs), more);
+                packed.set(Matrix::new(&w, outputs), more);
                 packed.scaled(&left, 0.5, &mut found, stride);
                 for (found, expected) in found.chunks(stride).zip(expected.chunks(outputs)) {
                     assert_eq!(found, [expected, &[7.0; 3]].concat(), "{unit:?} {rows}×{inputs}×{outputs}");
                 }
                 let mut found = vec![0.0; rows * (outputs + 9)];
+                packed.set_transposed(Matrix::new(&vec![f32::NAN; (outputs + 9) * more], more), outputs + 9);
                 packed.set_transposed(Matrix::new(&transposed, more), outputs + 9);
                 packed.scaled(&left, 0.5, &mut found, outputs + 9);
                 for (found, expected) in found.chunks(outputs + 9).zip(expected.chunks(outputs)) {

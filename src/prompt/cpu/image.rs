@@ -36,6 +36,7 @@ impl Prompts {
         let Shifts { hidden, shifts } = time(Phase::Forward, || self.shifts(embeddings));
         let mut dshifts = vec![0.0; b * w]; // (B, W)
         let mut dcontexts = vec![0.0; learned]; // (n_ctx, W)
+        let left_out = self.learning.left_out(n);
         let mut loss = 0.0;
         let images = embeddings.chunks(at_a_time * p).zip(labels.chunks(at_a_time));
         let shifts = shifts.chunks(at_a_time * w).zip(dshifts.chunks_mut(at_a_time * w));
@@ -50,7 +51,7 @@ impl Prompts {
                 normalise(&mut keys, p);
                 let mut logits = own_cosines(embeddings, &keys, n, p); // (I, n), then their gradient
                 logits.iter_mut().for_each(|x| *x *= scale);
-                self.learning.leave_out(&mut logits, n);
+                logits.chunks_exact_mut(n).for_each(|row| add_scaled(row, 1.0, &left_out));
                 loss += cross_entropy(&mut logits, n, labels.iter().map(|&label| label as usize), b);
                 let mut dfeatures = Vec::with_capacity(keys.len()); // (I·n, P)
                 for (image, logits) in embeddings.chunks_exact(p).zip(logits.chunks_exact(n)) {
@@ -65,7 +66,7 @@ impl Prompts {
             });
         }
         time(Phase::Backward, || self.shifts_backward(embeddings, &hidden, &dshifts));
-        let penalty = self.penalise(n, &self.parameters.values[..learned], &mut dcontexts);
+        let penalty = self.penalise(&self.parameters.values[..learned], &mut dcontexts);
         self.gradients[..learned].copy_from_slice(&dcontexts);
         (loss / b as f64) as f32 + penalty
     }

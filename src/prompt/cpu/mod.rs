@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use self::{generator::LayerState, optimiser::Optimiser};
 use super::{
-    Context, PromptConfig,
+    Batch, Candidates, Context, PromptConfig,
     learner::{Learner, Learning, texts},
     orthogonal,
     parameters::Parameters,
@@ -83,16 +83,23 @@ impl Prompts {
         if self.config.context == Context::Image {
             return self.image_loss(n, embeddings, labels);
         }
+        let all = Candidates { classes: (0..n).collect(), more: self.learning.left_out(n) };
+        self.loss_among(&all, embeddings, labels)
+    }
+
+    /// As [`Prompts::loss`], against the prompts of K candidates.
+    pub fn loss_among(&mut self, candidates: &Candidates, embeddings: &[f32], labels: &[u32]) -> f32 {
+        let classes = &candidates.classes;
         let (vectors, layers, features) = time(Phase::Forward, || {
-            let (vectors, layers) = self.vectors(n); // (n, V·W)
-            let features = self.features(n, &vectors); // (n, P)
+            let (vectors, layers) = self.vectors(classes); // (K, V·W)
+            let features = self.features(classes, &vectors); // (K, P)
             (vectors, layers, features)
         });
         time(Phase::Backward, || {
-            let (loss, dfeatures) = self.cross_entropy(&features, embeddings, labels);
-            let mut dvectors = self.backward(n, &dfeatures); // (n, V·W)
-            let penalty = self.penalise(n, &vectors, &mut dvectors);
-            self.vectors_backward(&layers, &dvectors);
+            let (loss, dfeatures) = self.cross_entropy(&features, candidates, embeddings, labels);
+            let mut dvectors = self.backward(classes, &dfeatures); // (K, V·W)
+            let penalty = self.penalise(&vectors, &mut dvectors);
+            self.vectors_backward(classes, &layers, &dvectors);
             loss + penalty
         })
     }
@@ -119,32 +126,33 @@ impl Prompts {
         self.optimiser.step(&places, &mut self.parameters.values, &mut self.gradients);
     }
 
-    /// The context vectors (n, V·W) of the first `n` classes: learned ones, then generated ones.
-    fn vectors(&self, n: usize) -> (Vec<f32>, Vec<LayerState>) {
-        let features = &self.zero_shot[..n * self.encoder.dim];
-        let (generated, layers) = generator::forward(&self.parameters, features, n); // (n, G·W)
-        let contexts = &self.parameters.values[self.parameters.contexts()];
-        let w = self.encoder.width();
+    /// The context vectors (K, V·W) of classes: learned ones, then generated ones.
+    fn vectors(&self, classes: &[usize]) -> (Vec<f32>, Vec<LayerState>) {
+        let (w, p) = (self.encoder.width(), self.encoder.dim);
         let (learned, made) = (self.config.learned() * w, self.config.generated() * w);
-        let mut vectors = Vec::with_capacity(n * (learned + made)); // (n, V·W)
-        for class in 0..n {
+        let features: Vec<f32> = match made {
+            0 => Vec::new(),
+            _ => classes.iter().flat_map(|class| &self.zero_shot[class * p..][..p]).copied().collect(),
+        };
+        let (generated, layers) = generator::forward(&self.parameters, &features, classes.len()); // (K, G·W)
+        let contexts = &self.parameters.values[self.parameters.contexts()];
+        let mut vectors = Vec::with_capacity(classes.len() * (learned + made)); // (K, V·W)
+        for (i, &class) in classes.iter().enumerate() {
             let own = if self.config.context.is_shared() { 0 } else { class };
             vectors.extend_from_slice(&contexts[own * learned..][..learned]);
-            vectors.extend_from_slice(&generated[class * made..][..made]);
+            vectors.extend_from_slice(&generated[i * made..][..made]);
         }
         (vectors, layers)
     }
 
-    /// Gradients of the parameters from that of the context vectors (n, V·W).
-    fn vectors_backward(&mut self, layers: &[LayerState], dvectors: &[f32]) {
+    /// Gradients of the parameters from that of the context vectors (K, V·W) of classes.
+    fn vectors_backward(&mut self, classes: &[usize], layers: &[LayerState], dvectors: &[f32]) {
         let w = self.encoder.width();
         let (learned, made) = (self.config.learned() * w, self.config.generated() * w);
-        let n = dvectors.len() / (learned + made);
-        let mut dgenerated = Vec::with_capacity(n * made); // (n, G·W)
-        if self.config.context.is_shared() {
-            self.gradients[..learned].fill(0.0);
-        }
-        for (class, row) in dvectors.chunks_exact(learned + made).enumerate() {
+        let mut dgenerated = Vec::with_capacity(classes.len() * made); // (K, G·W)
+        let contexts = self.parameters.contexts();
+        self.gradients[contexts].fill(0.0);
+        for (&class, row) in classes.iter().zip(dvectors.chunks_exact(learned + made)) {
             let (row, generated) = row.split_at(learned);
             match self.config.context.is_shared() {
                 true => add_scaled(&mut self.gradients[..learned], 1.0, row),
@@ -155,28 +163,26 @@ impl Prompts {
         generator::backward(&self.parameters, layers, dgenerated, &mut self.gradients);
     }
 
-    /// Features (n, P), not normalised, of the first `n` classes with their context vectors (n,
-    /// V·W).
-    fn features(&mut self, n: usize, vectors: &[f32]) -> Vec<f32> {
-        let fixed = self.fixed_of(n);
-        let learning: Vec<usize> = (fixed..n).collect();
-        let mut features = self.fixed[..fixed * self.encoder.dim].to_vec();
-        features.extend(self.encode(&learning, &vectors[fixed * self.vector_values()..]));
+    /// Features (K, P), not normalised, of classes with their context vectors (K, V·W).
+    fn features(&mut self, classes: &[usize], vectors: &[f32]) -> Vec<f32> {
+        let (p, fixed) = (self.encoder.dim, self.fixed_of(classes));
+        let mut features: Vec<f32> =
+            classes[..fixed].iter().flat_map(|class| &self.fixed[class * p..][..p]).copied().collect();
+        features.extend(self.encode(&classes[fixed..], &vectors[fixed * self.vector_values()..]));
         features
     }
 
-    /// Gradient of the context vectors (n, V·W) from that of the features (n, P).
-    fn backward(&mut self, n: usize, dfeatures: &[f32]) -> Vec<f32> {
-        let fixed = self.fixed_of(n);
-        let learning: Vec<usize> = (fixed..n).collect();
+    /// Gradient of the context vectors (K, V·W) of classes from that of their features (K, P).
+    fn backward(&mut self, classes: &[usize], dfeatures: &[f32]) -> Vec<f32> {
+        let fixed = self.fixed_of(classes);
         let mut dvectors = vec![0.0; fixed * self.vector_values()];
-        dvectors.extend(self.encode_backward(&learning, &dfeatures[fixed * self.encoder.dim..]));
+        dvectors.extend(self.encode_backward(&classes[fixed..], &dfeatures[fixed * self.encoder.dim..]));
         dvectors
     }
 
-    /// How many of the first `n` classes have features that do not change.
-    fn fixed_of(&self, n: usize) -> usize {
-        n.min(self.fixed.len() / self.encoder.dim)
+    /// How many of the classes, which ascend, have features that do not change: they come first.
+    fn fixed_of(&self, classes: &[usize]) -> usize {
+        classes.partition_point(|class| *class < self.fixed.len() / self.encoder.dim)
     }
 
     /// V·W.
@@ -184,13 +190,13 @@ impl Prompts {
         self.config.vectors() * self.encoder.width()
     }
 
-    /// The penalty of --ortho of the context vectors (n, V·W); adds its gradient.
-    fn penalise(&self, n: usize, vectors: &[f32], dvectors: &mut [f32]) -> f32 {
+    /// The penalty of --ortho of the context vectors (K, V·W); adds its gradient.
+    fn penalise(&self, vectors: &[f32], dvectors: &mut [f32]) -> f32 {
         if self.config.ortho == 0.0 {
             return 0.0;
         }
         let w = self.encoder.width();
-        let (count, group) = orthogonal::groups(&self.config, n);
+        let (count, group) = orthogonal::groups(&self.config, vectors.len() / self.vector_values());
         orthogonal::penalise(&vectors[..count * w], group, w, self.config.ortho, &mut dvectors[..count * w])
     }
 
@@ -241,20 +247,28 @@ impl Prompts {
         dvectors
     }
 
-    /// Cross-entropy of embeddings (B, P), and the gradient of the features (n, P).
-    fn cross_entropy(&self, features: &[f32], embeddings: &[f32], labels: &[u32]) -> (f32, Vec<f32>) {
+    /// Cross-entropy of embeddings (B, P), and the gradient of the candidates' features (K, P).
+    fn cross_entropy(
+        &self,
+        features: &[f32],
+        candidates: &Candidates,
+        embeddings: &[f32],
+        labels: &[u32],
+    ) -> (f32, Vec<f32>) {
         let (p, all) = (self.encoder.dim, Threads::All);
-        let (n, b) = (features.len() / p, labels.len());
+        let (n, b) = (candidates.classes.len(), labels.len());
         let scale = self.encoder.logit_scale;
-        let mut keys = features.to_vec(); // (n, P)
+        let mut keys = features.to_vec(); // (K, P)
         normalise(&mut keys, p);
         let embeddings = Matrix::new(embeddings, p);
-        let mut logits = vec![0.0; b * n]; // (B, n), then their gradient
+        let mut logits = vec![0.0; b * n]; // (B, K), then their gradient
         Product::on(all).scaled(scale).into(&mut logits, n, embeddings, Matrix::new(&keys, p).t());
-        self.learning.leave_out(&mut logits, n);
-        let classes = labels.iter().map(|&label| label as usize);
-        let loss = softmax::cross_entropy(&mut logits, n, classes, b);
-        let mut grad = vec![0.0; n * p]; // (n, P), of the keys, then of the features
+        for row in logits.chunks_exact_mut(n) {
+            add_scaled(row, 1.0, &candidates.more);
+        }
+        let places = candidates.places(labels).into_iter().map(|place| place as usize);
+        let loss = softmax::cross_entropy(&mut logits, n, places, b);
+        let mut grad = vec![0.0; n * p]; // (K, P), of the keys, then of the features
         Product::on(all).scaled(scale).into(&mut grad, p, Matrix::new(&logits, n).t(), embeddings);
         normalise_backward(features, &keys, &mut grad, p);
         ((loss / b as f64) as f32, grad)
@@ -274,8 +288,9 @@ impl Learner for Prompts {
         if self.config.context == Context::Image {
             return Ok(Vec::new());
         }
-        let (vectors, _) = self.vectors(n);
-        let mut keys = self.features(n, &vectors);
+        let classes: Vec<usize> = (0..n).collect();
+        let (vectors, _) = self.vectors(&classes);
+        let mut keys = self.features(&classes, &vectors);
         normalise(&mut keys, self.encoder.dim);
         Ok(keys)
     }
@@ -292,21 +307,24 @@ impl Learner for Prompts {
         self.learning = learning.clone();
         self.fixed.clear();
         if self.config.context == Context::Class {
-            let frozen = self.learning.own(&self.config, self.tails.len()).start;
-            let (vectors, _) = self.vectors(frozen);
-            self.fixed = self.features(frozen, &vectors);
+            let frozen: Vec<usize> = (0..self.learning.own(&self.config, self.tails.len()).start).collect();
+            let (vectors, _) = self.vectors(&frozen);
+            self.fixed = self.features(&frozen, &vectors);
         }
         Ok(())
     }
 
-    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[Batch]) -> Result<Vec<f32>> {
         let p = self.encoder.dim;
-        let step = |batch: &&[usize]| {
-            let mut rows = Vec::with_capacity(batch.len() * p); // (B, P)
-            batch.iter().for_each(|&row| rows.extend_from_slice(&embeddings[row * p..][..p]));
+        let step = |batch: &Batch| {
+            let mut rows = Vec::with_capacity(batch.rows.len() * p); // (B, P)
+            batch.rows.iter().for_each(|&row| rows.extend_from_slice(&embeddings[row * p..][..p]));
             normalise(&mut rows, p);
-            let labels: Vec<u32> = batch.iter().map(|&row| classes[row]).collect();
-            let loss = self.loss(n, &rows, &labels);
+            let labels: Vec<u32> = batch.rows.iter().map(|&row| classes[row]).collect();
+            let loss = match &batch.candidates {
+                Some(candidates) => self.loss_among(candidates, &rows, &labels),
+                None => self.loss(n, &rows, &labels),
+            };
             time(Phase::Optimise, || self.step(n));
             loss
         };

@@ -10,7 +10,7 @@ use candle_nn::loss::cross_entropy;
 
 use self::optimiser::Optimiser;
 use super::{
-    Context, PromptConfig,
+    Batch, Candidates, Context, PromptConfig,
     learner::{Learner, Learning, texts},
     orthogonal,
     parameters::{FROZEN_NORM, Layer, Parameters, SELU_ALPHA, SELU_SCALE},
@@ -40,6 +40,53 @@ pub struct Prompts {
     optimiser: Option<Optimiser>,
     learning: Learning,
     fixed: Option<Tensor>, // (F, P), the features of the first classes, where nothing in their prompts learns; not normalised
+}
+
+/// Classes, ascending, by their places in learning order.
+enum Classes<'a> {
+    Range(Range<usize>),
+    List(&'a [usize]),
+}
+
+impl Classes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Classes::Range(range) => range.len(),
+            Classes::List(list) => list.len(),
+        }
+    }
+
+    fn places(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+        match self {
+            Classes::Range(range) => Box::new(range.clone()),
+            Classes::List(list) => Box::new(list.iter().copied()),
+        }
+    }
+
+    /// Those below a place, and the others.
+    fn split(&self, place: usize) -> [Classes<'_>; 2] {
+        match self {
+            Classes::Range(range) => {
+                let middle = place.clamp(range.start, range.end);
+                [Classes::Range(range.start..middle), Classes::Range(middle..range.end)]
+            }
+            Classes::List(list) => {
+                let (below, others) = list.split_at(list.partition_point(|&class| class < place));
+                [Classes::List(below), Classes::List(others)]
+            }
+        }
+    }
+
+    /// Their rows of x (C, …).
+    fn of(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Classes::Range(range) => x.narrow(0, range.start, range.len())?,
+            Classes::List(list) => {
+                let places: Vec<u32> = list.iter().map(|&class| class as u32).collect();
+                x.index_select(&Tensor::new(places, x.device())?, 0)?
+            }
+        })
+    }
 }
 
 impl Prompts {
@@ -94,20 +141,50 @@ impl Prompts {
         if self.config.context == Context::Image {
             return self.image_loss(n, embeddings, labels);
         }
-        let (vectors, fixed) = (self.vectors(n)?, self.fixed_classes());
-        let prompts = vectors.narrow(0, fixed, n - fixed)?; // (n − F, V, W)
+        self.loss_of(&Classes::Range(0..n), self.left_out(n)?.as_ref(), embeddings, labels)
+    }
+
+    /// As `loss`, against the prompts of K candidates, of which the labels (B) are.
+    pub fn loss_among(
+        &self,
+        candidates: &Candidates,
+        embeddings: &Tensor,
+        labels: &[u32],
+    ) -> Result<(Tensor, GradStore)> {
+        let device = self.encoder.device();
+        let more = Tensor::new(candidates.more.as_slice(), device)?;
+        let places = Tensor::new(candidates.places(labels), device)?;
+        self.loss_of(&Classes::List(&candidates.classes), Some(&more), embeddings, &places)
+    }
+
+    /// Cross-entropy and penalty against the prompts of K classes, to whose logits `more` (K) is
+    /// added, where there is any. Labels (B) are places among them.
+    fn loss_of(
+        &self,
+        classes: &Classes,
+        more: Option<&Tensor>,
+        embeddings: &Tensor,
+        labels: &Tensor,
+    ) -> Result<(Tensor, GradStore)> {
+        let vectors = self.vectors(classes)?; // (K, V, W)
+        let [fixed, learning] = classes.split(self.fixed_classes());
+        let prompts = vectors.narrow(0, fixed.len(), learning.len())?; // (K − F, V, W)
         let loss = |features: &Tensor| -> Result<Tensor> {
-            let keys = normalise(&self.with_fixed(features)?)?; // (n, P)
-            let logits = (embeddings.matmul(&keys.t()?)? * self.encoder.logit_scale)?; // (B, n)
-            Ok(cross_entropy(&self.leave_out(&logits)?, labels)?)
+            let keys = normalise(&self.with_fixed(&fixed, features)?)?; // (K, P)
+            let logits = (embeddings.matmul(&keys.t()?)? * self.encoder.logit_scale)?; // (B, K)
+            let logits = match more {
+                Some(more) => logits.broadcast_add(more)?,
+                None => logits,
+            };
+            Ok(cross_entropy(&logits, labels)?)
         };
-        self.gradients(&prompts, fixed..n, loss, self.penalty(n, &vectors)?)
+        self.gradients(&prompts, &learning, loss, self.penalty(&vectors)?)
     }
 
     /// As `loss`, for prompts that depend on the image: some images at a time.
     fn image_loss(&self, n: usize, embeddings: &Tensor, labels: &Tensor) -> Result<(Tensor, GradStore)> {
-        let (b, contexts) = (labels.dim(0)?, self.contexts()?);
-        let mut penalty = self.penalty(n, contexts.as_tensor())?;
+        let (b, contexts, left_out) = (labels.dim(0)?, self.contexts()?, self.left_out(n)?);
+        let mut penalty = self.penalty(contexts.as_tensor())?;
         let mut whole: Option<(Tensor, GradStore)> = None;
         for images in images_at_a_time(b, n) {
             let share = images.len() as f64 / b as f64;
@@ -115,9 +192,14 @@ impl Prompts {
             let labels = labels.narrow(0, images.start, images.len())?;
             let loss = |features: &Tensor| -> Result<Tensor> {
                 let logits = (own_cosines(&embeddings, features)? * self.encoder.logit_scale)?; // (I, n)
-                Ok((cross_entropy(&self.leave_out(&logits)?, &labels)? * share)?)
+                let logits = match &left_out {
+                    Some(left_out) => logits.broadcast_add(left_out)?,
+                    None => logits,
+                };
+                Ok((cross_entropy(&logits, &labels)? * share)?)
             };
-            let part = self.gradients(&self.shifted(n, &embeddings)?, 0..n, loss, penalty.take())?;
+            let classes = Classes::Range(0..n);
+            let part = self.gradients(&self.shifted(n, &embeddings)?, &classes, loss, penalty.take())?;
             whole = Some(match whole {
                 None => part,
                 Some((loss, mut gradients)) => {
@@ -134,7 +216,7 @@ impl Prompts {
     fn gradients(
         &self,
         vectors: &Tensor,
-        classes: Range<usize>,
+        classes: &Classes,
         loss: impl Fn(&Tensor) -> Result<Tensor>,
         penalty: Option<Tensor>,
     ) -> Result<(Tensor, GradStore)> {
@@ -155,19 +237,19 @@ impl Prompts {
         })
     }
 
-    /// The context vectors (n, V, W) of the first `n` classes: learned ones, then generated ones.
-    fn vectors(&self, n: usize) -> Result<Tensor> {
-        let w = self.encoder.width;
+    /// The context vectors (K, V, W) of classes: learned ones, then generated ones.
+    fn vectors(&self, classes: &Classes) -> Result<Tensor> {
+        let (n, w) = (classes.len(), self.encoder.width);
         let mut vectors = Vec::new();
         if self.config.learned() > 0 {
             let contexts = self.contexts()?;
             vectors.push(match self.config.context.is_shared() {
                 true => contexts.expand((n, self.config.n_ctx, w))?,
-                false => contexts.narrow(0, 0, n)?,
+                false => classes.of(contexts)?,
             });
         }
         if self.config.generated() > 0 {
-            let generated = self.generate(&self.zero_shot.narrow(0, 0, n)?)?; // (n, G·W)
+            let generated = self.generate(&classes.of(&self.zero_shot)?)?; // (K, G·W)
             vectors.push(generated.reshape((n, self.config.generated(), w))?);
         }
         Ok(Tensor::cat(&vectors, 1)?)
@@ -190,25 +272,26 @@ impl Prompts {
         Ok(vectors.unsqueeze(1)?.expand((i, n, n_ctx, w))?.reshape((i * n, n_ctx, w))?)
     }
 
-    /// The penalty of --ortho of context vectors (n, V, W), if there is one.
-    fn penalty(&self, n: usize, vectors: &Tensor) -> Result<Option<Tensor>> {
+    /// The penalty of --ortho of context vectors (K, V, W), if there is one.
+    fn penalty(&self, vectors: &Tensor) -> Result<Option<Tensor>> {
         if self.config.ortho == 0.0 {
             return Ok(None);
         }
-        let (count, group) = orthogonal::groups(&self.config, n);
+        let (count, group) = orthogonal::groups(&self.config, vectors.dim(0)?);
         let vectors = vectors.flatten_to(1)?.narrow(0, 0, count)?;
         Ok(Some(orthogonal::penalty(&vectors, group, self.config.ortho)?))
     }
 
     /// Token embeddings (N, T, W) of prompts with context vectors (N, V, W), image by image of
     /// `classes`, T the longest of them; and the positions of their ends of text.
-    fn embeddings(&self, vectors: &Tensor, classes: Range<usize>) -> Result<(Tensor, Vec<usize>)> {
+    fn embeddings(&self, vectors: &Tensor, classes: &Classes) -> Result<(Tensor, Vec<usize>)> {
         let (n, v, w) = vectors.dims3()?;
         let images = n / classes.len();
-        let ends = self.ends[classes.clone()].repeat(images);
+        let ends: Vec<usize> = classes.places().map(|class| self.ends[class]).collect();
+        let ends = ends.repeat(images);
         let longest = ends.iter().max().context("no classes")? + 1;
         let start: Vec<Tensor> = self.start.iter().map(|start| Ok(start.expand((n, 1, w))?)).collect::<Result<_>>()?;
-        let tails = self.tails.narrow(0, classes.start, classes.len())?.narrow(1, 0, longest - v - start.len())?;
+        let tails = classes.of(&self.tails)?.narrow(1, 0, longest - v - start.len())?;
         let parts: Vec<Tensor> = start.into_iter().chain([vectors.clone(), tails.repeat((images, 1, 1))?]).collect();
         let x = Tensor::cat(&parts, 1)?;
         Ok((x, ends))
@@ -229,20 +312,21 @@ impl Prompts {
 
     /// Features (n, P), not normalised, of the first `n` classes.
     fn features(&self, n: usize) -> Result<Tensor> {
-        let fixed = self.fixed_classes().min(n);
-        if fixed == n {
-            let fixed = self.fixed.as_ref().context("no classes")?;
-            return Ok(fixed.narrow(0, 0, n)?);
+        let classes = Classes::Range(0..n);
+        let [fixed, learning] = classes.split(self.fixed_classes());
+        if learning.len() == 0 {
+            return fixed.of(self.fixed.as_ref().context("no classes")?);
         }
-        let (x, ends) = self.embeddings(&self.vectors(n)?.narrow(0, fixed, n - fixed)?, fixed..n)?;
-        self.with_fixed(&self.encoder.encode(&x.detach(), &ends)?.0)
+        let vectors = self.vectors(&classes)?.narrow(0, fixed.len(), learning.len())?;
+        let (x, ends) = self.embeddings(&vectors, &learning)?;
+        self.with_fixed(&fixed, &self.encoder.encode(&x.detach(), &ends)?.0)
     }
 
-    /// The features of the first classes that do not change, and after them those of the others.
-    fn with_fixed(&self, features: &Tensor) -> Result<Tensor> {
+    /// The features of classes that do not change, and after them those of others.
+    fn with_fixed(&self, fixed: &Classes, features: &Tensor) -> Result<Tensor> {
         Ok(match &self.fixed {
-            None => features.clone(),
-            Some(fixed) => Tensor::cat(&[fixed, features], 0)?,
+            Some(values) if fixed.len() > 0 => Tensor::cat(&[&fixed.of(values)?, features], 0)?,
+            _ => features.clone(),
         })
     }
 
@@ -262,15 +346,12 @@ impl Prompts {
         Ok(&self.vars[position.context("a parameter is missing")?])
     }
 
-    /// Takes classes that are no candidates out of logits (B, n).
-    fn leave_out(&self, logits: &Tensor) -> Result<Tensor> {
-        let removed = &self.learning.removed;
-        if removed.is_empty() {
-            return Ok(logits.clone());
+    /// What takes classes that are no candidates out of logits of the first `n`, where there are such.
+    fn left_out(&self, n: usize) -> Result<Option<Tensor>> {
+        if self.learning.removed.is_empty() {
+            return Ok(None);
         }
-        let of_class = |class| if removed.contains(&class) { f32::NEG_INFINITY } else { 0.0 };
-        let mask: Vec<f32> = (0..logits.dim(1)?).map(of_class).collect();
-        Ok(logits.broadcast_add(&Tensor::new(mask, logits.device())?)?)
+        Ok(Some(Tensor::new(self.learning.left_out(n), self.encoder.device())?))
     }
 
     /// A step of the optimiser. Contexts of classes outside `learning` stay; where a class learns
@@ -330,7 +411,7 @@ impl Learner for Prompts {
         for images in images_at_a_time(embeddings.len() / dim, n) {
             let embeddings = &embeddings[images.start * dim..images.end * dim];
             let embeddings = Tensor::from_slice(embeddings, (images.len(), dim), self.encoder.device())?; // (I, P)
-            let (x, ends) = self.embeddings(&self.shifted(n, &embeddings)?.detach(), 0..n)?;
+            let (x, ends) = self.embeddings(&self.shifted(n, &embeddings)?.detach(), &Classes::Range(0..n))?;
             let (features, _) = self.encoder.encode(&x, &ends)?; // (I·n, P)
             scores.extend(own_cosines(&embeddings, &features)?.flatten_all()?.to_vec1::<f32>()?);
         }
@@ -348,21 +429,27 @@ impl Learner for Prompts {
         Ok(())
     }
 
-    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[&[usize]]) -> Result<Vec<f32>> {
+    fn steps(&mut self, n: usize, embeddings: &[f32], classes: &[u32], batches: &[Batch]) -> Result<Vec<f32>> {
         let device = self.encoder.device();
         let embeddings = Tensor::from_slice(embeddings, (classes.len(), self.encoder.dim), device)?; // (N, P)
         let embeddings = normalise(&embeddings)?;
-        let classes = Tensor::new(classes, device)?; // (N)
+        let labels = Tensor::new(classes, device)?; // (N)
         let mut optimiser = self.optimiser.take().context("no optimiser was begun")?;
         let learning = self.learning(n)?;
-        let rows: Vec<u32> = batches.iter().flat_map(|batch| batch.iter().map(|&row| row as u32)).collect();
+        let rows: Vec<u32> = batches.iter().flat_map(|batch| batch.rows.iter().map(|&row| row as u32)).collect();
         let rows = Tensor::new(rows, device)?;
         let (mut losses, mut first) = (Vec::new(), 0);
         for batch in batches {
-            let rows = rows.narrow(0, first, batch.len())?; // (B)
-            first += batch.len();
-            let (loss, mut gradients) =
-                self.loss(n, &embeddings.index_select(&rows, 0)?, &classes.index_select(&rows, 0)?)?;
+            let rows = rows.narrow(0, first, batch.rows.len())?; // (B)
+            first += batch.rows.len();
+            let embeddings = embeddings.index_select(&rows, 0)?;
+            let (loss, mut gradients) = match &batch.candidates {
+                Some(candidates) => {
+                    let labels: Vec<u32> = batch.rows.iter().map(|&row| classes[row]).collect();
+                    self.loss_among(candidates, &embeddings, &labels)?
+                }
+                None => self.loss(n, &embeddings, &labels.index_select(&rows, 0)?)?,
+            };
             self.step(&mut optimiser, &mut gradients, learning.as_ref())?;
             losses.push(loss.detach()); // read at the end: the device need not wait for the host
         }
