@@ -14,7 +14,7 @@ use half::bf16;
 pub use kernel::Unit;
 use kernel::{BLOCK, DEPTH, Step, Sums};
 
-use super::{product::Matrix, vector::vectorised};
+use super::{huge_pages, product::Matrix, vector::vectorised};
 
 /// Blocks of rows between two looks at their sums, which stay in the cache.
 const GROUP: usize = 4;
@@ -183,8 +183,10 @@ impl Packed {
     fn resize(&mut self, inputs: usize, outputs: usize) {
         if (inputs, outputs) != (self.inputs, self.outputs) {
             (self.inputs, self.outputs) = (inputs, outputs);
-            self.steps.clear(); // what pads steps is zero
-            self.steps.resize(outputs.div_ceil(BLOCK) * inputs.div_ceil(DEPTH), Step::ZERO);
+            let steps = outputs.div_ceil(BLOCK) * inputs.div_ceil(DEPTH);
+            self.steps = Vec::with_capacity(steps);
+            huge_pages::ask_for(&self.steps);
+            self.steps.resize(steps, Step::ZERO); // what pads steps is zero
         }
     }
 
