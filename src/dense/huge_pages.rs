@@ -1,19 +1,51 @@
-//! Memory in pages of 2 MB, of which Linux gives those to programs that ask for them. Weights that are
-//! read from beyond the caches for every batch are found sooner for it: with pages of 4 KB their
-//! addresses have to be looked up 40,000 times.
+//! Memory in pages of 2 MB, which Linux gives where it is asked to. Weights that are read from beyond
+//! the caches for every batch are found sooner there: in pages of 4 KB tens of thousands of addresses
+//! have to be looked up.
 
-/// Asks for huge pages for what a vector has room for, which should not have been written to yet.
-pub(super) fn ask_for<T>(vector: &Vec<T>) {
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4096;
-        let (start, bytes) = (vector.as_ptr() as usize, vector.capacity() * size_of::<T>());
-        let (first, end) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
-        if first < end {
-            // Safety: pages that the vector has for itself, whose values stay what they are. Where
-            // there are no huge pages the answer is an error, and nothing is lost.
-            unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE) };
-        }
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+    slice,
+};
+
+use memmap2::MmapMut;
+
+/// A type of which bytes of zero are a value, aligned to no more than a page.
+///
+/// # Safety
+///
+/// They are.
+pub unsafe trait Plain: Copy {}
+
+/// Values that stay where they are.
+pub struct HugePages<T> {
+    memory: MmapMut,
+    len: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Plain> HugePages<T> {
+    /// `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        let memory = MmapMut::map_anon((len * size_of::<T>()).max(1)).expect("memory");
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage); // where there are none, small ones do
+        HugePages { memory, len, of: PhantomData }
     }
-    let _ = vector;
+}
+
+impl<T: Plain> Deref for HugePages<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // Safety: as many values as there is memory for, which is zeros at first.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for HugePages<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // Safety: as above, and nobody else has it.
+        unsafe { slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
+    }
 }

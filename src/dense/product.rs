@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use gemm::Parallelism;
 
-use super::huge_pages;
-
 /// The number types of products.
 pub trait Number: Copy + From<f32> + 'static {}
 
@@ -95,8 +93,7 @@ impl<'a, T> Matrix<'a, T> {
 pub fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
     const TILE: usize = 32; // a tile of both stays in the cache
     let rows = data.len() / columns;
-    let mut out = vec![0.0; data.len()]; // (columns, rows), and no page of it written
-    huge_pages::ask_for(&out);
+    let mut out = vec![0.0; data.len()]; // (columns, rows)
     for row in (0..rows).step_by(TILE) {
         for column in (0..columns).step_by(TILE) {
             for i in row..rows.min(row + TILE) {

@@ -14,7 +14,11 @@ use half::bf16;
 pub use kernel::Unit;
 use kernel::{BLOCK, DEPTH, Step, Sums};
 
-use super::{huge_pages, product::Matrix, vector::vectorised};
+use super::{
+    huge_pages::{HugePages, Plain},
+    product::Matrix,
+    vector::vectorised,
+};
 
 /// Blocks of rows between two looks at their sums, which stay in the cache.
 const GROUP: usize = 4;
@@ -29,7 +33,7 @@ pub struct Rows {
 
 /// The right side of a product (I, O), rounded and packed.
 pub struct Packed {
-    steps: Vec<Step>, // (blocks of columns, steps)
+    steps: HugePages<Step>, // (blocks of columns, steps)
     inputs: usize,
     outputs: usize,
     unit: Unit,
@@ -97,6 +101,9 @@ impl Rows {
     }
 }
 
+// Safety: zeros are zeros, and 64 bytes divide a page.
+unsafe impl Plain for Step {}
+
 impl Step {
     fn row(&mut self, row: usize) -> &mut [bf16; DEPTH] {
         &mut self.0[row % BLOCK / 16][row % 16]
@@ -114,7 +121,7 @@ fn round(x: &[f32; DEPTH], y: &mut [bf16; DEPTH]) {
 impl Packed {
     /// Nothing yet.
     pub fn empty(unit: Unit) -> Self {
-        Packed { steps: Vec::new(), inputs: 0, outputs: 0, unit }
+        Packed { steps: HugePages::zeros(0), inputs: 0, outputs: 0, unit }
     }
 
     /// Of a weight (O, I).
@@ -184,9 +191,7 @@ impl Packed {
         if (inputs, outputs) != (self.inputs, self.outputs) {
             (self.inputs, self.outputs) = (inputs, outputs);
             let steps = outputs.div_ceil(BLOCK) * inputs.div_ceil(DEPTH);
-            self.steps = Vec::with_capacity(steps);
-            huge_pages::ask_for(&self.steps);
-            self.steps.resize(steps, Step::ZERO); // what pads steps is zero
+            self.steps = HugePages::zeros(steps); // what pads steps is zero
         }
     }
 
