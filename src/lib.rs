@@ -47,6 +47,7 @@ pub mod storage;
 pub mod stream;
 #[cfg(feature = "report")]
 pub mod summary;
+pub mod sums;
 pub mod table;
 pub mod task;
 pub mod tensors;

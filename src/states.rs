@@ -1,19 +1,27 @@
 //! What classifiers have learned, and the statistics of classes, task by task:
 //! `statistics/STREAM/LEARNER/task-NN`. The state after a task is made from that after the one
-//! before and the task's rows alone.
+//! before and the task's rows alone; where it needs no more than sums over these, partitions may have
+//! made them ([`Sums`]).
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    artefact::{self, Input, Manifest, Plan, slug},
-    baseline::{Incremental, State, Stored, learn_task},
+    artefact::{self, Input, MANIFEST, Manifest, Plan, slug},
+    baseline::{Incremental, State, Stored, Sum, examples, learn_task},
     hash::canonical,
+    partition::Partition,
     profile::{Phase, time},
-    run::{Run, STATISTICS, step_name},
+    run::{Run, STATISTICS, names, step_name},
+    stop::{self, Stopped},
+    storage,
     stream::Stream,
+    sums::{Part, Sums},
     tensors,
 };
 
@@ -53,7 +61,7 @@ impl<'a, C: Incremental> States<'a, C> {
         } else {
             format!("{}{}", learner.name, canonical(&learner.options))
         };
-        let dir = run.dir().join(STATISTICS).join(&stream.name).join(slug(&name));
+        let dir = dir(run, stream).join(slug(&name));
         States { run, stream, learner, dir, classifier, at: 0 }
     }
 
@@ -147,23 +155,96 @@ impl<'a, C: Incremental> States<'a, C> {
         }
         self.classifier.leave_out(self.stream.removed(learned).collect());
         let (run, stream, t) = (self.run, self.stream, learned - 1);
-        if self.classifier.in_parts().is_none() {
-            let rows = time(Phase::Read, || stream.task_rows(run, t))?;
-            time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
-        } else {
-            let mut parts = stream.parts(run, t)?.into_iter().peekable();
-            while let Some(part) = parts.next() {
-                let rows = time(Phase::Read, || stream.part_rows(run, t, part))?;
-                time(Phase::Optimise, || match (parts.peek(), self.classifier.in_parts()) {
-                    (Some(_), Some(first)) => learn_task(first, &rows),
-                    _ => learn_task(&mut self.classifier, &rows),
-                })?;
+        match self.classifier.of_sums() {
+            None => {
+                let rows = time(Phase::Read, || stream.task_rows(run, t))?;
+                time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
+            }
+            Some(learner) => {
+                let (parts, sum, sums) = (parts(run, stream, t)?, learner.sum(), Sums::of(&self.dir));
+                let of_part = |part: &Part| sums.read(part).map_or_else(|| sum_of(run, stream, part, sum), Ok);
+                if !parts.is_empty() {
+                    learner.learn_sums(&stream.learned_classes(t), &mut parts.iter().map(of_part))?;
+                }
             }
         }
         self.at = learned;
         let (plan, state) = (self.plan(learned)?, self.classifier.state());
         let dir = self.step_dir(learned);
         plan.make(&dir, self.run.place(&dir), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
-        Ok(())
+        Sums::of(&self.dir).remove(t)
     }
+
+    /// Sums up what a partition has of the rows of tasks that are not learned yet: every N-th part of
+    /// them. For a learner that needs no more than sums.
+    pub fn sum_up(&mut self, own: Partition) -> Result<SummedUp> {
+        let sum = self.classifier.of_sums().context("this learner needs the rows themselves")?.sum();
+        let (sums, mut made) = (Sums::of(&self.dir), 0);
+        let is_missing =
+            |part: &Part| -> Result<bool> { Ok(sums.made(part).is_none() && !self.is_there(part.task + 1)?) };
+        let mut all = Vec::new();
+        for t in 0..self.stream.tasks() {
+            all.extend(parts(self.run, self.stream, t)?);
+        }
+        for (_, part) in all.iter().enumerate().filter(|(k, _)| own.has(*k)) {
+            if is_missing(part)? {
+                if stop::is_asked() {
+                    return Err(Stopped.into());
+                }
+                sums.put(part, &sum_of(self.run, self.stream, part, sum)?)?;
+                made += 1;
+                if self.is_there(part.task + 1)? {
+                    sums.remove(part.task)?; // another process was faster
+                }
+            }
+        }
+        let mut missing = 0;
+        for part in &all {
+            missing += usize::from(is_missing(part)?);
+        }
+        Ok(SummedUp { made, missing, all: all.len() })
+    }
+
+    /// Where the states lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// Where all learners of a stream lie.
+pub fn dir(run: &Run, stream: &Stream) -> PathBuf {
+    run.dir().join(STATISTICS).join(&stream.name)
+}
+
+/// When the learner in `dir` learned the task of a number, from 1; none where it has not.
+pub fn made(dir: &Path, learned: usize) -> Option<SystemTime> {
+    storage::metadata(&dir.join(step_name(learned)).join(MANIFEST)).ok()?.modified()
+}
+
+/// Takes away what partitions have summed up of a stream, whose learners have learned it.
+pub fn remove_sums(run: &Run, stream: &Stream) -> Result<()> {
+    let dir = dir(run, stream);
+    names(&dir).iter().try_for_each(|learner| Sums::of(&dir.join(learner)).remove_all())
+}
+
+/// What a partition has come to.
+pub struct SummedUp {
+    /// Parts that it has summed up now.
+    pub made: usize,
+    /// Parts that nobody has summed up yet.
+    pub missing: usize,
+    /// All parts.
+    pub all: usize,
+}
+
+/// The parts of the rows of task `t` (from 0).
+pub fn parts(run: &Run, stream: &Stream, t: usize) -> Result<Vec<Part>> {
+    let part = |shards| Part { stream: stream.input(t), task: t, shards };
+    Ok(stream.parts(run, t)?.into_iter().map(part).collect())
+}
+
+/// The sums of a part.
+fn sum_of(run: &Run, stream: &Stream, part: &Part, sum: Sum) -> Result<State> {
+    let rows = time(Phase::Read, || stream.part_rows(run, part.task, part.shards.clone()))?;
+    time(Phase::Optimise, || sum.of(&examples(&rows))).with_context(|| format!("training rows of {}", part.name()))
 }

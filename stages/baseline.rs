@@ -15,22 +15,26 @@ use cgil::{
     generator::LatentStore,
     method::{Learned, Prompted, Recipe, Statistics, WithText, ZeroShotTexts, score},
     metrics::History,
+    partition::Partition,
     prompt::{
         PromptConfig, backend,
         training::{Generated, Replay, Training, described},
     },
     results::{Results, method_name, sorted_name, stored_bytes},
     run::Run,
-    states::{Learner, States},
+    states::{Learner, States, SummedUp},
+    stop,
     stream::Stream,
     task::Class,
     texts::{self, TextModel},
+    words::counted,
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
     checkpoint::{self, ClipOptions},
+    jobs,
     options::{OrderOptions, PromptOptions, TaskOptions, choice, share, template},
     terminal::{self, Progress},
 };
@@ -55,7 +59,7 @@ pub enum Baseline {
     /// CLIP as it is: text features of the class names
     ZeroShot(ZeroShotOptions),
     /// Nearest class mean
-    Ncm(RunOptions),
+    Ncm(NcmOptions),
     /// Linear discriminant analysis with a covariance that the classes share
     Lda(LdaOptions),
     /// Random projection and ridge regression (RanPAC)
@@ -91,6 +95,18 @@ pub struct RunOptions {
     order: OrderOptions,
 }
 
+/// Of baselines that learn from sums over training rows.
+#[derive(Args, Clone)]
+struct PartOptions {
+    /// Sum up every N-th part of the training rows alone, from part I on
+    ///
+    /// Partition I of N, from 0/N to N-1/N, has the parts k with k mod N = I, shards of 32 MB of
+    /// rows. Partitions may run anywhere that the run's directory is, at once, in any order
+    /// and again; whoever finds all sums there learns from them, and is scored.
+    #[arg(long, value_name = "I/N", hide_short_help = true)]
+    partition: Option<Partition>,
+}
+
 #[derive(Args, Clone)]
 pub struct ZeroShotOptions {
     #[command(flatten)]
@@ -103,9 +119,19 @@ pub struct ZeroShotOptions {
 }
 
 #[derive(Args, Clone)]
+pub struct NcmOptions {
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    part: PartOptions,
+}
+
+#[derive(Args, Clone)]
 pub struct LdaOptions {
     #[command(flatten)]
     run: RunOptions,
+    #[command(flatten)]
+    part: PartOptions,
     /// What is done about a covariance of few rows
     #[arg(long, value_parser = choice::<Shrinkage>(), default_value_t = Shrinkage::Oas)]
     shrinkage: Shrinkage,
@@ -197,10 +223,12 @@ pub fn run(options: &Options) -> Result<()> {
             let templates = options.templates();
             setting.score(baseline, &mut ZeroShotTexts::new(&setting.stream, &checkpoint, clip, templates))
         }
-        Baseline::Ncm(_) => setting.learn(baseline, plain("class-means"), NearestMean::new(setting.test.dim())),
+        Baseline::Ncm(options) => {
+            setting.learn_sums(baseline, plain(CLASS_MEANS), NearestMean::new(setting.test.dim()), &options.part)
+        }
         Baseline::Lda(options) => {
             let discriminant = Discriminant::new(setting.test.dim(), options.shrinkage);
-            setting.learn(baseline, plain(CLASS_STATISTICS), discriminant)
+            setting.learn_sums(baseline, plain(CLASS_STATISTICS), discriminant, &options.part)
         }
         Baseline::Ranpac(options) => {
             let (learner, projection) = setting.projection(options.features);
@@ -275,10 +303,18 @@ impl Baseline {
         })
     }
 
+    /// The partition that it makes alone; none where it makes all.
+    pub fn partition(&self) -> Option<Partition> {
+        match self {
+            Baseline::Ncm(NcmOptions { part, .. }) | Baseline::Lda(LdaOptions { part, .. }) => part.partition,
+            _ => None,
+        }
+    }
+
     fn run_options(&self) -> &RunOptions {
         match self {
             Baseline::ZeroShot(o) => &o.run,
-            Baseline::Ncm(run) => run,
+            Baseline::Ncm(o) => &o.run,
             Baseline::Lda(o) => &o.run,
             Baseline::Ranpac(o) => &o.run,
             Baseline::Hybrid(o) => &o.run,
@@ -304,6 +340,9 @@ impl ZeroShotOptions {
     }
 }
 
+/// What is learned by nearest class means.
+const CLASS_MEANS: &str = "class-means";
+
 /// What is learned by linear discriminant analysis, whatever is made of it.
 const CLASS_STATISTICS: &str = "class-statistics";
 
@@ -323,7 +362,7 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
 const EVIDENCE_RULE: u32 = 5;
 
 /// Those that learn a class once: what they keep of it has no count.
-const LEARN_ONCE: [&str; 3] = ["class-means", "class-cache", "linear"];
+const LEARN_ONCE: [&str; 3] = [CLASS_MEANS, "class-cache", "linear"];
 
 /// Whether what a learner's manifest has as options is of one that can learn the tasks of a stream:
 /// not what keeps something else by now, and not what learns a class once, where there is more of one.
@@ -417,11 +456,36 @@ impl Setting {
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }
 
+    /// As [`Setting::learn`], of what learns from sums, which partitions may make.
+    fn learn_sums(
+        &self,
+        baseline: &Baseline,
+        learner: Learner,
+        classifier: impl Classifier,
+        PartOptions { partition }: &PartOptions,
+    ) -> Result<()> {
+        let Some(own) = *partition else { return self.learn(baseline, learner, classifier) };
+        let mut states = States::new(&self.run, &self.stream, learner.clone(), classifier);
+        let place = self.run.place(states.dir());
+        jobs::recorded(&self.run, &place, Some(own), || {
+            stop::watch();
+            let SummedUp { made, missing, all } = states.sum_up(own)?;
+            if missing > 0 {
+                return terminal::print(format!(
+                    "partition {own} of {}: its sums are there, {} made now; other partitions lack {missing} of {all}\n",
+                    self.run.dir().display(),
+                    counted(made, "part")
+                ));
+            }
+            self.score(baseline, &mut Learned::new(&self.stream, states, baseline.options()?.1))
+        })
+    }
+
     fn hybrid(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel, weight: f64) -> Result<()> {
         let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
         let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
         let classifier = TextAndMean::new(&text, self.test.dim(), weight)?;
-        let states = States::new(&self.run, &self.stream, plain("class-means"), classifier);
+        let states = States::new(&self.run, &self.stream, plain(CLASS_MEANS), classifier);
         let scored = json!({"clip": clip, "template": texts::TEMPLATE, "weight": weight});
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
     }

@@ -12,7 +12,7 @@ use cgil::{
     generator::{Kind, LatentStore},
     rows::{Test, Train},
     run::Run,
-    states::States,
+    states::{self, States},
     storage,
     stream::Stream,
     words::counted,
@@ -79,6 +79,9 @@ pub fn forget(run: &Run, source: &str, what: Forget, overwrite: bool) -> Result<
     } else {
         learned.iter().map(|learned| kept(run, &embeddings, learned)).collect::<Result<Vec<_>>>()?.concat()
     };
+    for Learned { stream, .. } in &learned {
+        states::remove_sums(run, stream)?; // of few rows they are the rows
+    }
     let mut gone = counted(embeddings.forget::<Train>(overwrite)?, "training embedding");
     if what == Forget::All {
         gone += &format!(" and {}", counted(embeddings.forget::<Test>(overwrite)?, "test embedding"));

@@ -135,6 +135,11 @@ fn beat(path: &Path) {
     storage::touch(path).ok();
 }
 
+/// Whether a partition of what lies in `place` was ever begun.
+pub fn are_known(run: &Run, place: &str) -> bool {
+    !names(&dir(run, place)).is_empty()
+}
+
 /// What the partitions of what lies in `place` said, in their order.
 pub fn records(run: &Run, place: &str) -> Vec<(Partition, Record)> {
     let dir = dir(run, place);

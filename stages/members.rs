@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cgil::{
     choice::Choice,
     generator::Kind,
@@ -140,7 +140,13 @@ impl Member {
             })?;
             match &parsed.stage {
                 Stage::PromptTune(options) => name = options.method()?,
-                Stage::Baseline(options) => name = options.baseline.method()?,
+                Stage::Baseline(options) => {
+                    ensure!(
+                        options.baseline.partition().is_none(),
+                        "method {method:?}: a sweep's members are whole; --partition cuts the sweep itself"
+                    );
+                    name = options.baseline.method()?;
+                }
                 _ => {}
             }
         }

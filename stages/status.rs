@@ -3,7 +3,15 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, bail};
-use cgil::{choice::Choice, generator::Kind, partition::Partition, run::Run, storage, stream::Stream, words::counted};
+use cgil::{
+    choice::Choice,
+    generator::Kind,
+    partition::Partition,
+    run::{Run, names},
+    states, storage,
+    stream::Stream,
+    words::counted,
+};
 use clap::Args;
 
 use crate::{
@@ -69,6 +77,14 @@ fn stages(run: &Run) -> Result<Vec<Stage>> {
             let work = Work::of_generators(run, &stream, *kind);
             if storage::exists(&run.dir().join(&work.place)) {
                 stages.push(stage(format!("fit-vae {name} {kind_name}"), work));
+            }
+        }
+        let dir = states::dir(run, &stream);
+        for learner in names(&dir) {
+            // one process makes what no partition has begun
+            if jobs::are_known(run, &run.place(&dir.join(&learner))) {
+                let work = Work::of_sums(run, &stream, &dir.join(&learner))?;
+                stages.push(stage(format!("sums {name} {learner}"), work));
             }
         }
     }

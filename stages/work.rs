@@ -1,6 +1,6 @@
 //! What there is of a stage's work, and what is missing, as the tables have it.
 
-use std::{collections::BTreeSet, io::Write, time::SystemTime};
+use std::{collections::BTreeSet, io::Write, path::Path, time::SystemTime};
 
 use anyhow::Result;
 use cgil::{
@@ -11,8 +11,9 @@ use cgil::{
     partition::Partition,
     results::Results,
     run::{Run, names},
-    storage,
+    states, storage,
     stream::Stream,
+    sums::{Part, Sums},
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,18 @@ impl Work {
             items: stream.classes.iter().zip(fitted).map(item).collect(),
             is_complete,
         }
+    }
+
+    /// The parts of the rows that a learner of a stream takes sums of, whose states lie in `dir`.
+    pub fn of_sums(run: &Run, stream: &Stream, dir: &Path) -> Result<Self> {
+        let (sums, mut items, mut is_complete) = (Sums::of(dir), Vec::new(), true);
+        for t in 0..stream.tasks() {
+            let learned = states::made(dir, t + 1);
+            is_complete &= learned.is_some();
+            let item = |part: Part| Item { name: part.name(), weight: 1, made: learned.or(sums.made(&part)) };
+            items.extend(states::parts(run, stream, t)?.into_iter().map(item));
+        }
+        Ok(Work { noun: "parts", unit: None, place: run.place(dir), items, is_complete })
     }
 
     /// The members of a sweep.

@@ -36,27 +36,73 @@ fn the_first_task_chooses_the_number_of_random_features_by_rows_held_out() {
     assert!(FEATURES.into_iter().all(|other| errors(other) >= errors(features)));
 }
 
+/// The rows of a class, and how many of them come in the first part.
+fn cut(rows: &TrainRows<Train>, first: usize) -> [TrainRows<Train>; 2] {
+    let (first, others) = rows.values().split_at(first * rows.dim());
+    [first, others].map(|values| TrainRows::new(rows.dim(), values.to_vec()))
+}
+
 #[test]
-fn a_task_in_parts_leaves_what_it_does_at_once() {
-    fn check(mut whole: impl Incremental, mut parts: impl Incremental, examples: &[Examples]) {
+fn sums_of_parts_of_the_rows_are_those_of_all() {
+    fn check(mut whole: impl Incremental, mut once: impl Incremental, mut parts: impl Incremental, set: &Set) {
+        let examples = set.examples();
         for task in [&examples[..5], &examples[5..]] {
             whole.learn(task).unwrap();
-            let (last, first) = task.split_last().unwrap();
-            for class in first {
-                let learner = parts.in_parts().expect("it learns in parts");
-                learner.learn(std::slice::from_ref(class)).unwrap();
+            let classes: Vec<Class> = task.iter().map(|examples| examples.class.clone()).collect();
+            let learner = once.of_sums().expect("it learns from sums");
+            let sums = learner.sum().of(task);
+            learner.learn_sums(&classes, &mut std::iter::once(sums)).unwrap();
+            // of the first class all rows are in the first part, of the second none, of the others some
+            let cuts: Vec<[TrainRows<Train>; 2]> = task
+                .iter()
+                .enumerate()
+                .map(|(i, Examples { rows, .. })| cut(rows, [rows.len(), 0, 1, 2, rows.len() / 2][i % 5]))
+                .collect();
+            let learner = parts.of_sums().unwrap();
+            let sum = learner.sum();
+            let part = |part: usize| {
+                let own = task.iter().zip(&cuts).filter(|(_, cut)| !cut[part].is_empty());
+                sum.of(&own
+                    .map(|(Examples { class, .. }, cut)| Examples { class, rows: &cut[part] })
+                    .collect::<Vec<_>>())
+            };
+            learner.learn_sums(&classes, &mut [1, 0].into_iter().map(part)).unwrap();
+            assert!(whole.state() == once.state(), "to the last bit");
+            let (expected, found) = (whole.state(), parts.state());
+            assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+            for (name, (shape, expected)) in &expected {
+                assert_eq!(*shape, found[name].0);
+                let size = expected.iter().fold(0.0, |size: f64, x| size.max(x.abs()));
+                for (expected, found) in expected.iter().zip(&found[name].1) {
+                    // unit means are stored as float32
+                    let most = if name == "unit_means" { 1e-7 } else { 1e-12 };
+                    assert!((expected - found).abs() <= most * size, "{name}: {expected} {found}");
+                }
             }
-            parts.learn(std::slice::from_ref(last)).unwrap();
-            assert!(whole.state() == parts.state(), "to the last bit");
         }
     }
     let set = Set::golden("plain");
-    let (dim, examples) = (set.dim, set.examples());
-    check(NearestMean::new(dim), NearestMean::new(dim), &examples);
-    check(ClassStatistics::new(dim), ClassStatistics::new(dim), &examples);
+    let dim = set.dim;
+    check(NearestMean::new(dim), NearestMean::new(dim), NearestMean::new(dim), &set);
+    check(ClassStatistics::new(dim), ClassStatistics::new(dim), ClassStatistics::new(dim), &set);
     let discriminant = || Discriminant::new(dim, Shrinkage::Oas);
-    check(discriminant(), discriminant(), &examples);
-    assert!(RandomProjection::new(dim, Features::HeldOut, Ridge::HeldOut, 3).in_parts().is_none());
+    check(discriminant(), discriminant(), discriminant(), &set);
+    assert!(RandomProjection::new(dim, Features::HeldOut, Ridge::HeldOut, 3).of_sums().is_none());
+}
+
+#[test]
+fn sums_without_a_class_of_the_task_are_refused() {
+    let set = Set::golden("plain");
+    let examples = set.examples();
+    let classes: Vec<Class> = examples[..3].iter().map(|examples| examples.class.clone()).collect();
+    fn check(mut learner: impl Incremental, examples: &[Examples], classes: &[Class]) {
+        let learner = learner.of_sums().unwrap();
+        let sums = learner.sum().of(examples);
+        let error = learner.learn_sums(classes, &mut std::iter::once(sums)).unwrap_err().to_string();
+        assert!(error.contains("no sums of rows") && error.contains(&classes[2].name), "{error}");
+    }
+    check(NearestMean::new(set.dim), &examples[..2], &classes);
+    check(ClassStatistics::new(set.dim), &examples[..2], &classes);
 }
 
 #[test]

@@ -270,3 +270,66 @@ fn what_is_no_partition_is_refused() {
         assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
     }
 }
+
+/// Rows of four classes of the same number each, one after another, that are four parts of two tasks.
+fn many_rows() -> Rows {
+    const TRAIN: usize = 100_000;
+    let clouds = Rows::clouds(4, TRAIN, 20);
+    let order: Vec<usize> = (0..TRAIN + 20).flat_map(|i| (0..4).map(move |class| class * (TRAIN + 20) + i)).collect();
+    let mut rows = Rows::default();
+    for i in order {
+        rows.split.push(clouds.split[i]);
+        rows.label.push(clouds.label[i]);
+        rows.class_name.push(clouds.class_name[i].clone());
+        rows.embedding.push(clouds.embedding[i].clone());
+    }
+    rows
+}
+
+#[test]
+fn sums_of_rows_in_any_order_and_twice_at_once_leave_the_tables_of_one_process() {
+    let dir = tempdir().unwrap();
+    let whole = imported(dir.path(), "whole", &many_rows());
+    let parts = dir.path().join("parts");
+    copy(&whole, &parts);
+    let learner = |name: &str| parts.join("statistics/dataset-order-tasks-2").join(name);
+    for (baseline, name) in [("lda", "class-statistics"), ("ncm", "class-means")] {
+        let of = |run_dir: &Path| ["baseline", baseline, "--run", path(run_dir), "--tasks", "2"].map(str::to_owned);
+        run(&words(&of(&whole)));
+        let printed = run(&words(&part(&of(&parts), "2/3")));
+        let expected = "its sums are there, 1 part made now; other partitions lack 3 of 4";
+        assert!(printed.contains(expected), "{printed}");
+        let status = run(&["status", "--run", path(&parts)]);
+        assert!(status.contains(&format!("sums dataset-order-tasks-2 {name}: 1 of 4 parts")), "{status}");
+        let missing = run(&["status", "--run", path(&parts), "--missing"]);
+        assert!(missing.contains("0/3 task 2, shards "), "{missing}");
+        fails(&["forget", "--run", path(&parts), "--source", "base"], &["base"]);
+        // one that is damaged is made again by who learns from it
+        let sums: Vec<PathBuf> =
+            fs::read_dir(learner(name).join("sums")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(sums.len(), 1);
+        let bytes = fs::read(&sums[0]).unwrap();
+        fs::write(&sums[0], &bytes[..bytes.len() / 2]).unwrap();
+        let running: Vec<Child> =
+            ["0/3", "1/3", "1/3", "0/3"].map(|partition| start(&part(&of(&parts), partition))).into();
+        let ends: Vec<String> = running.into_iter().map(|child| text(&end(child).stdout)).collect();
+        assert!(ends.iter().any(|printed| printed.contains("bytes per class")), "{ends:?}");
+        assert!(unfinished(&parts).is_empty());
+        let status = run(&["status", "--run", path(&parts)]);
+        assert!(status.contains(&format!("sums dataset-order-tasks-2 {name}: 4 of 4 parts, complete")), "{status}");
+        // again: nothing is missing
+        run(&words(&part(&of(&parts), "4/5")));
+    }
+    assert_same_tables(&whole, &parts);
+    // rows that are drawn come from every part
+    run(&["baseline", "lda", "--run", path(&whole), "--tasks", "2", "--seed", "3", "--shots", "500"]);
+    let state = whole.join("statistics/seed-3-tasks-2-shots-500/class-statistics/task-02/state.safetensors");
+    let (state, _) = cgil::tensors::read::<f64, serde_json::Value>(&state).unwrap();
+    assert_eq!(state["counts"].1, [500.0; 4]);
+    let of_classes = run(&["sweep", "--run", path(&whole), "--tasks", "2", "--seeds", "1", "--method", "ncm"]);
+    assert!(of_classes.contains("ncm"), "{of_classes}");
+    fails(
+        &["sweep", "--run", path(&whole), "--tasks", "2", "--seeds", "1", "--method", "lda,partition=0/2"],
+        &["lda,partition=0/2", "members are whole"],
+    );
+}

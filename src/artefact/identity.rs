@@ -41,6 +41,13 @@ pub static KINDS: [&Kind; 7] = [&SOURCE, &STREAM, &GENERATORS, &STATISTICS, &PRO
 #[serde(transparent)]
 pub struct Identity(String);
 
+impl Identity {
+    /// The hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// An artefact that another was made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,9 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::{
-    classifier::{Examples, Incremental, OpenSet, State, Stored, require_texts, require_texts_of_state, take, unit},
+    classifier::{
+        Examples, Incremental, OpenSet, State, Stored, learn_as_sums, require_texts, require_texts_of_state, take, unit,
+    },
     mean::UnitMeans,
 };
 use crate::{dense::cosine::cosines, evaluate::Scores};
@@ -89,8 +91,8 @@ fn affinity(cosine: f32, beta: f64) -> f64 {
 impl Incremental for ClassCache {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
         let learned = self.seen();
-        require_texts(classes, self.means.labels(), self.texts())?;
-        self.means.learn(classes)?;
+        require_texts(classes.iter().map(|examples| examples.class), self.means.labels(), self.texts())?;
+        learn_as_sums(&mut self.means, classes)?;
         let of_class = |(place, examples): (usize, &Examples)| self.hits_of(examples.rows.values(), learned + place);
         let all: Vec<Vec<f64>> = classes.par_iter().enumerate().map(of_class).collect();
         for hits in all {

@@ -1,5 +1,7 @@
 //! What classifiers have in common: what they are shown, what they answer, and what they keep.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -21,9 +23,8 @@ pub trait Incremental {
     /// error names the class that it is about; after one the learner is not to be used.
     fn learn(&mut self, classes: &[Examples]) -> Result<()>;
 
-    /// What learns the first classes of a task whose others follow: with the last of them
-    /// [`Incremental::learn`] leaves what it does with all at once. None where it needs these.
-    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+    /// What learns from sums over the rows of a task; none where it needs the rows.
+    fn of_sums(&mut self) -> Option<&mut dyn OfSums> {
         None
     }
 
@@ -40,6 +41,48 @@ pub trait Incremental {
 
     /// What it keeps.
     fn stored(&self) -> Stored;
+}
+
+/// What needs no more of a task than sums over the rows of each class, so that parts of the rows may
+/// be summed up anywhere.
+pub trait OfSums {
+    /// What sums up rows of some classes.
+    fn sum(&self) -> Sum;
+
+    /// As [`Incremental::learn`], from the sums of parts of the rows, each row in one of them: to the
+    /// last bit the same from the same parts.
+    fn learn_sums(&mut self, classes: &[Class], parts: &mut dyn Iterator<Item = Result<State>>) -> Result<()>;
+}
+
+/// What sums up rows of classes, to be stored.
+#[derive(Clone, Copy)]
+pub struct Sum {
+    /// Values per embedding, D.
+    pub(super) dim: usize,
+    pub(super) of: fn(usize, &[Examples]) -> Result<State>,
+}
+
+impl Sum {
+    /// The sums of rows of some classes, of each one at least. An error names the class that it is
+    /// about.
+    pub fn of(self, classes: &[Examples]) -> Result<State> {
+        (self.of)(self.dim, classes)
+    }
+}
+
+/// Learns examples from their sums.
+pub(super) fn learn_as_sums(learner: &mut (impl OfSums + ?Sized), classes: &[Examples]) -> Result<()> {
+    let sums = learner.sum().of(classes);
+    let classes: Vec<Class> = classes.iter().map(|examples| examples.class.clone()).collect();
+    learner.learn_sums(&classes, &mut std::iter::once(sums))
+}
+
+/// An error where the sums of a task's parts have no row of one of its classes.
+pub(super) fn require_rows(classes: &[Class], counts: &[usize]) -> Result<()> {
+    match classes.iter().zip(counts).find(|(_, count)| **count == 0) {
+        Some((class, _)) => bail!("there are no sums of rows of {class}"),
+        None => Ok(()),
+    }
 }
 
 /// A classifier that learns classes task by task.
@@ -68,10 +111,14 @@ pub trait OpenSet: Incremental {
 
 /// An error where a class has no text feature: those of the first `texts` classes are there, and
 /// those with the labels `learned` are learned.
-pub(super) fn require_texts(classes: &[Examples], learned: &[i64], texts: usize) -> Result<()> {
-    let mut new = classes.iter().filter(|examples| !learned.contains(&examples.class.label));
+pub(super) fn require_texts<'a>(
+    classes: impl IntoIterator<Item = &'a Class>,
+    learned: &[i64],
+    texts: usize,
+) -> Result<()> {
+    let mut new = classes.into_iter().filter(|class| !learned.contains(&class.label));
     match new.nth(texts.saturating_sub(learned.len())) {
-        Some(Examples { class, .. }) => {
+        Some(class) => {
             bail!("{class} has no text feature: there are {texts} only, give one for every class of the stream")
         }
         None => Ok(()),
@@ -122,34 +169,40 @@ pub(super) struct Known {
     pub labels: Vec<i64>,
     /// What their draws are keyed by.
     pub keys: Vec<u64>,
+    /// The place of each label.
+    places: HashMap<i64, usize>,
 }
 
 impl Known {
     /// Of embeddings of `dim` values, no class yet.
     pub fn new(dim: usize) -> Self {
-        Known { dim, labels: Vec::new(), keys: Vec::new() }
+        Known { dim, labels: Vec::new(), keys: Vec::new(), places: HashMap::new() }
+    }
+
+    /// An error where a class is known, for what cannot learn more rows of one.
+    pub fn require_new<'a>(&self, classes: impl IntoIterator<Item = &'a Class>) -> Result<()> {
+        if let Some(class) = classes.into_iter().find(|class| self.places.contains_key(&class.label)) {
+            bail!(
+                "{class} has been learned before, and this classifier learns a class once, with all its rows; lda, \
+                 ranpac, rail, evidence and prompts learn more of it"
+            );
+        }
+        Ok(())
     }
 
     /// As [`Known::admit`], for what cannot learn more rows of a class that it knows.
     pub fn admit_new(&mut self, classes: &[Examples]) -> Result<()> {
-        for Examples { class, .. } in classes {
-            if self.labels.contains(&class.label) {
-                bail!(
-                    "{class} has been learned before, and this classifier learns a class once, with all its rows; lda, \
-                     ranpac, rail, evidence and prompts learn more of it"
-                );
-            }
-        }
+        self.require_new(classes.iter().map(|examples| examples.class))?;
         self.admit(classes).map(drop)
     }
 
     /// Takes in the classes of a task, unless one of them cannot be learned by anything. Returns
     /// their places in learning order, those of known ones too.
     pub fn admit(&mut self, classes: &[Examples]) -> Result<Vec<usize>> {
-        let mut places = Vec::with_capacity(classes.len());
-        for (i, Examples { class, rows }) in classes.iter().enumerate() {
+        let (mut places, mut own) = (Vec::with_capacity(classes.len()), HashSet::new());
+        for Examples { class, rows } in classes {
             let (name, dim) = (class, self.dim);
-            if classes[..i].iter().any(|other| other.class.label == class.label) {
+            if !own.insert(class.label) {
                 bail!("{name} is twice in a task: give all its rows at once");
             }
             if rows.is_empty() {
@@ -162,17 +215,28 @@ impl Known {
             if let Some(row) = (0..rows.len()).find(|&row| rows.row(row).iter().any(|x| !x.is_finite())) {
                 bail!("training embedding {row} of {name} is not finite: make the embeddings again");
             }
-            places.push(self.labels.iter().position(|&label| label == class.label).unwrap_or_else(|| {
-                self.labels.push(class.label);
-                self.keys.push(class.key());
-                self.count() - 1
-            }));
+            places.push(self.enter(class.label, class.key()));
         }
         Ok(places)
     }
 
+    /// The place of a class in learning order, which is the last where it is new.
+    pub fn enter(&mut self, label: i64, key: u64) -> usize {
+        let next = self.count();
+        *self.places.entry(label).or_insert_with(|| {
+            self.labels.push(label);
+            self.keys.push(key);
+            next
+        })
+    }
+
     pub fn count(&self) -> usize {
         self.labels.len()
+    }
+
+    /// The place of a class in learning order; none where it is not known.
+    pub fn place(&self, label: i64) -> Option<usize> {
+        self.places.get(&label).copied()
     }
 
     /// The labels and the keys as tensors (n, 2): their high and low 32 bits, since not every
@@ -188,13 +252,13 @@ impl Known {
     /// Takes what [`Known::put`] gave out of `state`, for embeddings of `dim` values.
     pub fn take(state: &mut State, dim: usize) -> Result<Self> {
         let mut known = Known::new(dim);
-        for label in take_whole(state, LABELS)?.into_iter().map(u64::cast_signed) {
-            ensure!(!known.labels.contains(&label), "tensor {LABELS:?} holds the label {label} twice");
-            known.labels.push(label);
+        let labels = take_whole(state, LABELS)?;
+        let keys = take_whole(state, KEYS)?;
+        let (n, of_keys) = (labels.len(), keys.len());
+        ensure!(n == of_keys, "tensor {KEYS:?} should have the shape [{n}, 2], but has [{of_keys}, 2]");
+        for (place, (label, key)) in labels.into_iter().map(u64::cast_signed).zip(keys).enumerate() {
+            ensure!(known.enter(label, key) == place, "tensor {LABELS:?} holds the label {label} twice");
         }
-        known.keys = take_whole(state, KEYS)?;
-        let (labels, keys) = (known.labels.len(), known.keys.len());
-        ensure!(labels == keys, "tensor {KEYS:?} should have the shape [{labels}, 2], but has [{keys}, 2]");
         Ok(known)
     }
 
@@ -230,6 +294,15 @@ pub(super) fn take(state: &mut State, name: &str, shape: &[usize]) -> Result<Vec
         Some(place) => bail!("value {place} of tensor {name:?} is not finite"),
         None => Ok(values),
     }
+}
+
+/// Takes the numbers of rows of n classes, each of which has some, out of `state`.
+pub(super) fn take_counts(state: &mut State, n: usize) -> Result<Vec<usize>> {
+    let counts = take(state, "counts", &[n])?;
+    if let Some(count) = counts.iter().find(|&&x| x < 1.0 || x.fract() != 0.0) {
+        bail!("tensor \"counts\" holds {count}, which is no number of rows");
+    }
+    Ok(counts.into_iter().map(|x| x as usize).collect())
 }
 
 /// As [`take`], for values that are float32.

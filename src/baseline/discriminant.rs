@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::{
-    classifier::{Classifier, Examples, Incremental, State, Stored},
+    classifier::{Classifier, Examples, Incremental, OfSums, State, Stored, Sum, learn_as_sums},
     statistics::{ClassStatistics, NO_COVARIANCE},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         product::{Matrix, Product, Threads},
         symmetric::{Cholesky, Triangle},
     },
+    task::Class,
 };
 
 /// Directions in which standardised embeddings vary less than this within classes count for
@@ -121,10 +122,14 @@ impl Solution {
     }
 }
 
-impl Incremental for Discriminant {
-    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        self.statistics.learn(classes)?;
-        if let Some(Examples { class, .. }) = classes.first()
+impl OfSums for Discriminant {
+    fn sum(&self) -> Sum {
+        self.statistics.sum()
+    }
+
+    fn learn_sums(&mut self, classes: &[Class], parts: &mut dyn Iterator<Item = Result<State>>) -> Result<()> {
+        self.statistics.learn_sums(classes, parts)?;
+        if let Some(class) = classes.first()
             && !self.statistics.varies()
         {
             bail!(
@@ -136,9 +141,15 @@ impl Incremental for Discriminant {
         self.solution = Solution::of(&self.statistics, self.shrinkage)?;
         Ok(())
     }
+}
 
-    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
-        Some(&mut self.statistics)
+impl Incremental for Discriminant {
+    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        learn_as_sums(self, classes)
+    }
+
+    fn of_sums(&mut self) -> Option<&mut dyn OfSums> {
+        Some(self)
     }
 
     fn state(&self) -> State {

@@ -320,7 +320,7 @@ impl Evidence {
 
 impl Incremental for Evidence {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        require_texts(classes, self.statistics.labels(), self.classes())?;
+        require_texts(classes.iter().map(|examples| examples.class), self.statistics.labels(), self.classes())?;
         let places = self.statistics.admit(classes)?;
         let dim = self.statistics.dim();
         let rows: Vec<f64> = classes.iter().flat_map(|examples| unit_rows(examples.rows.values(), dim)).collect();

@@ -3,11 +3,14 @@
 use anyhow::{Result, bail};
 
 use super::{
-    classifier::{Classifier, Examples, Incremental, State, Stored, require_texts, require_texts_of_state},
+    classifier::{
+        Classifier, Examples, Incremental, OfSums, State, Stored, Sum, learn_as_sums, require_texts,
+        require_texts_of_state,
+    },
     mean::UnitMeans,
     text,
 };
-use crate::dense::cosine::cosines;
+use crate::{dense::cosine::cosines, task::Class};
 
 /// Weighs a class's cosine to its text feature against the one to its mean. The means are all that
 /// it keeps: text features are made of names.
@@ -44,15 +47,25 @@ impl TextAndMean {
     }
 }
 
-impl Incremental for TextAndMean {
-    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+impl OfSums for TextAndMean {
+    fn sum(&self) -> Sum {
+        self.means.sum()
+    }
+
+    fn learn_sums(&mut self, classes: &[Class], parts: &mut dyn Iterator<Item = Result<State>>) -> Result<()> {
         require_texts(classes, self.means.labels(), self.texts())?;
-        self.means.learn(classes)?;
+        self.means.learn_sums(classes, parts)?;
         self.weigh();
         Ok(())
     }
+}
 
-    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+impl Incremental for TextAndMean {
+    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        learn_as_sums(self, classes)
+    }
+
+    fn of_sums(&mut self) -> Option<&mut dyn OfSums> {
         Some(self)
     }
 

@@ -17,7 +17,7 @@ pub mod text;
 use anyhow::Result;
 
 pub use cache::ClassCache;
-pub use classifier::{Classifier, Examples, Incremental, OpenSet, State, Stored};
+pub use classifier::{Classifier, Examples, Incremental, OfSums, OpenSet, State, Stored, Sum};
 pub use discriminant::{Discriminant, Shrinkage};
 pub(crate) use evidence::EXACT;
 pub use evidence::{Chosen, ClassifierAbout, Evidence, OpenClassifier};
@@ -31,10 +31,14 @@ pub use statistics::ClassStatistics;
 use crate::rows::TaskRows;
 
 /// Shows a learner the training rows of a task.
-pub(crate) fn learn_task(learner: &mut (impl Incremental + ?Sized), task: &TaskRows) -> Result<()> {
+pub(crate) fn learn_task(learner: &mut impl Incremental, task: &TaskRows) -> Result<()> {
     if task.classes.is_empty() {
         return Ok(()); // a class was renamed or taken out
     }
-    let examples = task.classes.iter().zip(&task.rows).map(|(class, rows)| Examples { class, rows });
-    learner.learn(&examples.collect::<Vec<_>>())
+    learner.learn(&examples(task))
+}
+
+/// The classes of a task with their rows.
+pub(crate) fn examples(task: &TaskRows) -> Vec<Examples<'_>> {
+    task.classes.iter().zip(&task.rows).map(|(class, rows)| Examples { class, rows }).collect()
 }

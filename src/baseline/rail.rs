@@ -39,7 +39,7 @@ impl Rail {
 
 impl Incremental for Rail {
     fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        require_texts(classes, self.projection.labels(), self.texts())?;
+        require_texts(classes.iter().map(|examples| examples.class), self.projection.labels(), self.texts())?;
         self.projection.learn(classes)
     }
 

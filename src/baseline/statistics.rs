@@ -1,13 +1,19 @@
 //! Statistics of classes: how many rows, their mean, and how rows of all classes vary around the
 //! mean of their own.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use super::classifier::{Examples, Incremental, Known, State, Stored, finish, take};
-use crate::dense::{
-    covariance::{add_scatter, shrink_by},
-    moments::mean_row,
-    symmetric::Triangle,
+use super::classifier::{
+    Examples, Incremental, Known, OfSums, State, Stored, Sum, finish, learn_as_sums, require_rows, take, take_counts,
+};
+use crate::{
+    dense::{
+        covariance::{add_scatter, shrink_by},
+        moments::mean_row,
+        symmetric::Triangle,
+        vector::vectorised,
+    },
+    task::Class,
 };
 
 /// What is said of a scatter that only a damaged file can hold.
@@ -72,30 +78,52 @@ impl ClassStatistics {
         self.known.admit(classes)
     }
 
-    /// Adds classes by their places and their rows (N, D). Of a known class two samples become one
-    /// (Chan, Golub and LeVeque, 1983).
+    /// Adds classes by their places and their rows (N, D).
     pub(super) fn add<T: Copy + Into<f64>>(&mut self, classes: &[(usize, &[T])]) {
         let dim = self.known.dim;
         let mut scatter = self.scatter.whole(); // (D, D)
         for &(place, rows) in classes {
             let (count, mean) = (rows.len() / dim, mean_row(rows, dim));
             add_scatter(&mut scatter, rows, &mean);
-            if place == self.counts.len() {
-                self.means.extend(mean);
-                self.counts.push(count);
-                continue;
-            }
-            let (before, own) = (self.counts[place] as f64, &mut self.means[place * dim..][..dim]);
-            let (all, apart) = (before + count as f64, mean.iter().zip(&*own).map(|(new, old)| new - old));
-            let apart: Vec<f64> = apart.collect(); // (D)
-            let share = before * count as f64 / all;
-            for (i, row) in scatter.chunks_exact_mut(dim).enumerate() {
-                row.iter_mut().zip(&apart).for_each(|(x, other)| *x += share * apart[i] * other);
-            }
-            own.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += count as f64 / all * apart);
-            self.counts[place] += count;
+            self.join(place, count, &mean, &mut scatter);
         }
         self.scatter.set(&scatter);
+    }
+
+    /// Adds the statistics of more rows.
+    fn add_statistics(&mut self, more: &ClassStatistics) {
+        let dim = self.known.dim;
+        let mut scatter = self.scatter.whole(); // (D, D)
+        scatter.iter_mut().zip(more.scatter.whole()).for_each(|(x, more)| *x += more);
+        for (i, (&label, &key)) in more.known.labels.iter().zip(&more.known.keys).enumerate() {
+            let place = self.known.enter(label, key);
+            self.join(place, more.counts[i], &more.means[i * dim..][..dim], &mut scatter);
+        }
+        self.scatter.set(&scatter);
+    }
+
+    /// Joins `count` rows with the mean (D) to the class at a place. `scatter` (D, D) has the scatter of
+    /// either; of a known class it gets what two samples have more as one (Chan, Golub and LeVeque,
+    /// 1983).
+    fn join(&mut self, place: usize, count: usize, mean: &[f64], scatter: &mut [f64]) {
+        let dim = self.known.dim;
+        if place == self.counts.len() {
+            self.means.extend(mean);
+            self.counts.push(count);
+            return;
+        }
+        let (before, own) = (self.counts[place] as f64, &mut self.means[place * dim..][..dim]);
+        let all = before + count as f64;
+        let apart: Vec<f64> = mean.iter().zip(&*own).map(|(new, old)| new - old).collect(); // (D)
+        let share = before * count as f64 / all;
+        for (i, row) in scatter.chunks_exact_mut(dim).enumerate().filter(|_| share > 0.0) {
+            vectorised(
+                #[inline(always)]
+                || row[..=i].iter_mut().zip(&apart).for_each(|(x, other)| *x += share * apart[i] * other),
+            );
+        }
+        own.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += count as f64 / all * apart);
+        self.counts[place] += count;
     }
 
     /// What [`Incremental::state`] gave, of embeddings of `dim` values. An error where the
@@ -103,15 +131,12 @@ impl ClassStatistics {
     pub fn from_state(mut state: State, dim: usize) -> Result<Self> {
         let known = Known::take(&mut state, dim)?;
         let n = known.count();
-        let counts = take(&mut state, "counts", &[n])?;
-        if let Some(count) = counts.iter().find(|&&x| x < 1.0 || x.fract() != 0.0) {
-            bail!("tensor \"counts\" holds {count}, which is no number of rows");
-        }
+        let counts = take_counts(&mut state, n)?;
         let means = take(&mut state, "means", &[n, dim])?;
         let scatter = Triangle::from_values(take(&mut state, "scatter", &[Triangle::len(dim)])?, dim);
         ensure!(scatter.may_be_gram(), "tensor \"scatter\" holds a value above what its diagonal allows");
         finish(state)?;
-        Ok(ClassStatistics { known, counts: counts.into_iter().map(|x| x as usize).collect(), means, scatter })
+        Ok(ClassStatistics { known, counts, means, scatter })
     }
 
     /// The covariance (D, D) within classes, shrunk towards a multiple of the identity by `least` at
@@ -142,14 +167,40 @@ impl ClassStatistics {
     }
 }
 
-impl Incremental for ClassStatistics {
-    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
-        let places = self.admit(classes)?;
-        self.add(&places.into_iter().zip(classes.iter().map(|examples| examples.rows.values())).collect::<Vec<_>>());
-        Ok(())
+impl OfSums for ClassStatistics {
+    fn sum(&self) -> Sum {
+        let of = |dim, classes: &[Examples]| {
+            let mut sums = ClassStatistics::new(dim);
+            let places = sums.admit(classes)?;
+            sums.add(&places.into_iter().zip(classes.iter().map(|e| e.rows.values())).collect::<Vec<_>>());
+            Ok(sums.state())
+        };
+        Sum { dim: self.dim(), of }
     }
 
-    fn in_parts(&mut self) -> Option<&mut dyn Incremental> {
+    fn learn_sums(&mut self, classes: &[Class], parts: &mut dyn Iterator<Item = Result<State>>) -> Result<()> {
+        let dim = self.dim();
+        let mut task = ClassStatistics::new(dim);
+        for class in classes {
+            task.known.enter(class.label, class.key());
+            task.counts.push(0);
+            task.means.resize(task.means.len() + dim, 0.0);
+        }
+        for part in parts {
+            task.add_statistics(&ClassStatistics::from_state(part?, dim)?);
+        }
+        require_rows(classes, &task.counts)?;
+        self.add_statistics(&task);
+        Ok(())
+    }
+}
+
+impl Incremental for ClassStatistics {
+    fn learn(&mut self, classes: &[Examples]) -> Result<()> {
+        learn_as_sums(self, classes)
+    }
+
+    fn of_sums(&mut self) -> Option<&mut dyn OfSums> {
         Some(self)
     }
 

@@ -16,8 +16,9 @@ mod sealed;
 mod shards;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -27,8 +28,8 @@ use anyhow::{Context, Result, bail};
 pub use forgotten::ForgottenRow;
 use plan::PLAN;
 pub use plan::{Shard, SourcePlan};
-pub use reader::LabelledRows;
 use reader::Reader;
+pub use reader::{ALL_SHARDS, LabelledRows};
 use sealed::Sealed;
 use shards::ShardFiles;
 pub use shards::{Quarantined, ShardRows, content_line, kept_line};
@@ -326,7 +327,23 @@ impl Embeddings {
 
     /// The rows of each of some classes in a split, each in the source's order.
     pub fn class_rows<S: Split>(&self, labels: &[i64]) -> Result<Vec<Rows<S>>> {
-        self.reader()?.class_rows(labels)
+        self.class_rows_in(labels, ALL_SHARDS)
+    }
+
+    /// As [`Embeddings::class_rows`], of some shards of the split, by their numbers.
+    pub fn class_rows_in<S: Split>(&self, labels: &[i64], shards: Range<usize>) -> Result<Vec<Rows<S>>> {
+        self.reader()?.class_rows(labels, shards)
+    }
+
+    /// How many rows of each label some shards of a split have, by their numbers.
+    pub fn counts_in<S: Split>(&self, shards: &Range<usize>) -> Result<HashMap<i64, usize>> {
+        Ok(self.sealed()?.counts_in::<S>(shards))
+    }
+
+    /// The shards of a split that have rows of some classes, by their numbers, cut into runs of at most
+    /// so many of these rows, or of one shard.
+    pub fn runs<S: Split>(&self, labels: &HashSet<i64>, most: usize) -> Result<Vec<Range<usize>>> {
+        Ok(self.sealed()?.runs::<S>(labels, most))
     }
 
     fn reader(&self) -> Result<Reader<'_>> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::SystemTime,
@@ -22,6 +23,9 @@ use crate::{
     storage,
     table::{contract, file},
 };
+
+/// All shards of a split, by their numbers.
+pub const ALL_SHARDS: Range<usize> = 0..usize::MAX;
 
 /// Rows of a split with what they are of, in the source's order.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ impl Reader<'_> {
         labels: &BTreeSet<i64>,
         mut each: impl FnMut(LabelledRows<S>) -> Result<()>,
     ) -> Result<()> {
-        self.scan(S::NAME, labels, &["sample_id", "label", "embedding"], |batch| {
+        self.scan(S::NAME, labels, ALL_SHARDS, &["sample_id", "label", "embedding"], |batch| {
             each(LabelledRows {
                 sample_ids: file::text(batch, "sample_id").map(str::to_owned).collect(),
                 labels: file::int64s(batch, "label").to_vec(),
@@ -73,13 +77,15 @@ impl Reader<'_> {
         })
     }
 
-    /// The rows of each of some classes in a split, each in the source's order.
-    pub fn class_rows<S: Split>(&self, labels: &[i64]) -> Result<Vec<Rows<S>>> {
+    /// The rows of each of some classes in some shards of a split, by their numbers, each in the
+    /// source's order.
+    pub fn class_rows<S: Split>(&self, labels: &[i64], shards: Range<usize>) -> Result<Vec<Rows<S>>> {
         let dim = self.dim;
         let place: HashMap<i64, usize> = labels.iter().copied().zip(0..).collect();
-        let room = |&label: &i64| Vec::with_capacity(self.sealed.count::<S>(label) * dim);
+        let counts = self.sealed.counts_in::<S>(&shards);
+        let room = |label: &i64| Vec::with_capacity(counts.get(label).copied().unwrap_or(0) * dim);
         let mut values: Vec<Vec<f32>> = labels.iter().map(room).collect();
-        self.scan(S::NAME, &labels.iter().copied().collect(), &["label", "embedding"], |batch| {
+        self.scan(S::NAME, &labels.iter().copied().collect(), shards, &["label", "embedding"], |batch| {
             let embeddings = file::floats(batch, "embedding").chunks_exact(dim);
             for (label, embedding) in file::int64s(batch, "label").iter().zip(embeddings) {
                 // a shard that holds another label than it did is found out by its number of rows
@@ -92,17 +98,18 @@ impl Reader<'_> {
         Ok(values.into_iter().map(|values| Rows::new(dim, values)).collect())
     }
 
-    /// Calls `each` with the rows of some classes in a split, some at a time, in the source's
-    /// order. Opens only shards that have some, and of these decodes only the pages that do.
+    /// Calls `each` with the rows of some classes in some shards of a split, some at a time, in the
+    /// source's order. Opens only shards that have some, and of these decodes only the pages that do.
     fn scan(
         &self,
         split: &str,
         labels: &BTreeSet<i64>,
+        shards: Range<usize>,
         columns: &[&str],
         mut each: impl FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
         let (sealed, dim, table) = (self.sealed, self.dim, contract::embeddings());
-        for shard in sealed.shards.iter().filter(|shard| shard.split == split) {
+        for shard in sealed.shards.iter().filter(|shard| shard.split == split && shards.contains(&shard.number)) {
             let (mut wanted, mut all) = (0, 0);
             for (label, rows) in shard.labels.iter() {
                 all += rows;

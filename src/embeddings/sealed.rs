@@ -1,7 +1,8 @@
 //! The seal of a source: what is known of its shards once all are there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Range,
     path::Path,
 };
 
@@ -135,6 +136,33 @@ impl Sealed {
     /// How many rows of a split a class has, without those in the quarantine.
     pub fn count<S: Split>(&self, label: i64) -> usize {
         self.counts.get(S::NAME).and_then(|of_split| of_split.get(&label)).copied().unwrap_or(0)
+    }
+
+    /// How many rows of each label some shards of a split have, by their numbers.
+    pub fn counts_in<S: Split>(&self, shards: &Range<usize>) -> HashMap<i64, usize> {
+        let mut counts = HashMap::new();
+        for shard in self.shards.iter().filter(|shard| shard.split == S::NAME && shards.contains(&shard.number)) {
+            shard.labels.iter().for_each(|(label, rows)| *counts.entry(label).or_default() += rows);
+        }
+        counts
+    }
+
+    /// The shards of a split that have rows of some labels, by their numbers, cut into runs of at most
+    /// so many of these rows, or of one shard.
+    pub fn runs<S: Split>(&self, labels: &HashSet<i64>, most: usize) -> Vec<Range<usize>> {
+        let (mut runs, mut held): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+        for shard in self.shards.iter().filter(|shard| shard.split == S::NAME) {
+            let rows = shard.labels.iter().filter(|(label, _)| labels.contains(label)).map(|(_, rows)| rows).sum();
+            match runs.last_mut() {
+                _ if rows == 0 => {}
+                Some(run) if held + rows <= most => (run.end, held) = (shard.number + 1, held + rows),
+                _ => {
+                    runs.push(shard.number..shard.number + 1);
+                    held = rows;
+                }
+            }
+        }
+        runs
     }
 
     /// How many rows were quarantined.

@@ -1,13 +1,16 @@
 //! The rows that a stream's tasks learn from.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::Stream;
 use crate::{
     Error,
-    embeddings::Embeddings,
+    embeddings::{ALL_SHARDS, Embeddings},
     rng::{Draw, Rng},
     rows::{Rows, TaskRows, Train},
     run::{Run, STREAMS},
@@ -39,28 +42,36 @@ impl Stream {
     /// The training rows of task `t` (from 0), of new classes and of known ones. A class that has none
     /// is an [`Error::TooFewRows`].
     pub fn task_rows(&self, run: &Run, t: usize) -> Result<TaskRows> {
-        self.part_rows(run, t, 0..self.learns(t).len())
-    }
-
-    /// As [`Stream::task_rows`], of a part of the classes that [`Stream::learns`] gives.
-    pub fn part_rows(&self, run: &Run, t: usize, part: Range<usize>) -> Result<TaskRows> {
-        let classes = self.learned_classes(t)[part.clone()].to_vec();
+        let classes = self.learned_classes(t);
         if classes.is_empty() {
             return Ok(TaskRows { task: t, classes, rows: Vec::new() });
         }
         let embeddings = self.embeddings(run, t)?;
         self.require_rows(&embeddings, t, 1)?;
-        let rows = self.train_rows(&embeddings, t, &self.source_labels(t)[part])?;
+        let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
         Ok(TaskRows { task: t, classes, rows })
     }
 
-    /// The classes that task `t` (from 0) learns in parts, one at least, whose rows are held one after
-    /// another.
+    /// The shards that have training rows of task `t` (from 0), by their numbers, in parts whose rows
+    /// are held one after another; none where the task has no images. A class without rows is an
+    /// [`Error::TooFewRows`].
     pub fn parts(&self, run: &Run, t: usize) -> Result<Vec<Range<usize>>> {
-        match self.source_labels(t)[..] {
-            [] => Ok(std::iter::once(0..0).collect()),
-            ref labels => parts_of(&self.embeddings(run, t)?, labels),
+        let labels: HashSet<i64> = self.source_labels(t).into_iter().collect();
+        if labels.is_empty() {
+            return Ok(Vec::new());
         }
+        let embeddings = self.embeddings(run, t)?;
+        self.require_rows(&embeddings, t, 1)?;
+        embeddings.runs::<Train>(&labels, SUMMED_AT_ONCE / (embeddings.plan.dim * size_of::<f32>()))
+    }
+
+    /// As [`Stream::task_rows`], of a part of the shards, of the classes that have rows there.
+    pub fn part_rows(&self, run: &Run, t: usize, shards: Range<usize>) -> Result<TaskRows> {
+        let embeddings = self.embeddings(run, t)?;
+        let rows = self.train_rows_in(&embeddings, t, &self.source_labels(t), shards)?;
+        let own = self.learned_classes(t).into_iter().zip(rows).filter(|(_, rows)| !rows.is_empty());
+        let (classes, rows) = own.unzip();
+        Ok(TaskRows { task: t, classes, rows })
     }
 
     /// An [`Error::TooFewRows`] where a new class of task `t` (from 0), of these embeddings, has fewer
@@ -83,16 +94,32 @@ impl Stream {
     /// The training rows of some classes of task `t` (from 0), of which the source's `labels` are
     /// given: all, or as many as there are shots, in the source's order.
     pub fn train_rows(&self, embeddings: &Embeddings, t: usize, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
-        let rows = embeddings.class_rows::<Train>(labels)?;
+        self.train_rows_in(embeddings, t, labels, ALL_SHARDS)
+    }
+
+    /// As [`Stream::train_rows`], of some shards, by their numbers.
+    fn train_rows_in(
+        &self,
+        embeddings: &Embeddings,
+        t: usize,
+        labels: &[i64],
+        shards: Range<usize>,
+    ) -> Result<Vec<Rows<Train>>> {
+        let before = 0..shards.start;
+        let rows = embeddings.class_rows_in::<Train>(labels, shards)?;
         let Some(shots) = self.shots else { return Ok(rows) };
+        let before = embeddings.counts_in::<Train>(&before)?;
         let (classes, own) = (self.classes_after(0), self.learns(t).into_iter().zip(self.source_labels(t)));
         let of_label: HashMap<i64, usize> = own.map(|(class, label)| (label, class)).collect();
         let drawn = |(rows, label): (Rows<Train>, &i64)| {
             let class = &classes[*of_label.get(label).context("a class of the task")?];
-            let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(rows.len());
+            let all = embeddings.count::<Train>(*label)?;
+            let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(all);
             places.truncate(shots);
             places.sort();
-            Ok(Rows::new(rows.dim(), places.into_iter().flat_map(|i| rows.row(i)).copied().collect()))
+            let first = before.get(label).copied().unwrap_or(0);
+            let here = places.into_iter().filter_map(|place| place.checked_sub(first)).filter(|&row| row < rows.len());
+            Ok(Rows::new(rows.dim(), here.flat_map(|row| rows.row(row)).copied().collect()))
         };
         rows.into_iter().zip(labels).map(drawn).collect()
     }
@@ -129,6 +156,9 @@ impl Stream {
         Ok(Error::TooFewRows { label: class.label, reason })
     }
 }
+
+/// Training rows of a part of a task's shards, in bytes. It decides how sums over rows are rounded.
+const SUMMED_AT_ONCE: usize = 32 << 20;
 
 /// Training rows that are held at a time, in bytes, where classes may come in parts; those of one class
 /// always are.
