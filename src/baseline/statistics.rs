@@ -8,10 +8,9 @@ use super::classifier::{
 };
 use crate::{
     dense::{
-        covariance::{add_scatter, shrink_by},
+        covariance::{Scatter, shrink_by},
         moments::mean_row,
         symmetric::Triangle,
-        vector::vectorised,
     },
     task::Class,
 };
@@ -80,32 +79,33 @@ impl ClassStatistics {
 
     /// Adds classes by their places and their rows (N, D).
     pub(super) fn add<T: Copy + Into<f64>>(&mut self, classes: &[(usize, &[T])]) {
-        let dim = self.known.dim;
-        let mut scatter = self.scatter.whole(); // (D, D)
+        let (dim, mut sum) = (self.known.dim, self.scatter.whole());
+        let mut scatter = Scatter::onto(&mut sum, dim);
         for &(place, rows) in classes {
-            let (count, mean) = (rows.len() / dim, mean_row(rows, dim));
-            add_scatter(&mut scatter, rows, &mean);
-            self.join(place, count, &mean, &mut scatter);
+            let mean = mean_row(rows, dim);
+            scatter.push_about(rows, &mean);
+            self.join(place, rows.len() / dim, &mean, &mut scatter);
         }
-        self.scatter.set(&scatter);
+        scatter.finish();
+        self.scatter.set(&sum);
     }
 
     /// Adds the statistics of more rows.
     fn add_statistics(&mut self, more: &ClassStatistics) {
-        let dim = self.known.dim;
-        let mut scatter = self.scatter.whole(); // (D, D)
-        scatter.iter_mut().zip(more.scatter.whole()).for_each(|(x, more)| *x += more);
+        let (dim, mut sum) = (self.known.dim, self.scatter.whole());
+        sum.iter_mut().zip(more.scatter.whole()).for_each(|(x, more)| *x += more);
+        let mut scatter = Scatter::onto(&mut sum, dim);
         for (i, (&label, &key)) in more.known.labels.iter().zip(&more.known.keys).enumerate() {
             let place = self.known.enter(label, key);
             self.join(place, more.counts[i], &more.means[i * dim..][..dim], &mut scatter);
         }
-        self.scatter.set(&scatter);
+        scatter.finish();
+        self.scatter.set(&sum);
     }
 
-    /// Joins `count` rows with the mean (D) to the class at a place. `scatter` (D, D) has the scatter of
-    /// either; of a known class it gets what two samples have more as one (Chan, Golub and LeVeque,
-    /// 1983).
-    fn join(&mut self, place: usize, count: usize, mean: &[f64], scatter: &mut [f64]) {
+    /// Joins `count` rows with the mean (D) to the class at a place. `scatter` has the scatter of either;
+    /// of a known class it gets what two samples have more as one (Chan, Golub and LeVeque, 1983).
+    fn join(&mut self, place: usize, count: usize, mean: &[f64], scatter: &mut Scatter) {
         let dim = self.known.dim;
         if place == self.counts.len() {
             self.means.extend(mean);
@@ -115,12 +115,9 @@ impl ClassStatistics {
         let (before, own) = (self.counts[place] as f64, &mut self.means[place * dim..][..dim]);
         let all = before + count as f64;
         let apart: Vec<f64> = mean.iter().zip(&*own).map(|(new, old)| new - old).collect(); // (D)
-        let share = before * count as f64 / all;
-        for (i, row) in scatter.chunks_exact_mut(dim).enumerate().filter(|_| share > 0.0) {
-            vectorised(
-                #[inline(always)]
-                || row[..=i].iter_mut().zip(&apart).for_each(|(x, other)| *x += share * apart[i] * other),
-            );
+        if before > 0.0 {
+            let share = (before * count as f64 / all).sqrt();
+            scatter.push(apart.iter().map(|x| share * x));
         }
         own.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += count as f64 / all * apart);
         self.counts[place] += count;

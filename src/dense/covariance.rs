@@ -3,17 +3,57 @@
 
 use super::{product::Matrix, symmetric::add_outer};
 
-/// Rows whose differences from the mean are in hand at a time.
+/// Rows that are in hand at a time: products of fewer are slower.
 const BATCH: usize = 1024;
+
+/// A scatter (D, D) that rows are added to: Σ x xᵀ. It has them all with [`Scatter::finish`].
+pub struct Scatter<'a> {
+    sum: &'a mut [f64],
+    dim: usize,
+    rows: Vec<f64>, // (at most BATCH, D), not added yet
+}
+
+impl<'a> Scatter<'a> {
+    /// What rows of `dim` values are added to.
+    pub fn onto(sum: &'a mut [f64], dim: usize) -> Self {
+        Scatter { sum, dim, rows: Vec::new() }
+    }
+
+    /// Adds a row (D).
+    pub fn push(&mut self, row: impl Iterator<Item = f64>) {
+        self.rows.extend(row);
+        if self.rows.len() == BATCH * self.dim {
+            self.flush();
+        }
+    }
+
+    /// Adds the differences of rows (N, D) from their mean (D).
+    pub fn push_about<T: Copy + Into<f64>>(&mut self, rows: &[T], mean: &[f64]) {
+        if rows.len() > mean.len() {
+            // else it is its mean
+            let rows = rows.chunks_exact(mean.len());
+            rows.for_each(|row| self.push(row.iter().zip(mean).map(|(&x, mean)| x.into() - mean)));
+        }
+    }
+
+    /// Adds what is in hand.
+    pub fn finish(mut self) {
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if !self.rows.is_empty() {
+            add_outer(self.sum, self.dim, self.dim, 1.0, Matrix::new(&self.rows, self.dim).t());
+            self.rows.clear();
+        }
+    }
+}
 
 /// scatter (D, D) += Σ (x - mean)(x - mean)ᵀ over rows (N, D).
 pub fn add_scatter<T: Copy + Into<f64>>(scatter: &mut [f64], rows: &[T], mean: &[f64]) {
-    let dim = mean.len();
-    for rows in rows.chunks(BATCH * dim) {
-        let from_mean: Vec<f64> =
-            rows.chunks_exact(dim).flat_map(|row| row.iter().zip(mean).map(|(&x, mean)| x.into() - mean)).collect(); // (B, D)
-        add_outer(scatter, dim, dim, 1.0, Matrix::new(&from_mean, dim).t());
-    }
+    let mut scatter = Scatter::onto(scatter, mean.len());
+    scatter.push_about(rows, mean);
+    scatter.finish();
 }
 
 /// The mean of the diagonal.

@@ -10,6 +10,9 @@ use std::{
 
 use memmap2::MmapMut;
 
+/// Bytes of a page.
+const PAGE: usize = 2 << 20;
+
 /// A type of which bytes of zero are a value, aligned to no more than a page.
 ///
 /// # Safety
@@ -27,7 +30,10 @@ pub struct HugePages<T> {
 impl<T: Plain> HugePages<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        let memory = MmapMut::map_anon((len * size_of::<T>()).max(1)).expect("memory");
+        let bytes = (len * size_of::<T>()).max(1);
+        // of whole pages the kernel chooses an address that is one's
+        let bytes = if bytes < PAGE / 2 { bytes } else { bytes.next_multiple_of(PAGE) };
+        let memory = MmapMut::map_anon(bytes).expect("memory");
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage); // where there are none, small ones do
         HugePages { memory, len, of: PhantomData }

@@ -53,12 +53,13 @@ impl Unit {
         known.iter().filter(|(_, is_there)| *is_there).map(|(instructions, _)| Unit(*instructions)).collect()
     }
 
-    /// `sums[i]` = the block i of the left side times the one block `b` of the right side. Both are
-    /// the steps of a block, those of the left side block after block. Whatever the number of
-    /// blocks, a sum is added up in the same order. What stands `ahead` is wanted soon: it may come
-    /// into the cache meanwhile, half of as many steps as `b` has for every four blocks.
+    /// `sums[i]` = the block i of the left side times the one block `b` of the right side, of the first
+    /// `rows` rows of the left side at least. Both are the steps of a block, those of the left side
+    /// block after block. Whatever the number of blocks, a sum is added up in the same order. What
+    /// stands `ahead` is wanted soon: it may come into the cache meanwhile, half of as many steps as
+    /// `b` has for every four blocks.
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-    pub fn multiply(self, a: &[Step], b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
+    pub fn multiply(self, a: &[Step], rows: usize, b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
         assert!(!b.is_empty() && a.len() == b.len() * sums.len());
         // Safety: this machine has the instructions, since nothing else makes a unit, and the
         // lengths were checked.
@@ -66,7 +67,20 @@ impl Unit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums) },
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, b, sums) },
+            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, rows, b, sums) },
+        }
+    }
+
+    /// Blocks of the left side, of so many steps each, that meet every block of the right side before
+    /// others do.
+    pub fn blocks_at_once(self, steps: usize) -> usize {
+        match self.0 {
+            // so fast that the right side, from beyond the caches, has to come once
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => usize::MAX,
+            // what fits half of the second cache
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => ((512 << 10) / (steps.max(1) * size_of::<Step>())).max(1),
         }
     }
 
@@ -204,9 +218,9 @@ mod x86 {
     ///
     /// The machine has AVX512-BF16, and `a` has the length of `b` for each of `sums`.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn multiply_avx512(a: &[Step], b: &[Step], sums: &mut [Sums]) {
-        for (a, sums) in a.chunks_exact(b.len()).zip(sums) {
-            for first in (0..BLOCK).step_by(ROWS) {
+    pub unsafe fn multiply_avx512(a: &[Step], rows: usize, b: &[Step], sums: &mut [Sums]) {
+        for (i, (a, sums)) in a.chunks_exact(b.len()).zip(sums).enumerate() {
+            for first in (0..BLOCK.min(rows - i * BLOCK)).step_by(ROWS) {
                 let mut total = [[_mm512_setzero_ps(); 2]; ROWS];
                 for (a, b) in a.iter().zip(b) {
                     let a = &a.0[first / 16][first % 16..][..ROWS];

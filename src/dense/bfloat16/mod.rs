@@ -275,13 +275,17 @@ impl Packed {
         let per_block = self.inputs.div_ceil(DEPTH);
         let left = &x.steps[..x.rows.div_ceil(BLOCK) * per_block];
         let mut sums = [Sums::ZERO; GROUP];
-        for (block, b) in self.steps.chunks_exact(per_block).enumerate() {
-            let columns = block * BLOCK..self.outputs.min((block + 1) * BLOCK);
-            for (group, a) in left.chunks(GROUP * per_block).enumerate() {
-                let sums = &mut sums[..a.len() / per_block];
-                let ahead = (block + 1) * per_block + (group * per_block / 2).min(per_block);
-                self.unit.multiply(a, b, self.steps.get(ahead..).unwrap_or_default(), sums);
-                each(group * GROUP * BLOCK..x.rows, columns.clone(), sums);
+        let at_once = self.unit.blocks_at_once(per_block).saturating_mul(per_block);
+        for (part, left) in left.chunks(at_once).enumerate() {
+            let first = part * (at_once / per_block) * BLOCK;
+            for (block, b) in self.steps.chunks_exact(per_block).enumerate() {
+                let columns = block * BLOCK..self.outputs.min((block + 1) * BLOCK);
+                for (group, a) in left.chunks(GROUP * per_block).enumerate() {
+                    let (sums, rows) = (&mut sums[..a.len() / per_block], first + group * GROUP * BLOCK..x.rows);
+                    let ahead = (block + 1) * per_block + (group * per_block / 2).min(per_block);
+                    self.unit.multiply(a, rows.len(), b, self.steps.get(ahead..).unwrap_or_default(), sums);
+                    each(rows, columns.clone(), sums);
+                }
             }
         }
     }
@@ -316,11 +320,11 @@ mod tests {
     #[test]
     fn products_are_those_of_rounded_values() {
         for unit in units() {
-            for (inputs, outputs) in [(1, 1), (31, 33), (64, 32), (70, 65), (588, 40)] {
+            for (inputs, outputs) in [(1, 1), (31, 33), (64, 32), (70, 65), (588, 40), (3072, 3)] {
                 let (weight, bias) = (values(outputs * inputs, 0.3), values(outputs, 0.9));
                 let packed = Packed::new(&weight, inputs, unit);
                 let mut x16 = Rows::default();
-                x16.set(Matrix::new(&[f32::NAN; 200 * 700], 700)); // what is left over does no harm
+                x16.set(Matrix::new(&[f32::NAN; 160 * 3072], 3072)); // what is left over does no harm
                 let mut before = Vec::new();
                 for rows in (1..=70).chain([130]) {
                     let x = values(rows * inputs, 0.1);
