@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! sources/SOURCE                     embeddings and quarantine of a source, shard by shard
+//! listings/SOURCE                    what its archives hold, where it is of some
 //! streams/STREAM/task-NN             which classes of which source a task learns
 //! latents/STREAM/KIND/task-NN        generators of a task's classes
 //! latents/STREAM/KIND/quality        how good these are
@@ -27,6 +28,7 @@ use crate::{
 
 /// Directories of a run, by what lies in them.
 pub(crate) const SOURCES: &str = "sources";
+pub(crate) const LISTINGS: &str = "listings";
 pub(crate) const STREAMS: &str = "streams";
 pub(crate) const LATENTS: &str = "latents";
 pub(crate) const STATISTICS: &str = "statistics";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use cgil::{
     clip::Checkpoint,
-    embeddings::{Embeddings, FIRST_SOURCE},
+    embeddings::{self, Embeddings, FIRST_SOURCE},
     rows::Train,
     run::Run,
     source::Source,
@@ -49,8 +49,13 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let mut stream = options.learn.stream.find(&run)?;
     let stages = options.learn.stages(&run, stream.as_ref())?;
-    let source = extract::open_source(&options.data, &options.run)?;
-    let name = options.name(&run, &source)?;
+    let expected = options.expected_name(&run)?;
+    let source = extract::open_source(&options.data, &run, &expected, None)?;
+    let name = options.name(&run, &source);
+    if !name.as_ref().is_ok_and(|name| *name == expected) {
+        embeddings::remove_listings(&run, &expected, false)?; // which are of another source
+    }
+    let name = name?;
 
     let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten::<Train>());
     if is_forgotten {
@@ -74,6 +79,22 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 impl Options {
+    /// What the source is called as far as that is known before its images are: as it was when this data
+    /// was added before, else what comes next.
+    fn expected_name(&self, run: &Run) -> Result<String> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let (known, data) = (run.sources(), self.data.place()?);
+        let end = format!(" {}", data.display());
+        for name in &known {
+            if Embeddings::open(run, name)?.plan.source.origin.ends_with(&end) {
+                return Ok(name.clone());
+            }
+        }
+        Ok(next_name(&known))
+    }
+
     /// What the source is called in the run: where its images are there already, what they are
     /// called.
     fn name(&self, run: &Run, source: &Source) -> Result<String> {
@@ -91,8 +112,7 @@ impl Options {
                 _ => {}
             }
         }
-        let next = if known.is_empty() { FIRST_SOURCE.to_owned() } else { format!("delivery-{}", known.len() + 1) };
-        Ok(self.name.clone().unwrap_or(next))
+        Ok(self.name.clone().unwrap_or_else(|| next_name(&known)))
     }
 
     /// The checkpoint that is given, else the one that made the run's embeddings.
@@ -122,6 +142,11 @@ impl Options {
         }
         Ok(checkpoint)
     }
+}
+
+/// What the source after those that are known is called.
+fn next_name(known: &[String]) -> String {
+    if known.is_empty() { FIRST_SOURCE.to_owned() } else { format!("delivery-{}", known.len() + 1) }
 }
 
 /// Whether a stream has the classes of a source.

@@ -1,6 +1,7 @@
 //! Stage 1: every image through CLIP's image encoder, once, into the table `embeddings`.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -16,8 +17,9 @@ use cgil::{
     profile::{Phase, time},
     rows::{Split, Test, Train},
     run::Run,
-    source::{Format, Keep, Source, SourceOptions},
+    source::{Format, Keep, Listings, Source, SourceOptions},
     stop::{self, Stopped},
+    storage,
     words::counted,
 };
 use clap::Args;
@@ -94,6 +96,12 @@ pub struct DataOptions {
     /// A column of the data that the table keeps, or all; may be given again
     #[arg(long, value_name = "COLUMN")]
     keep: Vec<String>,
+    /// Take what lies before the damage of a cut archive, and leave out files that cannot be opened
+    ///
+    /// Instead of refusing the data. What is lost is said; when the file is whole again the data is
+    /// another source.
+    #[arg(long, hide_short_help = true)]
+    skip_damaged: bool,
     /// Rows per file of embeddings
     ///
     /// An interrupted run loses one file's rows at most; of 768 values, 4096 rows are 12 MB.
@@ -123,7 +131,7 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
     let run = Run::open(&options.run, terminal::note)?;
     jobs::recorded(&run, &run.place(&embeddings::dir(&run, FIRST_SOURCE)), options.partition, || {
         let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
-        let source = open_source(&options.data, &options.run)?;
+        let source = open_source(&options.data, &run, FIRST_SOURCE, options.partition)?;
         check(&source, &checkpoint)?;
         encode_part(&run, FIRST_SOURCE, &checkpoint, &source, &options.data, options.partition)
     })?;
@@ -225,24 +233,41 @@ impl Unread {
     }
 }
 
-/// The images, without what lies in the directory of the run. Says what was found.
-pub fn open_source(options: &DataOptions, run_dir: &Path) -> Result<Source> {
-    let source = Source::open(
-        &hub::data(&options.data)?,
-        &SourceOptions {
-            format: options.format,
-            holdout: options.holdout,
-            leave_out: Some(run_dir.to_owned()),
-            class_names: options.class_names.clone(),
-            image_column: options.image_column.clone(),
-            label_column: options.label_column.clone(),
-            keep: match &options.keep[..] {
-                [] => Keep::None,
-                names if names.iter().any(|name| name == "all") => Keep::All,
-                names => Keep::Columns(names.to_vec()),
-            },
+impl DataOptions {
+    /// Where the images are.
+    pub fn place(&self) -> Result<PathBuf> {
+        hub::data(&self.data)
+    }
+}
+
+/// The images of a source that the run calls so, without what lies in its directory, where listings of
+/// archives are kept. Says what was found.
+pub fn open_source(options: &DataOptions, run: &Run, name: &str, partition: Option<Partition>) -> Result<Source> {
+    let (data, partition) = (options.place()?, partition.unwrap_or(Partition::WHOLE));
+    let source_options = SourceOptions {
+        format: options.format,
+        holdout: options.holdout,
+        leave_out: Some(run.dir().to_owned()),
+        class_names: options.class_names.clone(),
+        image_column: options.image_column.clone(),
+        label_column: options.label_column.clone(),
+        keep: match &options.keep[..] {
+            [] => Keep::None,
+            names if names.iter().any(|name| name == "all") => Keep::All,
+            names => Keep::Columns(names.to_vec()),
         },
-    )?;
+        skip_damaged: options.skip_damaged,
+        listings: embeddings::listings(run, name).map(|dir| Listings { dir, partition }),
+    };
+    let is_absent = |dir: &&Path| !dir.as_os_str().is_empty() && !storage::exists(dir);
+    let absent: Vec<&Path> = run.dir().ancestors().take_while(is_absent).collect();
+    let source = Source::open(&data, &source_options).inspect_err(|_| {
+        if !absent.is_empty() {
+            // data that is refused begins no run
+            embeddings::remove_listings(run, name, false).ok();
+            absent.iter().for_each(|dir| drop(fs::remove_dir(dir)));
+        }
+    })?;
     terminal::note(&source.summary);
     for note in &source.notes {
         terminal::note(&format!("note: {note}"));

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A tar of members, without its end where it is cut.
-fn tar(file: &Path, members: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn tar(file: &Path, members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();
@@ -206,11 +206,13 @@ fn what_a_tar_has_beside_its_samples_is_said() {
     extract(&file, &dir.path().join("twice"), &[]);
     assert_eq!(ids(&dir.path().join("twice")), ["x.tar/a.png,1", "x.tar/a.png#2,1"]);
     let cut = &plain[..plain.len() - 1024];
-    for (bytes, part) in
-        [(cut, "has no end"), (&[][..], "has no end"), (&[&twice[..], &bytes].concat(), "goes on behind its end")]
-    {
+    for (bytes, part, advice) in [
+        (cut, "has no end", "fetch it again"),
+        (&[][..], "has no end", "fetch it again"),
+        (&[&twice[..], &bytes].concat(), "goes on behind its end", "keep them apart"),
+    ] {
         write(file.clone(), bytes);
-        refused(&file, &[], &["x.tar", part, "fetch it again"]);
+        refused(&file, &[], &["x.tar", part, advice]);
     }
     tar(&file, &[("a.png", &a), ("a.cls", b"")]);
     refused(&file, &[], &["sample a.png", "no label"]);

@@ -137,6 +137,13 @@ impl Store {
         requests.iter().filter(is_sent).count()
     }
 
+    /// How often files of such a name were fetched, or parts of them, after so many requests.
+    fn fetched(&self, before: usize, end: &str) -> usize {
+        let is_such =
+            |line: &&String| line.starts_with("GET") && line.split(' ').nth(2).is_some_and(|p| p.ends_with(end));
+        self.requests()[before..].iter().filter(is_such).count()
+    }
+
     /// The tables of a run in the store, as if its data lay where they lie on disk, are those of a run
     /// on disk.
     fn assert_same(&self, prefix: &str, data: &Path, on_disk: &Path) {
@@ -197,8 +204,11 @@ fn runs_and_data_in_a_store_are_those_of_a_disk() {
         run(&extract(&model, path(&data), path(&on_disk)));
         let (data_in_store, run_in_store) = (format!("s3://{BUCKET}/data/{name}"), format!("s3://{BUCKET}/{prefix}"));
         for encoded in ["48 encoded now", " 0 encoded now"] {
+            let before = store.requests().len();
             let printed = store.run(&extract(&model, &data_in_store, &run_in_store));
             assert!(printed.contains(encoded), "{name}: {printed}");
+            let fetched = store.fetched(before, ".tar");
+            assert_eq!(fetched > 0, name == "tars" && encoded != " 0 encoded now", "{name}: {fetched}");
         }
         assert_eq!(store.sent() % 7, 0, "five shards to learn from, two to test on");
         store.assert_same(&prefix, &data, &on_disk);
@@ -251,6 +261,33 @@ fn runs_and_data_in_a_store_are_those_of_a_disk() {
     assert_eq!(files(&store.get(stream)).len(), 0);
     store.run(&fit(&in_store));
     assert!(whole.len() == 2 && files(&store.get(stream)) == whole);
+}
+
+#[test]
+fn partitions_fetch_archives_once_to_list_them() {
+    let Some(store) = Store::start() else { return };
+    let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
+    let (tars, on_disk) = (formats(dir.path()).swap_remove(1), dir.path().join("run"));
+    run(&extract(&model, path(&tars), path(&on_disk)));
+    store.put(&tars, "data/tars");
+    let (data, in_store) = (format!("s3://{BUCKET}/data/tars"), format!("s3://{BUCKET}/runs/parts"));
+    let part = |partition: &str| {
+        let before = store.requests().len();
+        store.run(&[&extract(&model, &data, &in_store)[..], &["--partition", partition]].concat());
+        ["train-000.tar", "test-000.tar"].map(|name| store.fetched(before, name) > 0)
+    };
+    // of seven shards the first five are to learn from; the first partition lists both
+    assert_eq!(part("0/7"), [true, true]);
+    assert_eq!(part("1/7"), [true, false]);
+    assert_eq!(part("6/7"), [false, true]);
+    for partition in ["2/7", "3/7", "4/7", "5/7"] {
+        part(partition);
+    }
+    store.assert_same("runs/parts", &tars, &on_disk);
+    // another archive in the place of one is listed again
+    thread::sleep(Duration::from_secs(1));
+    store.put(&tars, "data/tars");
+    assert_eq!(part("6/7"), [true, true]);
 }
 
 #[test]

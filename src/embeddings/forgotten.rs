@@ -87,7 +87,7 @@ pub(super) fn forget(
 }
 
 /// Overwrites a file with zeros, as far as the file system writes in place.
-fn zero(path: &Path) -> io::Result<()> {
+pub(super) fn zero(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let length = file.metadata()?.len();
     io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;

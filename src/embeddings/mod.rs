@@ -10,6 +10,7 @@
 
 mod counts;
 mod forgotten;
+mod listings;
 mod plan;
 mod reader;
 mod sealed;
@@ -26,6 +27,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 pub use forgotten::ForgottenRow;
+pub use listings::{listings, remove_listings};
 use plan::PLAN;
 pub use plan::{Shard, SourcePlan};
 use reader::Reader;
@@ -150,9 +152,10 @@ impl Embeddings {
         forgotten::is_forgotten(&self.dir(), S::NAME)
     }
 
-    /// Takes the embeddings of a split away for good, overwritten first where that is asked for; the
-    /// artefact stays what it is to what was made of it. Of test embeddings keys and labels are
-    /// kept. Returns how many those were. Goes on where it was interrupted.
+    /// Takes the embeddings of a split away for good, overwritten first where that is asked for, and with
+    /// them the listings of the source's archives; the artefact stays what it is to what was made of
+    /// it. Of test embeddings keys and labels are kept. Returns how many those were. Goes on where it
+    /// was interrupted.
     pub fn forget<S: Split>(&mut self, overwrite: bool) -> Result<usize> {
         let dir = self.dir();
         self.require_lock()?;
@@ -162,7 +165,9 @@ impl Embeddings {
             let LabelledRows { sample_ids, labels, .. } = self.test_rows(&labels)?;
             images.extend(sample_ids.into_iter().zip(labels));
         }
-        forgotten::forget(&dir, S::NAME, images, self.sealed()?, overwrite)
+        let rows = forgotten::forget(&dir, S::NAME, images, self.sealed()?, overwrite)?;
+        listings::remove_listings(&self.run, &self.name, overwrite)?;
+        Ok(rows)
     }
 
     /// The test rows that were forgotten, in the source's order; none where they are there.

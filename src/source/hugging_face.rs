@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use arrow::{
-    array::{Array, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array},
+    array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Schema},
 };
@@ -17,11 +17,12 @@ use arrow::{
 use super::{
     class_names,
     columns::{Columns, IMAGE, LABEL},
+    damage::is_damage,
     data_set::{Encoded, Found, Images},
     kept::Keep,
     labels::{self, Labels, Names},
     listing::Listing,
-    names::{has_extension, id_of},
+    names::{has_extension, id_of, some_of},
     options::SourceOptions,
     read::read_regular,
     shards::Shards,
@@ -62,11 +63,29 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
     ensure!(!shards.files.is_empty(), "{} has no {what}", path.display());
 
     let mut first: Option<Columns> = None;
-    let (mut lines, mut files, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut lines, mut files, mut parts, mut damaged) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut found, mut others) = (Labels::default(), Schema::empty());
     for (relative, part) in &shards.files {
         let file = root.join(relative);
-        let columns = Columns::of(&file, root, options)?;
+        let columns = match Columns::of(&file, root, options) {
+            Ok(columns) => columns,
+            Err(error) => match table_file::schema(&file) {
+                Ok(_) => return Err(error), // it is what the columns are
+                Err(error) => {
+                    damaged.push(left_out(&file, error, options)?);
+                    continue;
+                }
+            },
+        };
+        let column: Result<Vec<ArrayRef>> = table_file::all(&file, &[&columns.label])
+            .and_then(|batches| batches.map(|batch| Ok(batch?[columns.label.as_str()].clone())).collect());
+        let column = match column {
+            Ok(column) => column,
+            Err(error) => {
+                damaged.push(left_out(&file, error, options)?);
+                continue;
+            }
+        };
         require_same(&file, &columns, first.as_ref())?;
         if options.keep != Keep::None {
             let (schema, _) = table_file::schema(&file)?;
@@ -77,8 +96,8 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
             })?;
         }
         let start = found.len();
-        for batch in table_file::all(&file, &[&columns.label])? {
-            let labels = labels::of_column(&batch?[columns.label.as_str()]);
+        for labels in &column {
+            let labels = labels::of_column(labels);
             let labels = labels.with_context(|| format!("{}: column {:?}", file.display(), columns.label))?;
             labels.into_iter().for_each(|label| found.push(label));
         }
@@ -89,7 +108,10 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
         files.push((relative.clone(), start as u32..found.len() as u32));
         first.get_or_insert(columns);
     }
-    let columns = first.with_context(|| format!("{} has no rows", path.display()))?;
+    let columns = first.with_context(|| match &damaged[..] {
+        [] => format!("{} has no rows", path.display()),
+        damaged => format!("nothing is left of {}: {}", path.display(), some_of(damaged.iter().cloned())),
+    })?;
     let tables = Tables { root: root.to_owned(), files, image: columns.image.clone(), others };
     let names = columns.names.clone().map_or(Names::Own, Names::Counted);
     let (mut classes, rows) = found.classes(path, &columns.label, names, |row| tables.id(row as u32))?;
@@ -100,6 +122,7 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
         lines.extend(classes.iter().map(|class| format!("called {:?}", class.name)));
     }
     let mut notes = shards.notes();
+    notes.extend(damaged);
     let taken = [(&columns.image, IMAGE, &options.image_column), (&columns.label, LABEL, &options.label_column)];
     if taken.iter().any(|(found, usual, asked)| found != usual && asked.is_none()) {
         notes.push(format!("the images are the column {:?}, the labels {:?}", columns.image, columns.label));
@@ -113,6 +136,16 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
         why_empty: Box::new(|_, _| String::new()),
         images: Box::new(tables),
     })
+}
+
+/// What is said of a shard that cannot be read, by the error that says why; that error where it is not to
+/// be left out.
+fn left_out(file: &Path, error: Error, options: &SourceOptions) -> Result<String> {
+    match is_damage(file, error.as_ref()) {
+        true if options.skip_damaged => Ok(format!("left out: {error:#}")),
+        true => Err(error.context(format!("fetch {} again, or leave it out by --skip-damaged", file.display()))),
+        false => Err(error),
+    }
 }
 
 /// An error if a shard has other columns or classes than those before it.

@@ -86,8 +86,29 @@ pub struct Labels {
 
 impl Labels {
     pub fn push(&mut self, label: Label) {
+        let place = self.place(label);
+        self.rows.push(place);
+    }
+
+    /// Adds the labels of the rows that follow.
+    pub fn append(&mut self, next: Labels) {
+        let mut places = vec![0; next.known.len()];
+        for (label, at) in next.known {
+            places[at as usize] = self.place(label);
+        }
+        self.rows.extend(next.rows.into_iter().map(|at| places[at as usize]));
+    }
+
+    fn place(&mut self, label: Label) -> u32 {
         let next = self.known.len() as u32;
-        self.rows.push(*self.known.entry(label).or_insert(next));
+        *self.known.entry(label).or_insert(next)
+    }
+
+    /// The label of each row.
+    pub fn iter(&self) -> impl Iterator<Item = &Label> {
+        let mut labels: Vec<(&Label, u32)> = self.known.iter().map(|(label, &at)| (label, at)).collect();
+        labels.sort_by_key(|&(_, at)| at);
+        self.rows.iter().map(move |&at| labels[at as usize].0)
     }
 
     /// Number of rows.

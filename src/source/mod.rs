@@ -4,6 +4,7 @@ mod braces;
 mod card;
 mod class_names;
 mod columns;
+mod damage;
 mod data_set;
 mod find;
 mod folder;
@@ -32,7 +33,7 @@ pub use class_names::{notes as notes_on_names, require_names};
 pub use data_set::{Record, Source};
 pub use id::SourceId;
 pub use kept::{Keep, KeptColumn};
-pub use options::{Format, SourceOptions};
+pub use options::{Format, Listings, SourceOptions};
 pub use split::is_split;
 
 use crate::storage;

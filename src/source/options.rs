@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::kept::Keep;
-use crate::choice::choices;
+use crate::{choice::choices, partition::Partition};
 
 choices! {
     /// What the files of a source are.
@@ -36,4 +36,17 @@ pub struct SourceOptions {
     pub label_column: Option<String>,
     /// Which of the user's own columns are kept.
     pub keep: Keep,
+    /// Whether damaged files are taken up to the damage, or left out, where they are refused else.
+    pub skip_damaged: bool,
+    /// Where it is kept what archives hold; none where they are looked through each time.
+    pub listings: Option<Listings>,
+}
+
+/// Where listings of archives are kept, so that each archive is looked through once.
+#[derive(Clone, Debug)]
+pub struct Listings {
+    /// A directory for those of this source alone, which need not be there.
+    pub dir: PathBuf,
+    /// Whose archives come first, of processes that share them.
+    pub partition: Partition,
 }

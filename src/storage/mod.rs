@@ -24,6 +24,7 @@ use std::{
     time::SystemTime,
 };
 
+pub(crate) use self::lost::failure;
 use self::{address::Address, lost::lose};
 pub use self::{file::File, lost::reached};
 

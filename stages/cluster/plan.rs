@@ -104,7 +104,8 @@ pub fn run(options: &Options) -> Result<()> {
         "a partition computes on one device: give one --device, and a job for each"
     );
     let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
-    let source = extract::open_source(&options.data, &options.run)?;
+    let run = Run::open(&options.run, terminal::note)?;
+    let source = extract::open_source(&options.data, &run, FIRST_SOURCE, None)?;
     let matches = Cli::command().get_matches();
     let matches = matches.subcommand().context("a plan is a subcommand")?.1;
     let words = |stage: Command| words(&given(matches, &stage));

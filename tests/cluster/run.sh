@@ -134,4 +134,20 @@ settle
 "$cgil" fit-vae --run whole-2 "${fit[@]}" --quiet
 "$cgil" sweep --run whole-2 --tasks 2 "${sweep[@]}" --quiet
 same_tables whole-2 $run
+
+say "an archive that is cut is refused, and with --skip-damaged taken up to there"
+run=cut
+cp -r tars cut-tars
+truncate --size=-100000 cut-tars/003.tar
+data=(--model "$clip" --data cut-tars --holdout 0.2 --shard-rows 20)
+plan $run 4 >$run.toml && fail "a plan of an archive that is cut"
+[ ! -e $run ] || fail "data that was refused began a run"
+data+=(--skip-damaged)
+plan $run 4 >$run.toml
+"$cgil" submit slurm $run.toml --per-job 1
+settle
+"$cgil" extract --run whole-3 "${data[@]}" --quiet
+"$cgil" fit-vae --run whole-3 "${fit[@]}" --quiet
+"$cgil" sweep --run whole-3 --tasks 2 "${sweep[@]}" --quiet
+same_tables whole-3 $run
 say "all as it should be"

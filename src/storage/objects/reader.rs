@@ -15,7 +15,10 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use tokio::sync::OnceCell;
 
 use super::{
-    super::{address::Address, lost::reached},
+    super::{
+        address::Address,
+        lost::{Answer, reached},
+    },
     client::Object,
     request::{failed, runtime},
 };
@@ -114,7 +117,10 @@ async fn fetch(object: Arc<Object>, found: Arc<ObjectMeta>, number: u64) -> io::
     };
     match block(&object, &found, number).get_or_try_init(|| get).await {
         Ok(bytes) if bytes.len() as u64 == end - start => Ok(bytes.clone()),
-        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => {
+            let short = format!("{}: the store sends less than it has", object.address);
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, Answer(short)))
+        }
         Err(error) => Err(failed(&object.address, &error)),
     }
 }

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     super::{
         address::{Address, Scheme},
-        lost::{lose, reached},
+        lost::{Answer, lose, reached},
     },
     client::{Object, RETRIED_FOR, object},
 };
@@ -100,7 +100,7 @@ fn failure(address: &Address, error: &Error) -> io::Error {
             _ => (ErrorKind::TimedOut, reason),
         },
     };
-    io::Error::new(kind, format!("{address}: {reason}"))
+    io::Error::new(kind, Answer(format!("{address}: {reason}")))
 }
 
 fn no_credentials(scheme: Scheme) -> String {
