@@ -1,6 +1,6 @@
 //! Memory in pages of 2 MB, which Linux gives where it is asked to. Weights that are read from beyond
-//! the caches for every batch are found sooner there: in pages of 4 KB tens of thousands of addresses
-//! have to be looked up.
+//! the caches for every batch, and what lies between them, are found sooner there: in pages of 4 KB
+//! tens of thousands of addresses have to be looked up.
 
 use std::{
     marker::PhantomData,
@@ -37,6 +37,26 @@ impl<T: Plain> HugePages<T> {
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage); // where there are none, small ones do
         HugePages { memory, len, of: PhantomData }
+    }
+}
+
+impl<T: Plain> Default for HugePages<T> {
+    /// Nothing yet.
+    fn default() -> Self {
+        HugePages::zeros(0)
+    }
+}
+
+// Safety: zeros are zeros.
+unsafe impl Plain for f32 {}
+
+impl HugePages<f32> {
+    /// The first `n` values of a buffer, which grows where it has fewer: whatever they are.
+    pub fn room(&mut self, n: usize) -> &mut [f32] {
+        if self.len < n {
+            *self = HugePages::zeros(n);
+        }
+        &mut self[..n]
     }
 }
 

@@ -63,17 +63,19 @@ impl Shards {
         let is_cache = |file: &&&PathBuf| has_extension(file, "arrow") && parts_of(file)[0] == "cache";
         let mut left_out: Vec<PathBuf> = files.iter().filter(is_cache).map(|file| (*file).clone()).collect();
         let files: Vec<&PathBuf> = files.iter().filter(|file| !is_cache(file)).copied().collect();
+        let mut of_no_split = Vec::new();
         for &file in &files {
             match place_of(file) {
                 Some(place) => {
                     groups.entry(place.part).or_default().entry(place.group.clone()).or_default().push((file, place));
                 }
-                None => left_out.push(file.clone()),
+                None => of_no_split.push(file.clone()),
             }
         }
         if groups.is_empty() {
             return Ok(Shards { files: unsplit(root, &files)?, left_out });
         }
+        left_out.extend(of_no_split);
         let mut dirs: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
         let mut shards = Vec::new();
         for (part, groups) in groups {

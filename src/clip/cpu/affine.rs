@@ -10,9 +10,9 @@ use crate::{
     clip::{config::Activation, weights::Weights},
     dense::{
         bfloat16::{Packed, Rows, Unit},
+        huge_pages::HugePages,
         layers,
         product::{Matrix, Threads, transposed},
-        room,
     },
 };
 
@@ -114,7 +114,7 @@ pub fn add_both(
     second: &Affine,
     x: &[f32],
     y: &mut [f32],
-    hidden: &mut Vec<f32>,
+    hidden: &mut HugePages<f32>,
 ) {
     match (&first.weight, &second.weight) {
         (Weight::Rounded(one), Weight::Rounded(other)) => rounded(x, one, |x, hidden| {
@@ -126,7 +126,7 @@ pub fn add_both(
             other.add(hidden, &second.bias, y);
         }),
         _ => {
-            let hidden = room(hidden, y.len() / second.bias.len() * first.bias.len()); // (N, F)
+            let hidden = hidden.room(y.len() / second.bias.len() * first.bias.len()); // (N, F)
             first.forward(x, hidden, Threads::One);
             activation.forward_in_place(hidden);
             second.add(hidden, y, Threads::One);
@@ -137,7 +137,7 @@ pub fn add_both(
 /// Does `work` with x, rounded as the left side of a product with `weight`, and a buffer.
 fn rounded(x: &[f32], weight: &Packed, work: impl FnOnce(&Rows, &mut Rows)) {
     ROUNDED.with_borrow_mut(|[left, between]| {
-        left.set(Matrix::new(x, weight.inputs()));
+        left.set(weight.unit(), Matrix::new(x, weight.inputs()));
         work(left, between);
     });
 }

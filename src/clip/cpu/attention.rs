@@ -5,8 +5,8 @@ use std::{cell::RefCell, ops::Range};
 
 use crate::dense::{
     bfloat16::{Packed, Rows, Unit},
+    huge_pages::HugePages,
     product::{Matrix, Product, Threads},
-    room,
     softmax::softmax,
     vector::{add_scaled, dot, vectorised},
 };
@@ -74,11 +74,11 @@ impl Heads {
     }
 
     /// As [`Heads::image`], with products in bfloat16. `logits` is a buffer.
-    pub fn image_rounded(&self, unit: Unit, qkv: &[f32], mixed: &mut [f32], logits: &mut Vec<f32>) {
+    pub fn image_rounded(&self, unit: Unit, qkv: &[f32], mixed: &mut [f32], logits: &mut HugePages<f32>) {
         let (w, d) = (self.width, self.d());
         let (t, queries) = (qkv.len() / (3 * w), mixed.len() / w);
         let padded = t.next_multiple_of(LANES);
-        let logits = room(logits, queries * padded);
+        let logits = logits.room(queries * padded);
         ROUNDED.with_borrow_mut(|rounded| {
             if rounded.as_ref().is_none_or(|(_, [keys, _])| keys.unit() != unit) {
                 *rounded = None;
@@ -87,7 +87,7 @@ impl Heads {
                 rounded.get_or_insert_with(|| (Rows::default(), [(); 2].map(|()| Packed::empty(unit))));
             for at in (0..w).step_by(d) {
                 let part = |i: usize, rows: usize| Matrix::strided(&qkv[i * w + at..], rows, d, 3 * w);
-                left.set(part(0, queries));
+                left.set(unit, part(0, queries));
                 keys.set_transposed(part(1, t), padded);
                 keys.scaled(left, self.scale(), logits, padded);
                 vectorised(
@@ -99,7 +99,7 @@ impl Heads {
                         }
                     },
                 );
-                left.set(Matrix::new(logits, padded));
+                left.set(unit, Matrix::new(logits, padded));
                 values.set(part(2, t), padded);
                 values.scaled(left, 1.0, &mut mixed[at..], w);
             }

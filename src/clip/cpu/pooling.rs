@@ -13,7 +13,7 @@ use crate::{
         config::{Activation, Size},
         weights::Weights,
     },
-    dense::{product::Threads, room},
+    dense::{huge_pages::HugePages, product::Threads},
 };
 
 /// Rows of a product at least, where there is a row per image: of one row it is another sum, and an
@@ -58,14 +58,14 @@ impl PoolingHead {
 
     /// x (B·T, W) of B images to embeddings (B, W). On the calling thread alone; `kv`, `mixed` and
     /// `hidden` are buffers.
-    pub fn forward(&self, x: &[f32], b: usize, [kv, mixed, hidden]: [&mut Vec<f32>; 3]) -> Vec<f32> {
+    pub fn forward(&self, x: &[f32], b: usize, [kv, mixed, hidden]: [&mut HugePages<f32>; 3]) -> Vec<f32> {
         let one = Threads::One;
         let w = self.heads.width;
         let t = x.len() / w / b;
-        let kv = room(kv, 2 * x.len()); // (B·T, 2W)
+        let kv = kv.room(2 * x.len()); // (B·T, 2W)
         self.kv.forward(x, kv, one);
         let rows = b.max(LEAST_ROWS);
-        let (mixed, logits) = room(mixed, rows * w + t).split_at_mut(rows * w); // (B, W), (T)
+        let (mixed, logits) = mixed.room(rows * w + t).split_at_mut(rows * w); // (B, W), (T)
         for (kv, mixed) in kv.chunks_exact(2 * t * w).zip(mixed.chunks_exact_mut(w)) {
             self.heads.pool(&self.query, kv, mixed, logits);
         }

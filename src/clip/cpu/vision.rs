@@ -17,18 +17,15 @@ use crate::{
         weights::Weights,
     },
     dense::{
+        huge_pages::HugePages,
         layers,
         product::{Matrix, Threads, transposed},
-        room,
         vector::add_scaled,
     },
 };
 
 /// Positions encoded at a time: products of fewer rows are slower.
 const ROWS: usize = 800;
-
-/// The same of products in bfloat16, at most: what is between them stays in the second cache.
-const ROUNDED_ROWS: usize = 256;
 
 /// A frozen image encoder. W is its width, T the positions of an image, a class token, if there is
 /// one, and its patches, P the projection's dimension.
@@ -59,13 +56,13 @@ enum Head {
 /// Buffers of a batch, kept from one to the next.
 #[derive(Default)]
 pub struct Workspace {
-    patches: Vec<f32>,
-    x: Vec<f32>,
-    normal: Vec<f32>,
-    qkv: Vec<f32>,
-    mixed: Vec<f32>,
-    hidden: Vec<f32>,
-    logits: Vec<f32>,
+    patches: HugePages<f32>,
+    x: HugePages<f32>,
+    normal: HugePages<f32>,
+    qkv: HugePages<f32>,
+    mixed: HugePages<f32>,
+    hidden: HugePages<f32>,
+    logits: HugePages<f32>,
 }
 
 impl ImageEncoder {
@@ -118,7 +115,7 @@ impl ImageEncoder {
     pub fn batch(&self) -> usize {
         let positions = self.position_embedding.len() / self.heads.width;
         match self.pass {
-            Pass::Rounded(_) => (std::env::var("RR").map_or(ROUNDED_ROWS, |x| x.parse().unwrap()) / positions).max(1),
+            Pass::Rounded(unit) => (unit.rows_at_once() / positions).max(1),
             Pass::Forward | Pass::Both => ROWS.div_ceil(positions),
         }
     }
@@ -133,7 +130,7 @@ impl ImageEncoder {
         let n = b * t;
         let Workspace { patches, x, normal, qkv, mixed, hidden, logits } = workspace;
 
-        let (x, normal) = (room(x, n * w), room(normal, n * w)); // (N, W)
+        let (x, normal) = (x.room(n * w), normal.room(n * w)); // (N, W)
         let patches = self.gather(pixels, normalisation, patches);
         match &self.pre_norm {
             Some(norm) => {
@@ -149,7 +146,7 @@ impl ImageEncoder {
             Head::Attention(_) => &self.blocks,
         };
         for block in whole {
-            let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
+            let (qkv, mixed) = (qkv.room(n * 3 * w), mixed.room(n * w)); // (N, 3W), (N, W)
             block.norm1.forward(x, normal);
             block.qkv.forward(normal, qkv, one);
             for (qkv, mixed) in qkv.chunks_exact(t * 3 * w).zip(mixed.chunks_exact_mut(t * w)) {
@@ -167,7 +164,7 @@ impl ImageEncoder {
         };
 
         // of the last block's output only the class tokens count
-        let (qkv, mixed) = (room(qkv, n * 3 * w), room(mixed, n * w)); // (N, 3W), (N, W)
+        let (qkv, mixed) = (qkv.room(n * 3 * w), mixed.room(n * w)); // (N, 3W), (N, W)
         last.norm1.forward(x, normal);
         last.qkv.forward(normal, qkv, one);
         let rows = b.max(LEAST_ROWS);
@@ -191,22 +188,22 @@ impl ImageEncoder {
     }
 
     /// What the first positions of an image see of all T: qkv (T, 3W) → mixed (queries, W).
-    fn attend(&self, qkv: &[f32], mixed: &mut [f32], logits: &mut Vec<f32>) {
+    fn attend(&self, qkv: &[f32], mixed: &mut [f32], logits: &mut HugePages<f32>) {
         match self.pass {
             Pass::Rounded(unit) => self.heads.image_rounded(unit, qkv, mixed, logits),
             Pass::Forward | Pass::Both => {
                 let values = mixed.len() / self.heads.width * qkv.len() / (3 * self.heads.width);
-                self.heads.image(qkv, mixed, room(logits, values));
+                self.heads.image(qkv, mixed, logits.room(values));
             }
         }
     }
 
     /// Pixels (B, S, S, 3) to patches (B·patches, 3·p·p), normalised.
-    fn gather<'a>(&self, pixels: &[u8], normalisation: &Normalisation, patches: &'a mut Vec<f32>) -> &'a [f32] {
+    fn gather<'a>(&self, pixels: &[u8], normalisation: &Normalisation, patches: &'a mut HugePages<f32>) -> &'a [f32] {
         let (s, p) = (self.image_size, self.patch_size);
         let (side, values) = (s / p, 3 * p * p);
         let b = pixels.len() / (3 * s * s);
-        let patches = room(patches, b * side * side * values);
+        let patches = patches.room(b * side * side * values);
         for (i, patch) in patches.chunks_exact_mut(values).enumerate() {
             let (image, row, column) = (i / (side * side), i / side % side, i % side);
             for (line, out) in patch.chunks_exact_mut(p).enumerate() {
@@ -241,7 +238,7 @@ impl ImageEncoder {
 
 impl Block {
     /// The second half of the block, in place: x (N, W). `normal` and `hidden` are buffers.
-    fn feed_forward(&self, x: &mut [f32], normal: &mut [f32], hidden: &mut Vec<f32>) {
+    fn feed_forward(&self, x: &mut [f32], normal: &mut [f32], hidden: &mut HugePages<f32>) {
         self.norm2.forward(x, normal);
         add_both(&self.fc1, self.activation, &self.fc2, normal, x, hidden);
     }

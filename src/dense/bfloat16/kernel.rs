@@ -46,7 +46,7 @@ impl Unit {
     pub fn all() -> Vec<Self> {
         let known: &[(Instructions, bool)] = &[
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            (Instructions::Amx, x86::has_amx()),
+            (Instructions::Amx, x86::has_amx() && std::arch::is_x86_feature_detected!("avx512bf16")),
             #[cfg(target_arch = "x86_64")]
             (Instructions::Avx512, std::arch::is_x86_feature_detected!("avx512bf16")),
         ];
@@ -68,6 +68,37 @@ impl Unit {
             Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums) },
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => unsafe { x86::multiply_avx512(a, rows, b, sums) },
+        }
+    }
+
+    /// Rounds values to the nearest bfloat16, of two the even one, into a row of as many steps as they
+    /// fill, followed by zeros. What is too small for a normal float32 becomes 0.
+    pub fn round(self, x: &[f32], steps: &mut [Step], row: usize) {
+        assert!(row < BLOCK && x.len().div_ceil(DEPTH) == steps.len());
+        // Safety: this machine has the instructions, and the lengths were checked.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            x86::round(x, steps, row);
+        }
+    }
+
+    /// As [`Unit::round`], of the first `rows` rows of sums into a step.
+    pub fn round_sums(self, sums: &Sums, rows: usize, step: &mut Step) {
+        // Safety: this machine has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            x86::round_sums(sums, rows, step);
+        }
+    }
+
+    /// Rows that a batch should have at most.
+    pub fn rows_at_once(self) -> usize {
+        match self.0 {
+            // what is between products stays in the second cache
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => 256,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => 400,
         }
     }
 
@@ -208,6 +239,39 @@ mod x86 {
                 stride = out(reg) _,
                 options(nostack)
             );
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The machine has AVX512-BF16, `row` is one of a block, and `steps` are as many as `x` fills.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn round(x: &[f32], steps: &mut [Step], row: usize) {
+        for (x, step) in x.chunks(DEPTH).zip(steps) {
+            // Safety: no more than there are values is read, and a row of a step is 64 bytes, aligned.
+            unsafe {
+                let half = |i: usize| {
+                    let values = x.len().saturating_sub(16 * i).min(16);
+                    _mm512_maskz_loadu_ps(((1u32 << values) - 1) as u16, x.as_ptr().wrapping_add(16 * i))
+                };
+                let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(half(1), half(0)));
+                _mm512_store_si512(step.0[row / 16][row % 16].as_mut_ptr().cast(), rounded);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The machine has AVX512-BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn round_sums(sums: &Sums, rows: usize, step: &mut Step) {
+        for (sums, row) in sums.0.iter().zip(step.0.as_flattened_mut()).take(rows) {
+            // Safety: 32 values each.
+            unsafe {
+                let [low, high] = [0, 16].map(|first| _mm512_loadu_ps(sums.as_ptr().add(first)));
+                let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_store_si512(row.as_mut_ptr().cast(), rounded);
+            }
         }
     }
 

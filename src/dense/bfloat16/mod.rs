@@ -26,7 +26,7 @@ const GROUP: usize = 4;
 /// The left side of a product: rows, rounded.
 #[derive(Default)]
 pub struct Rows {
-    steps: Vec<Step>, // (blocks of rows, steps)
+    steps: HugePages<Step>, // (blocks of rows, steps)
     rows: usize,
     columns: usize,
 }
@@ -69,26 +69,12 @@ fn found() -> String {
 
 impl Rows {
     /// Becomes x (N, I), rounded.
-    pub fn set(&mut self, x: Matrix) {
+    pub fn set(&mut self, unit: Unit, x: Matrix) {
         self.resize(x.rows(), x.columns());
         let steps = self.columns.div_ceil(DEPTH);
-        vectorised(
-            #[inline(always)]
-            || {
-                for row in 0..x.rows() {
-                    let steps = &mut self.steps[row / BLOCK * steps..][..steps];
-                    let (whole, rest) = x.row(row).as_chunks::<DEPTH>();
-                    for (step, x) in steps.iter_mut().zip(whole) {
-                        round(x, step.row(row));
-                    }
-                    if !rest.is_empty() {
-                        let mut padded = [0.0; DEPTH];
-                        padded[..rest.len()].copy_from_slice(rest);
-                        round(&padded, steps[whole.len()].row(row));
-                    }
-                }
-            },
-        );
+        for row in 0..x.rows() {
+            unit.round(x.row(row), &mut self.steps[row / BLOCK * steps..][..steps], row % BLOCK);
+        }
     }
 
     /// Room for rows whose values are left over.
@@ -96,7 +82,7 @@ impl Rows {
         (self.rows, self.columns) = (rows, columns);
         let steps = rows.div_ceil(BLOCK) * columns.div_ceil(DEPTH);
         if self.steps.len() < steps {
-            self.steps.resize(steps, Step::ZERO);
+            self.steps = HugePages::zeros(steps);
         }
     }
 }
@@ -104,24 +90,10 @@ impl Rows {
 // Safety: zeros are zeros, and 64 bytes divide a page.
 unsafe impl Plain for Step {}
 
-impl Step {
-    fn row(&mut self, row: usize) -> &mut [bf16; DEPTH] {
-        &mut self.0[row % BLOCK / 16][row % 16]
-    }
-}
-
-/// x to the nearest bfloat16, of two the even one.
-#[inline(always)]
-fn round(x: &[f32; DEPTH], y: &mut [bf16; DEPTH]) {
-    for (x, y) in x.iter().zip(y) {
-        *y = bf16::from_f32(*x);
-    }
-}
-
 impl Packed {
     /// Nothing yet.
     pub fn empty(unit: Unit) -> Self {
-        Packed { steps: HugePages::zeros(0), inputs: 0, outputs: 0, unit }
+        Packed { steps: HugePages::default(), inputs: 0, outputs: 0, unit }
     }
 
     /// Of a weight (O, I).
@@ -137,25 +109,20 @@ impl Packed {
         assert!(outputs >= w.rows());
         self.resize(w.columns(), outputs);
         let per_block = self.inputs.div_ceil(DEPTH);
-        let mut rounded = vec![bf16::ZERO; per_block * DEPTH];
-        vectorised(
-            #[inline(always)]
-            || {
-                for output in 0..outputs {
-                    let steps = &mut self.steps[output / BLOCK * per_block..][..per_block];
-                    match output < w.rows() {
-                        true => rounded.iter_mut().zip(w.row(output)).for_each(|(y, x)| *y = bf16::from_f32(*x)),
-                        false => rounded.fill(bf16::ZERO),
-                    }
-                    for (step, values) in steps.iter_mut().zip(rounded.as_chunks::<DEPTH>().0) {
-                        let pairs = &mut step.0[output % BLOCK / 16];
-                        for (pair, values) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
-                            pair.as_chunks_mut::<2>().0[output % 16] = *values;
-                        }
-                    }
+        let mut rounded = vec![Step::ZERO; per_block]; // of which the first row counts
+        for output in 0..outputs {
+            let steps = &mut self.steps[output / BLOCK * per_block..][..per_block];
+            match output < w.rows() {
+                true => self.unit.round(w.row(output), &mut rounded, 0),
+                false => rounded.fill(Step::ZERO),
+            }
+            for (step, rounded) in steps.iter_mut().zip(&rounded) {
+                let (pairs, values) = (&mut step.0[output % BLOCK / 16], &rounded.0[0][0]);
+                for (pair, values) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
+                    pair.as_chunks_mut::<2>().0[output % 16] = *values;
                 }
-            },
-        );
+            }
+        }
     }
 
     /// Becomes w (I, O), with zeros in what there are more `inputs` than I.
@@ -240,16 +207,24 @@ impl Packed {
     pub fn forward_mapped(&self, x: &Rows, bias: &[f32], f: impl Fn(f32) -> f32, y: &mut Rows) {
         y.resize(x.rows, self.outputs);
         let per_block = self.outputs.div_ceil(DEPTH);
-        self.each_row(
-            x,
-            #[inline(always)]
-            |row, columns, sums| {
-                let mut mapped = [0.0; DEPTH];
-                let step = row / BLOCK * per_block + columns.start / DEPTH;
-                mapped.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y = f(sum + bias));
-                round(&mapped, y.steps[step].row(row));
-            },
-        );
+        self.multiply(x, |rows, columns, sums| {
+            let mut own = [0.0; BLOCK];
+            own[..columns.len()].copy_from_slice(&bias[columns.clone()]);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for row in sums.iter_mut().flat_map(|sums| &mut sums.0).take(rows.len()) {
+                        row.iter_mut().zip(&own).for_each(|(sum, bias)| *sum = f(*sum + bias));
+                        row[columns.len()..].fill(0.0);
+                    }
+                },
+            );
+            for (i, sums) in sums.iter().enumerate() {
+                let block = rows.start / BLOCK + i;
+                let step = &mut y.steps[block * per_block + columns.start / DEPTH];
+                self.unit.round_sums(sums, rows.len() - i * BLOCK, step);
+            }
+        });
     }
 
     /// x (N, I) times this: `each` is given a row, up to 32 columns, and their sums. It has to be
@@ -270,7 +245,7 @@ impl Packed {
 
     /// x (N, I) times this: `each` is given rows, up to 32 columns, and the blocks of their sums.
     #[inline(always)]
-    fn multiply(&self, x: &Rows, mut each: impl FnMut(Range<usize>, Range<usize>, &[Sums])) {
+    fn multiply(&self, x: &Rows, mut each: impl FnMut(Range<usize>, Range<usize>, &mut [Sums])) {
         assert_eq!(x.columns, self.inputs);
         let per_block = self.inputs.div_ceil(DEPTH);
         let left = &x.steps[..x.rows.div_ceil(BLOCK) * per_block];
@@ -324,13 +299,13 @@ mod tests {
                 let (weight, bias) = (values(outputs * inputs, 0.3), values(outputs, 0.9));
                 let packed = Packed::new(&weight, inputs, unit);
                 let mut x16 = Rows::default();
-                x16.set(Matrix::new(&[f32::NAN; 160 * 3072], 3072)); // what is left over does no harm
+                x16.set(unit, Matrix::new(&[f32::NAN; 160 * 3072], 3072)); // what is left over does no harm
                 let mut before = Vec::new();
                 for rows in (1..=70).chain([130]) {
                     let x = values(rows * inputs, 0.1);
                     let onto = values(rows * outputs, 0.5);
                     let (mut into, mut added) = (vec![f32::NAN; rows * outputs], onto.clone());
-                    x16.set(Matrix::new(&x, inputs));
+                    x16.set(unit, Matrix::new(&x, inputs));
                     packed.forward(&x16, &bias, &mut into);
                     packed.add(&x16, &bias, &mut added);
                     for (i, (found, added)) in into.iter().zip(&added).enumerate() {
@@ -362,13 +337,13 @@ mod tests {
                 let first = Packed::new(&values(hidden * inputs, 0.3), inputs, unit);
                 let second = Packed::new(&values(outputs * hidden, 0.2), hidden, unit);
                 let [mut left, mut between] = <[Rows; 2]>::default();
-                between.set(Matrix::new(&[f32::NAN; 200 * 700], 700));
-                left.set(Matrix::new(&x, inputs));
+                between.set(unit, Matrix::new(&[f32::NAN; 200 * 700], 700));
+                left.set(unit, Matrix::new(&x, inputs));
                 let mut expected = vec![0.0; rows * hidden];
                 first.forward(&left, &bias, &mut expected);
                 expected.iter_mut().for_each(|x: &mut f32| *x = 1.0 + x.abs());
                 first.forward_mapped(&left, &bias, |x| 1.0 + x.abs(), &mut between);
-                left.set(Matrix::new(&expected, hidden));
+                left.set(unit, Matrix::new(&expected, hidden));
                 let [mut found, mut expected] = [(); 2].map(|()| vec![0.0; rows * outputs]);
                 second.forward(&between, &vec![0.0; outputs], &mut found);
                 second.forward(&left, &vec![0.0; outputs], &mut expected);
@@ -388,7 +363,7 @@ mod tests {
                     .map(|i| if i % more < inputs { w[i % more * outputs + i / more] } else { 0.0 })
                     .collect();
                 let mut left = Rows::default();
-                left.set(Matrix::new(&x, more));
+                left.set(unit, Matrix::new(&x, more));
                 let mut expected = vec![0.0; rows * outputs];
                 Packed::new(&transposed, more, unit).forward(&left, &vec![0.0; outputs], &mut expected);
                 expected.iter_mut().for_each(|x| *x *= 0.5);
