@@ -7,6 +7,7 @@
 //! latents/STREAM/KIND/task-NN        generators of a task's classes
 //! latents/STREAM/KIND/quality        how good these are
 //! statistics/STREAM/LEARNER/task-NN  what a classifier has learned after a task
+//! statistics/STREAM/LEARNER/sums     what partitions have summed up of tasks that are not learned yet
 //! prompts/STREAM/PROMPTS/task-NN     the prompts after a task
 //! results/STREAM/METHOD/task-NN      predictions and scores after a task
 //! ```

@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 use crate::{
     artefact::{self, Input, MANIFEST, Manifest, Plan, slug},
     baseline::{Incremental, State, Stored, Sum, examples, learn_task},
+    embeddings::Embeddings,
     hash::canonical,
     partition::Partition,
     profile::{Phase, time},
+    rows::Train,
     run::{Run, STATISTICS, names, step_name},
     stop::{self, Stopped},
     storage,
@@ -118,6 +120,9 @@ impl<'a, C: Incremental> States<'a, C> {
                 self.restore(start)?;
             }
             for step in start + 1..=learned {
+                if stop::is_asked() {
+                    return Err(Stopped.into());
+                }
                 self.learn(step)?;
             }
         }
@@ -161,10 +166,11 @@ impl<'a, C: Incremental> States<'a, C> {
                 time(Phase::Optimise, || learn_task(&mut self.classifier, &rows))?;
             }
             Some(learner) => {
-                let (parts, sum, sums) = (parts(run, stream, t)?, learner.sum(), Sums::of(&self.dir));
-                let of_part = |part: &Part| sums.read(part).map_or_else(|| sum_of(run, stream, part, sum), Ok);
-                if !parts.is_empty() {
-                    learner.learn_sums(&stream.learned_classes(t), &mut parts.iter().map(of_part))?;
+                let (source, sum, sums) = (Parts::of(run, stream, t)?, learner.sum(), Sums::of(&self.dir));
+                let of_part = |part: &Part| sums.read(part).map_or_else(|| source.sum(stream, part, sum), Ok);
+                if !source.parts.is_empty() {
+                    let mut parts = source.parts.iter().map(of_part);
+                    time(Phase::Optimise, || learner.learn_sums(&stream.learned_classes(t), &mut parts))?;
                 }
             }
         }
@@ -172,37 +178,45 @@ impl<'a, C: Incremental> States<'a, C> {
         let (plan, state) = (self.plan(learned)?, self.classifier.state());
         let dir = self.step_dir(learned);
         plan.make(&dir, self.run.place(&dir), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
-        Sums::of(&self.dir).remove(t)
+        Sums::of(&self.dir).remove(t, false)
     }
 
     /// Sums up what a partition has of the rows of tasks that are not learned yet: every N-th part of
     /// them. For a learner that needs no more than sums.
     pub fn sum_up(&mut self, own: Partition) -> Result<SummedUp> {
         let sum = self.classifier.of_sums().context("this learner needs the rows themselves")?.sum();
-        let (sums, mut made) = (Sums::of(&self.dir), 0);
-        let is_missing =
-            |part: &Part| -> Result<bool> { Ok(sums.made(part).is_none() && !self.is_there(part.task + 1)?) };
-        let mut all = Vec::new();
-        for t in 0..self.stream.tasks() {
-            all.extend(parts(self.run, self.stream, t)?);
-        }
-        for (_, part) in all.iter().enumerate().filter(|(k, _)| own.has(*k)) {
-            if is_missing(part)? {
+        let (run, stream, sums) = (self.run, self.stream, Sums::of(&self.dir));
+        let (mut summed, mut all) = (SummedUp { made: 0, missing: 0, all: 0 }, Vec::new());
+        for t in 0..stream.tasks() {
+            let source = Parts::of(run, stream, t)?;
+            let first = summed.all;
+            summed.all += source.parts.len();
+            let there = sums.made(&source.parts);
+            let is_own = |k: usize| own.has(first + k) && there[k].is_none();
+            for (_, part) in source.parts.iter().enumerate().filter(|(k, _)| is_own(*k)) {
+                if self.is_there(t + 1)? {
+                    break;
+                }
                 if stop::is_asked() {
                     return Err(Stopped.into());
                 }
-                sums.put(part, &sum_of(self.run, self.stream, part, sum)?)?;
-                made += 1;
-                if self.is_there(part.task + 1)? {
-                    sums.remove(part.task)?; // another process was faster
-                }
+                let made = source.sum(stream, part, sum)?;
+                let _lock = run.share(&self.dir)?; // a learner clears what others have begun to write
+                sums.put(part, &made)?;
+                summed.made += 1;
+            }
+            let is_forgotten = source.embeddings.as_ref().is_some_and(Embeddings::is_forgotten::<Train>);
+            if is_forgotten || self.is_there(t + 1)? {
+                sums.remove(t, false)?; // another process was faster, or ended before it had
+            }
+            all.push(source.parts);
+        }
+        for (t, parts) in all.iter().enumerate() {
+            if !self.is_there(t + 1)? {
+                summed.missing += sums.made(parts).iter().filter(|made| made.is_none()).count();
             }
         }
-        let mut missing = 0;
-        for part in &all {
-            missing += usize::from(is_missing(part)?);
-        }
-        Ok(SummedUp { made, missing, all: all.len() })
+        Ok(summed)
     }
 
     /// Where the states lie.
@@ -221,10 +235,14 @@ pub fn made(dir: &Path, learned: usize) -> Option<SystemTime> {
     storage::metadata(&dir.join(step_name(learned)).join(MANIFEST)).ok()?.modified()
 }
 
-/// Takes away what partitions have summed up of a stream, whose learners have learned it.
-pub fn remove_sums(run: &Run, stream: &Stream) -> Result<()> {
+/// Takes away what partitions have summed up of some tasks (from 0) of a stream, overwritten first
+/// where that is asked for.
+pub fn remove_sums(run: &Run, stream: &Stream, tasks: &[usize], overwrite: bool) -> Result<()> {
     let dir = dir(run, stream);
-    names(&dir).iter().try_for_each(|learner| Sums::of(&dir.join(learner)).remove_all())
+    for learner in names(&dir) {
+        tasks.iter().try_for_each(|&task| Sums::of(&dir.join(&learner)).remove(task, overwrite))?;
+    }
+    Ok(())
 }
 
 /// What a partition has come to.
@@ -237,14 +255,31 @@ pub struct SummedUp {
     pub all: usize,
 }
 
-/// The parts of the rows of task `t` (from 0).
-pub fn parts(run: &Run, stream: &Stream, t: usize) -> Result<Vec<Part>> {
-    let part = |shards| Part { stream: stream.input(t), task: t, shards };
-    Ok(stream.parts(run, t)?.into_iter().map(part).collect())
+/// The rows of a task, in parts.
+pub struct Parts {
+    /// None where the task has no images.
+    embeddings: Option<Embeddings>,
+    /// The parts, in their order.
+    pub parts: Vec<Part>,
 }
 
-/// The sums of a part.
-fn sum_of(run: &Run, stream: &Stream, part: &Part, sum: Sum) -> Result<State> {
-    let rows = time(Phase::Read, || stream.part_rows(run, part.task, part.shards.clone()))?;
-    time(Phase::Optimise, || sum.of(&examples(&rows))).with_context(|| format!("training rows of {}", part.name()))
+impl Parts {
+    /// Of task `t` (from 0).
+    pub fn of(run: &Run, stream: &Stream, t: usize) -> Result<Self> {
+        if stream.source(t).is_none() {
+            return Ok(Parts { embeddings: None, parts: Vec::new() });
+        }
+        let embeddings = stream.embeddings(run, t)?;
+        let part = |shards| Part { stream: stream.input(t), task: t, shards };
+        let parts = stream.parts(&embeddings, t)?.into_iter().map(part).collect();
+        Ok(Parts { embeddings: Some(embeddings), parts })
+    }
+
+    /// The sums of one of them.
+    fn sum(&self, stream: &Stream, part: &Part, sum: Sum) -> Result<State> {
+        let embeddings = self.embeddings.as_ref().context("a task with parts has images")?;
+        let rows = time(Phase::Read, || stream.part_rows(embeddings, part.task, part.shards.clone()))?;
+        let sums = time(Phase::Optimise, || sum.of(&examples(&rows)));
+        sums.with_context(|| format!("among the training rows of {}", part.name()))
+    }
 }

@@ -8,12 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::{
     artefact::Input,
-    atomic,
     baseline::State,
+    hash::hash_bytes,
     run::{names, step_name},
     storage, tensors,
 };
@@ -55,35 +54,35 @@ impl Sums {
         Sums { dir: dir.join(SUMS) }
     }
 
-    fn path(&self, part: &Part) -> PathBuf {
-        let (Range { start, end }, of) = (&part.shards, part.stream.identity.as_str());
-        self.dir.join(format!("{}-shards-{start:05}-{end:05}-{of:.DIGITS$}.safetensors", step_name(part.task + 1)))
-    }
-
-    /// When the sums of a part were made; none where they are not there.
-    pub fn made(&self, part: &Part) -> Option<SystemTime> {
-        storage::metadata(&self.path(part)).ok()?.modified()
+    /// When the sums of some parts were made, in their order; none of those that are not there.
+    pub fn made(&self, parts: &[Part]) -> Vec<Option<SystemTime>> {
+        let there = storage::times(&self.dir);
+        parts.iter().map(|part| there.get(&file_name(part)).copied()).collect()
     }
 
     /// The sums of a part; none where they are not there, or damaged.
     pub fn read(&self, part: &Part) -> Option<State> {
-        let path = self.path(part);
+        let path = self.dir.join(file_name(part));
         if !storage::is_file(&path) {
             return None;
         }
-        tensors::read(&path).ok().map(|(state, _): (State, Value)| state)
+        let (sums, sum): (State, String) = tensors::read(&path).ok()?;
+        (checksum(&sums) == sum).then_some(sums)
     }
 
     /// Stores the sums of a part, unless another process has by then.
     pub fn put(&self, part: &Part, sums: &State) -> Result<()> {
-        tensors::stage(&self.path(part), sums, &Value::Null)?.put_first().map(|_| ())
+        tensors::stage(&self.dir.join(file_name(part)), sums, &checksum(sums))?.put_first().map(|_| ())
     }
 
-    /// Takes away those of a task (from 0), which are learned.
-    pub fn remove(&self, task: usize) -> Result<()> {
+    /// Takes away those of a task (from 0), overwritten first where that is asked for.
+    pub fn remove(&self, task: usize, overwrite: bool) -> Result<()> {
         let of_task = format!("{}-", step_name(task + 1));
         for name in names(&self.dir).into_iter().filter(|name| name.starts_with(&of_task)) {
             let path = self.dir.join(name);
+            if overwrite {
+                storage::zero(&path).with_context(|| format!("cannot overwrite {}", path.display()))?;
+            }
             // another process may be as far
             if let Err(error) = storage::remove_file(&path)
                 && storage::is_file(&path)
@@ -93,9 +92,19 @@ impl Sums {
         }
         Ok(())
     }
+}
 
-    /// Takes all of them away.
-    pub fn remove_all(&self) -> Result<()> {
-        if storage::is_dir(&self.dir) { atomic::remove_dir(&self.dir) } else { Ok(()) }
+fn file_name(part: &Part) -> String {
+    let (Range { start, end }, of) = (&part.shards, part.stream.identity.as_str());
+    format!("{}-shards-{start:05}-{end:05}-{of:.DIGITS$}.safetensors", step_name(part.task + 1))
+}
+
+/// Of the names, shapes and values of tensors.
+fn checksum(sums: &State) -> String {
+    let mut bytes = Vec::new();
+    for (name, (shape, values)) in sums {
+        bytes.extend(format!("{name} {shape:?} ").into_bytes());
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
     }
+    hash_bytes(&bytes)
 }

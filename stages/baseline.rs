@@ -23,7 +23,7 @@ use cgil::{
     results::{Results, method_name, sorted_name, stored_bytes},
     run::Run,
     states::{Learner, States, SummedUp},
-    stop,
+    stop::{self, Stopped},
     stream::Stream,
     task::Class,
     texts::{self, TextModel},
@@ -101,7 +101,7 @@ struct PartOptions {
     /// Sum up every N-th part of the training rows alone, from part I on
     ///
     /// Partition I of N, from 0/N to N-1/N, has the parts k with k mod N = I, shards of 32 MB of
-    /// rows. Partitions may run anywhere that the run's directory is, at once, in any order
+    /// rows, or one. Partitions may run anywhere that the run's directory is, at once, in any order
     /// and again; whoever finds all sums there learns from them, and is scored.
     #[arg(long, value_name = "I/N", hide_short_help = true)]
     partition: Option<Partition>,
@@ -465,11 +465,14 @@ impl Setting {
         PartOptions { partition }: &PartOptions,
     ) -> Result<()> {
         let Some(own) = *partition else { return self.learn(baseline, learner, classifier) };
-        let mut states = States::new(&self.run, &self.stream, learner.clone(), classifier);
+        let mut states = States::new(&self.run, &self.stream, learner, classifier);
         let place = self.run.place(states.dir());
         jobs::recorded(&self.run, &place, Some(own), || {
             stop::watch();
             let SummedUp { made, missing, all } = states.sum_up(own)?;
+            if stop::is_asked() {
+                return Err(Stopped.into());
+            }
             if missing > 0 {
                 return terminal::print(format!(
                     "partition {own} of {}: its sums are there, {} made now; other partitions lack {missing} of {all}\n",

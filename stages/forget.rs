@@ -79,8 +79,8 @@ pub fn forget(run: &Run, source: &str, what: Forget, overwrite: bool) -> Result<
     } else {
         learned.iter().map(|learned| kept(run, &embeddings, learned)).collect::<Result<Vec<_>>>()?.concat()
     };
-    for Learned { stream, .. } in &learned {
-        states::remove_sums(run, stream)?; // of few rows they are the rows
+    for Learned { stream, tasks, .. } in &learned {
+        states::remove_sums(run, stream, tasks, overwrite)?; // of few rows they are the rows
     }
     let mut gone = counted(embeddings.forget::<Train>(overwrite)?, "training embedding");
     if what == Forget::All {

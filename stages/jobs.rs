@@ -135,9 +135,9 @@ fn beat(path: &Path) {
     storage::touch(path).ok();
 }
 
-/// Whether a partition of what lies in `place` was ever begun.
-pub fn are_known(run: &Run, place: &str) -> bool {
-    !names(&dir(run, place)).is_empty()
+/// Names of the places right below `place` whose partitions were begun.
+pub fn places_below(run: &Run, place: &str) -> Vec<String> {
+    names(&dir(run, place))
 }
 
 /// What the partitions of what lies in `place` said, in their order.

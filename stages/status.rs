@@ -4,13 +4,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, bail};
 use cgil::{
-    choice::Choice,
-    generator::Kind,
-    partition::Partition,
-    run::{Run, names},
-    states, storage,
-    stream::Stream,
-    words::counted,
+    choice::Choice, generator::Kind, partition::Partition, run::Run, states, storage, stream::Stream, words::counted,
 };
 use clap::Args;
 
@@ -28,7 +22,7 @@ pub struct Options {
     /// Directory of the run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
-    /// A line for each shard, class and member that is missing, and whose it is
+    /// A line for each shard, class, part and member that is missing, and whose it is
     #[arg(long, conflicts_with = "watch")]
     missing: bool,
     /// Look again every five seconds, until nothing is missing or nothing is at work
@@ -64,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// What there is of sources, generators and sweeps.
+/// What there is of sources, generators, sums and sweeps.
 fn stages(run: &Run) -> Result<Vec<Stage>> {
     let stage = |name: String, work: Work| Stage { name, records: jobs::records(run, &work.place), work };
     let mut stages = Vec::new();
@@ -80,12 +74,9 @@ fn stages(run: &Run) -> Result<Vec<Stage>> {
             }
         }
         let dir = states::dir(run, &stream);
-        for learner in names(&dir) {
-            // one process makes what no partition has begun
-            if jobs::are_known(run, &run.place(&dir.join(&learner))) {
-                let work = Work::of_sums(run, &stream, &dir.join(&learner))?;
-                stages.push(stage(format!("sums {name} {learner}"), work));
-            }
+        for learner in jobs::places_below(run, &run.place(&dir)) {
+            let work = Work::of_sums(run, &stream, &dir.join(&learner))?;
+            stages.push(stage(format!("sums {name} {learner}"), work));
         }
     }
     let sweeps = Work::sweeps(run).into_iter();

@@ -94,8 +94,13 @@ impl Work {
         for t in 0..stream.tasks() {
             let learned = states::made(dir, t + 1);
             is_complete &= learned.is_some();
-            let item = |part: Part| Item { name: part.name(), weight: 1, made: learned.or(sums.made(&part)) };
-            items.extend(states::parts(run, stream, t)?.into_iter().map(item));
+            let parts = states::Parts::of(run, stream, t)?.parts;
+            let item = |(part, made): (&Part, Option<SystemTime>)| Item {
+                name: part.name(),
+                weight: 1,
+                made: learned.or(made),
+            };
+            items.extend(parts.iter().zip(sums.made(&parts)).map(item));
         }
         Ok(Work { noun: "parts", unit: None, place: run.place(dir), items, is_complete })
     }

@@ -63,7 +63,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// The sums of rows of some classes, of each one at least. An error names the class that it is
+    /// The sums of rows of some classes, of each at least one row. An error names the class that it is
     /// about.
     pub fn of(self, classes: &[Examples]) -> Result<State> {
         (self.of)(self.dim, classes)
@@ -296,10 +296,13 @@ pub(super) fn take(state: &mut State, name: &str, shape: &[usize]) -> Result<Vec
     }
 }
 
+/// Most rows of a class: what is more is no number of rows.
+const MOST_ROWS: f64 = (1u64 << 53) as f64;
+
 /// Takes the numbers of rows of n classes, each of which has some, out of `state`.
 pub(super) fn take_counts(state: &mut State, n: usize) -> Result<Vec<usize>> {
     let counts = take(state, "counts", &[n])?;
-    if let Some(count) = counts.iter().find(|&&x| x < 1.0 || x.fract() != 0.0) {
+    if let Some(count) = counts.iter().find(|&&x| !(1.0..=MOST_ROWS).contains(&x) || x.fract() != 0.0) {
         bail!("tensor \"counts\" holds {count}, which is no number of rows");
     }
     Ok(counts.into_iter().map(|x| x as usize).collect())

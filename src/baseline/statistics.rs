@@ -186,6 +186,7 @@ impl OfSums for ClassStatistics {
         for part in parts {
             task.add_statistics(&ClassStatistics::from_state(part?, dim)?);
         }
+        ensure!(task.counts.len() == classes.len(), "there are sums of classes that the task does not have");
         require_rows(classes, &task.counts)?;
         self.add_statistics(&task);
         Ok(())

@@ -30,7 +30,7 @@ pub struct HugePages<T> {
 impl<T: Plain> HugePages<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        let bytes = (len * size_of::<T>()).max(1);
+        let bytes = len.checked_mul(size_of::<T>()).expect("memory").max(1);
         // of whole pages the kernel chooses an address that is one's
         let bytes = if bytes < PAGE / 2 { bytes } else { bytes.next_multiple_of(PAGE) };
         let memory = MmapMut::map_anon(bytes).expect("memory");

@@ -9,7 +9,7 @@ pub mod bfloat16;
 pub mod cosine;
 pub(crate) mod covariance;
 pub(crate) mod eigen;
-pub mod huge_pages;
+pub(crate) mod huge_pages;
 pub(crate) mod layers;
 pub mod moments;
 pub(crate) mod product;

@@ -6,8 +6,7 @@
 //! embeddings the file keeps keys and labels, which predictions have too.
 
 use std::{
-    fs::OpenOptions,
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -77,20 +76,11 @@ pub(super) fn forget(
     }
     for shard in shards {
         let path = dir.join(shard_file(EMBEDDINGS, split, shard.number));
-        let gone = || if overwrite { zero(&path) } else { Ok(()) };
+        let gone = || if overwrite { storage::zero(&path) } else { Ok(()) };
         match gone().and_then(|()| storage::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {} // of an earlier try
             done => done.with_context(|| format!("cannot remove {}", path.display()))?,
         }
     }
     Ok(rows)
-}
-
-/// Overwrites a file with zeros, as far as the file system writes in place.
-pub(super) fn zero(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    let length = file.metadata()?.len();
-    io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;
-    file.flush()?;
-    file.sync_all()
 }

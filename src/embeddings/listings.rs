@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::forgotten::{is_forgotten, zero};
+use super::forgotten::is_forgotten;
 use crate::{
     artefact::slug,
     atomic,
@@ -28,7 +28,7 @@ pub fn remove_listings(run: &Run, name: &str, overwrite: bool) -> Result<()> {
     if overwrite {
         for (file, _) in storage::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
             let path = dir.join(file);
-            zero(&path).with_context(|| format!("cannot overwrite {}", path.display()))?;
+            storage::zero(&path).with_context(|| format!("cannot overwrite {}", path.display()))?;
         }
     }
     atomic::remove_dir(&dir)?;

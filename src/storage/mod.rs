@@ -19,7 +19,7 @@ mod objects;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Read},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -210,6 +210,15 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
         None => fs::remove_file(path),
         Some(address) => objects::remove(&address),
     }
+}
+
+/// Overwrites a file with zeros, as far as the file system writes in place.
+pub(crate) fn zero(path: &Path) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(path)?;
+    let length = file.metadata()?.len();
+    io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;
+    file.flush()?;
+    file.sync_all()
 }
 
 /// Has a small file say that it was changed now.

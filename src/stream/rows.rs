@@ -52,23 +52,17 @@ impl Stream {
         Ok(TaskRows { task: t, classes, rows })
     }
 
-    /// The shards that have training rows of task `t` (from 0), by their numbers, in parts whose rows
-    /// are held one after another; none where the task has no images. A class without rows is an
-    /// [`Error::TooFewRows`].
-    pub fn parts(&self, run: &Run, t: usize) -> Result<Vec<Range<usize>>> {
+    /// The shards of a task's source, by their numbers, that have training rows of task `t` (from 0), in
+    /// parts whose rows are held one after another. A class without rows is an [`Error::TooFewRows`].
+    pub fn parts(&self, embeddings: &Embeddings, t: usize) -> Result<Vec<Range<usize>>> {
+        self.require_rows(embeddings, t, 1)?;
         let labels: HashSet<i64> = self.source_labels(t).into_iter().collect();
-        if labels.is_empty() {
-            return Ok(Vec::new());
-        }
-        let embeddings = self.embeddings(run, t)?;
-        self.require_rows(&embeddings, t, 1)?;
         embeddings.runs::<Train>(&labels, SUMMED_AT_ONCE / (embeddings.plan.dim * size_of::<f32>()))
     }
 
     /// As [`Stream::task_rows`], of a part of the shards, of the classes that have rows there.
-    pub fn part_rows(&self, run: &Run, t: usize, shards: Range<usize>) -> Result<TaskRows> {
-        let embeddings = self.embeddings(run, t)?;
-        let rows = self.train_rows_in(&embeddings, t, &self.source_labels(t), shards)?;
+    pub fn part_rows(&self, embeddings: &Embeddings, t: usize, shards: Range<usize>) -> Result<TaskRows> {
+        let rows = self.train_rows_in(embeddings, t, &self.source_labels(t), shards)?;
         let own = self.learned_classes(t).into_iter().zip(rows).filter(|(_, rows)| !rows.is_empty());
         let (classes, rows) = own.unzip();
         Ok(TaskRows { task: t, classes, rows })
@@ -112,6 +106,9 @@ impl Stream {
         let (classes, own) = (self.classes_after(0), self.learns(t).into_iter().zip(self.source_labels(t)));
         let of_label: HashMap<i64, usize> = own.map(|(class, label)| (label, class)).collect();
         let drawn = |(rows, label): (Rows<Train>, &i64)| {
+            if rows.is_empty() {
+                return Ok(rows);
+            }
             let class = &classes[*of_label.get(label).context("a class of the task")?];
             let all = embeddings.count::<Train>(*label)?;
             let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(all);

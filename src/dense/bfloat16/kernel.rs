@@ -60,7 +60,7 @@ impl Unit {
     /// `b` has for every four blocks.
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
     pub fn multiply(self, a: &[Step], rows: usize, b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
-        assert!(!b.is_empty() && a.len() == b.len() * sums.len());
+        assert!(!b.is_empty() && a.len() == b.len() * sums.len() && rows.div_ceil(BLOCK) >= sums.len());
         // Safety: this machine has the instructions, since nothing else makes a unit, and the
         // lengths were checked.
         match self.0 {
@@ -245,7 +245,7 @@ mod x86 {
     /// # Safety
     ///
     /// The machine has AVX512-BF16, `row` is one of a block, and `steps` are as many as `x` fills.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn round(x: &[f32], steps: &mut [Step], row: usize) {
         for (x, step) in x.chunks(DEPTH).zip(steps) {
             // Safety: no more than there are values is read, and a row of a step is 64 bytes, aligned.
@@ -263,7 +263,7 @@ mod x86 {
     /// # Safety
     ///
     /// The machine has AVX512-BF16.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn round_sums(sums: &Sums, rows: usize, step: &mut Step) {
         for (sums, row) in sums.0.iter().zip(step.0.as_flattened_mut()).take(rows) {
             // Safety: 32 values each.
