@@ -1,7 +1,7 @@
 //! New classes into a classifier that is in use: extract, fit-vae and prompt-tune in one go. What
 //! comes first begins the run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cgil::{
@@ -9,7 +9,8 @@ use cgil::{
     embeddings::{self, Embeddings, FIRST_SOURCE},
     rows::Train,
     run::Run,
-    source::Source,
+    source::{Source, is_of_data},
+    storage,
     stream::Stream,
     task::{Cut, Order},
 };
@@ -49,10 +50,17 @@ pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
     let mut stream = options.learn.stream.find(&run)?;
     let stages = options.learn.stages(&run, stream.as_ref())?;
-    let expected = options.expected_name(&run)?;
-    let source = extract::open_source(&options.data, &run, &expected, None)?;
+    let data = options.data.place()?;
+    let expected = options.expected_name(&run, &data)?;
+    // listings that begin here go again where they come to nothing
+    let is_new = embeddings::listings(&run, &expected).is_some_and(|dir| !storage::is_dir(&dir));
+    let source = extract::open_source_at(&data, &options.data, &run, &expected, None).inspect_err(|error| {
+        if is_new && is_of_data(&data, error.as_ref()) {
+            embeddings::remove_listings(&run, &expected, false).ok();
+        }
+    })?;
     let name = options.name(&run, &source);
-    if !name.as_ref().is_ok_and(|name| *name == expected) {
+    if is_new && !name.as_ref().is_ok_and(|name| *name == expected) {
         embeddings::remove_listings(&run, &expected, false)?; // which are of another source
     }
     let name = name?;
@@ -80,15 +88,16 @@ pub fn run(options: &Options) -> Result<()> {
 
 impl Options {
     /// What the source is called as far as that is known before its images are: as it was when this data
-    /// was added before, else what comes next.
-    fn expected_name(&self, run: &Run) -> Result<String> {
+    /// was added before, last, else what comes next.
+    fn expected_name(&self, run: &Run, data: &Path) -> Result<String> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let (known, data) = (run.sources(), self.data.place()?);
-        let end = format!(" {}", data.display());
-        for name in &known {
-            if Embeddings::open(run, name)?.plan.source.origin.ends_with(&end) {
+        let (known, data) = (run.sources(), data.display().to_string());
+        for name in known.iter().rev() {
+            let origin = Embeddings::open(run, name)?.plan.source.origin;
+            // of archives, which alone are listed, a word and where they are
+            if origin.split_once(' ').is_some_and(|(_, place)| place == data) {
                 return Ok(name.clone());
             }
         }

@@ -17,7 +17,7 @@ use cgil::{
     profile::{Phase, time},
     rows::{Split, Test, Train},
     run::Run,
-    source::{Format, Keep, Listings, Source, SourceOptions},
+    source::{Format, Keep, Listings, Source, SourceOptions, is_of_data},
     stop::{self, Stopped},
     storage,
     words::counted,
@@ -243,7 +243,18 @@ impl DataOptions {
 /// The images of a source that the run calls so, without what lies in its directory, where listings of
 /// archives are kept. Says what was found.
 pub fn open_source(options: &DataOptions, run: &Run, name: &str, partition: Option<Partition>) -> Result<Source> {
-    let (data, partition) = (options.place()?, partition.unwrap_or(Partition::WHOLE));
+    open_source_at(&options.place()?, options, run, name, partition)
+}
+
+/// As [`open_source`], where it is known by now where the images are.
+pub fn open_source_at(
+    data: &Path,
+    options: &DataOptions,
+    run: &Run,
+    name: &str,
+    partition: Option<Partition>,
+) -> Result<Source> {
+    let partition = partition.unwrap_or(Partition::WHOLE);
     let source_options = SourceOptions {
         format: options.format,
         holdout: options.holdout,
@@ -259,11 +270,12 @@ pub fn open_source(options: &DataOptions, run: &Run, name: &str, partition: Opti
         skip_damaged: options.skip_damaged,
         listings: embeddings::listings(run, name).map(|dir| Listings { dir, partition }),
     };
-    let is_absent = |dir: &&Path| !dir.as_os_str().is_empty() && !storage::exists(dir);
+    // in a store there are no directories, and what lies above may not be asked for
+    let is_absent = |dir: &&Path| !storage::is_remote(dir) && !dir.as_os_str().is_empty() && !dir.exists();
     let absent: Vec<&Path> = run.dir().ancestors().take_while(is_absent).collect();
-    let source = Source::open(&data, &source_options).inspect_err(|_| {
-        if !absent.is_empty() {
-            // data that is refused begins no run
+    let source = Source::open(data, &source_options).inspect_err(|error| {
+        // data that is refused begins no run; where a disk or a store failed, the next try has the listings
+        if !absent.is_empty() && is_of_data(data, error.as_ref()) {
             embeddings::remove_listings(run, name, false).ok();
             absent.iter().for_each(|dir| drop(fs::remove_dir(dir)));
         }

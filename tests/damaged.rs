@@ -4,20 +4,29 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
+use arrow::{
+    array::{ArrayRef, BinaryArray, RecordBatch, StringArray},
+    ipc::writer::StreamWriter,
+};
 use flate2::{Compression, write::GzEncoder};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::tempdir;
 
 use crate::{
     formats_odd::tar,
+    listings::set_modified,
     sources::{args, assert_holds, extract, png, refused, write},
     support::{assert_same_tables, fails, golden, hugging_face_shard, number, path, query, run},
 };
 
 const SKIP: [&str; 5] = ["--holdout", "0.3", "--shard-rows", "4", "--skip-damaged"];
 
-/// An archive of so many samples of two classes, each a picture and, after it, its label.
+/// An archive of so many samples of two classes, each a picture and, after it, its label; made an hour
+/// ago, since what is new is not listed.
 fn samples(file: &Path, count: usize) -> Vec<u8> {
     let stem = file.file_stem().unwrap().to_str().unwrap().to_owned();
     let of = |i: usize| {
@@ -25,7 +34,9 @@ fn samples(file: &Path, count: usize) -> Vec<u8> {
     };
     let members: Vec<(String, Vec<u8>)> = (0..count).flat_map(of).collect();
     let members: Vec<(&str, &[u8])> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-    tar(file, &members)
+    let bytes = tar(file, &members);
+    set_modified(file, SystemTime::now() - Duration::from_secs(3600));
+    bytes
 }
 
 /// Where in an archive the header of a member begins.
@@ -179,6 +190,19 @@ fn tables_that_cannot_be_opened_are_left_out_whole() {
         }
         assert_same_tables(&one, &parts);
     }
+    // a column that cannot be read may be a disk's doing
+    fs::write(shard(1), &whole).unwrap();
+    let reader = SerializedFileReader::new(File::open(shard(1)).unwrap()).unwrap();
+    let (start, length) = reader.metadata().row_group(0).column(2).byte_range();
+    let mut bytes = whole.clone();
+    bytes[start as usize..(start + length) as usize].fill(0xff);
+    fs::write(shard(1), bytes).unwrap();
+    refused(&data, skip, &["train-00001-of-00003.parquet"]);
+    // one that is not there
+    fs::remove_file(shard(1)).unwrap();
+    std::os::unix::fs::symlink("/nowhere", shard(1)).unwrap();
+    assert_holds(&extract(&data, &dir.path().join("link"), skip), &["train-00001-of-00003.parquet"]);
+    fs::remove_file(shard(1)).unwrap();
     fs::write(shard(1), &whole).unwrap();
     let run_dir = dir.path().join("one-0");
     fails(&args(&data, &run_dir, &golden("checkpoint"), skip), &["holds other embeddings"]);
@@ -196,4 +220,26 @@ fn tables_that_cannot_be_opened_are_left_out_whole() {
         fs::read(dir.path().join("other.parquet")).unwrap()
     });
     refused(&data, skip, &["has no column \"image\""]);
+}
+
+#[test]
+fn arrow_files_that_are_cut_are_left_out_whole() {
+    let dir = tempdir().unwrap();
+    let images: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..2).map(|i| png(i, 0))));
+    let labels: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));
+    let batch = RecordBatch::try_from_iter([("image", images), ("label", labels)]).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.write(&batch).unwrap();
+    let whole = writer.into_inner().unwrap();
+    let data = dir.path().join("saved");
+    write(data.join("data-00000-of-00002.arrow"), &whole);
+    let skip = &SKIP[2..];
+    for length in [whole.len() - 8, whole.len() / 2, 10] {
+        write(data.join("data-00001-of-00002.arrow"), &whole[..length]);
+        refused(&data, &skip[..2], &["data-00001-of-00002.arrow", "--skip-damaged"]);
+        let run_dir = dir.path().join(format!("run-{length}"));
+        assert_holds(&extract(&data, &run_dir, skip), &["note: left out: ", "data-00001-of-00002.arrow"]);
+        assert_eq!(number(&run_dir, "SELECT COUNT(*) FROM embeddings"), 4.0);
+    }
 }

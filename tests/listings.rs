@@ -25,7 +25,7 @@ const SHARDS: [&str; 2] = ["--shard-rows", "4"];
 const CLASSES: [&str; 2] = ["ant", "bee"];
 
 /// Archives of six samples of two classes each, of a split, the first of which has a sample without a
-/// picture too.
+/// picture too; made an hour ago, since what is new is not listed.
 fn tars(data: &Path, split: &str, archives: Range<usize>, classes: [&str; 2]) {
     for archive in archives {
         let (mut names, mut bytes) = (Vec::new(), Vec::new());
@@ -46,8 +46,14 @@ fn tars(data: &Path, split: &str, archives: Range<usize>, classes: [&str; 2]) {
         }
         let members: Vec<(&str, &[u8])> =
             names.iter().map(String::as_str).zip(bytes.iter().map(Vec::as_slice)).collect();
-        tar(&data.join(format!("{split}-{archive:03}.tar")), &members);
+        let file = data.join(format!("{split}-{archive:03}.tar"));
+        tar(&file, &members);
+        set_modified(&file, SystemTime::now() - Duration::from_secs(3600));
     }
+}
+
+pub fn set_modified(file: &Path, time: SystemTime) {
+    fs::File::options().append(true).open(file).unwrap().set_modified(time).unwrap();
 }
 
 /// Five archives to learn from, one to test on.
@@ -74,7 +80,7 @@ fn said(data: &Path, run_dir: &Path, more: &[&str]) -> Vec<String> {
 fn blind(archive: &Path) {
     let found = fs::metadata(archive).unwrap();
     fs::write(archive, vec![0x55; found.len() as usize]).unwrap();
-    fs::File::options().append(true).open(archive).unwrap().set_modified(found.modified().unwrap()).unwrap();
+    set_modified(archive, found.modified().unwrap());
 }
 
 fn blind_all(data: &Path) {
@@ -152,7 +158,7 @@ fn a_listing_of_something_else_or_that_is_damaged_is_made_again() {
     tars(&data, "train", 1..2, ["bee", "ant"]);
     assert_eq!(fs::metadata(&file).unwrap().len(), before.len());
     let later = before.modified().unwrap() + Duration::from_millis(3);
-    fs::File::options().append(true).open(&file).unwrap().set_modified(later).unwrap();
+    set_modified(&file, later);
     assert_same("replaced", &[]);
     fails(&args(&data, &run_dir, &model, &SHARDS), &["holds other embeddings"]);
 }
@@ -238,6 +244,8 @@ fn listings_go_with_the_embeddings_that_are_forgotten() {
     fails(&other, &["was added as base already"]);
     assert_eq!(there(), ["base", "delivery-2"]);
 
+    // what is left where an earlier try was killed goes too
+    copy(&run_dir.join("listings/base"), &run_dir.join("listings/.1-2-3.tmp"));
     run(&["forget", "--run", path(&run_dir), "--source", "base", "--overwrite"]);
     assert_eq!(there(), ["delivery-2"]);
     add(&first, &[]); // finds that it is learned
@@ -256,14 +264,26 @@ fn refused_data_begins_no_run() {
     let run_dir = dir.path().join("runs/deep/run");
     fails(&args(&data, &run_dir, &golden("checkpoint"), &[]), &["train-004.tar"]);
     assert!(!dir.path().join("runs").exists());
+    // nor a source of a run, where it is added
+    let (model, there) = (golden("checkpoint"), dir.path().join("there"));
+    fs::create_dir_all(&there).unwrap();
+    fails(&["add", "--run", path(&there), "--data", path(&data), "--model", path(&model)], &["train-004.tar"]);
+    assert!(!there.join("listings").exists());
     // what is of a run that is there stays, and is not listed again
     fs::create_dir_all(&run_dir).unwrap();
     fails(&args(&data, &run_dir, &golden("checkpoint"), &[]), &["train-004.tar"]);
     assert_eq!(listings(&run_dir).len(), 4);
     blind_all(&data);
     tars(&data, "train", 4..5, CLASSES);
-    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    fs::File::options().append(true).open(data.join("train-004.tar")).unwrap().set_modified(long_ago).unwrap();
     fails(&args(&data, &run_dir, &golden("checkpoint"), &[]), &["test-000.tar"]);
+    assert_eq!(listings(&run_dir).len(), 5);
+}
+
+#[test]
+fn an_archive_that_may_be_written_to_still_is_not_listed() {
+    let dir = tempdir().unwrap();
+    let (data, run_dir) = (data(dir.path()), dir.path().join("run"));
+    set_modified(&data.join("train-001.tar"), SystemTime::now() + Duration::from_secs(60));
+    extract(&data, &run_dir, &SHARDS);
     assert_eq!(listings(&run_dir).len(), 5);
 }

@@ -24,6 +24,9 @@ const TRANSIENT: i32 = 75;
 
 const BUCKET: &str = "lab";
 
+/// How old an archive has to be for a listing of it to be kept, and a little more.
+const LISTED_AFTER: Duration = Duration::from_millis(2500);
+
 /// A server that runs until it is dropped, with a bucket.
 struct Store {
     server: Child,
@@ -200,6 +203,7 @@ fn runs_and_data_in_a_store_are_those_of_a_disk() {
     for data in formats(dir.path()) {
         let name = data.file_name().unwrap().to_str().unwrap();
         store.put(&data, &format!("data/{name}"));
+        thread::sleep(LISTED_AFTER);
         let (on_disk, prefix) = (dir.path().join(format!("run-{name}")), format!("runs/{name}"));
         run(&extract(&model, path(&data), path(&on_disk)));
         let (data_in_store, run_in_store) = (format!("s3://{BUCKET}/data/{name}"), format!("s3://{BUCKET}/{prefix}"));
@@ -270,6 +274,7 @@ fn partitions_fetch_archives_once_to_list_them() {
     let (tars, on_disk) = (formats(dir.path()).swap_remove(1), dir.path().join("run"));
     run(&extract(&model, path(&tars), path(&on_disk)));
     store.put(&tars, "data/tars");
+    thread::sleep(LISTED_AFTER);
     let (data, in_store) = (format!("s3://{BUCKET}/data/tars"), format!("s3://{BUCKET}/runs/parts"));
     let part = |partition: &str| {
         let before = store.requests().len();

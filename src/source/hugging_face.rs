@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array},
+    array::{Array, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Schema},
 };
@@ -17,10 +17,10 @@ use arrow::{
 use super::{
     class_names,
     columns::{Columns, IMAGE, LABEL},
-    damage::is_damage,
+    damage::{is_damage, is_of_data},
     data_set::{Encoded, Found, Images},
     kept::Keep,
-    labels::{self, Labels, Names},
+    labels::{self, Label, Labels, Names},
     listing::Listing,
     names::{has_extension, id_of, some_of},
     options::SourceOptions,
@@ -72,17 +72,21 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
             Err(error) => match table_file::schema(&file) {
                 Ok(_) => return Err(error), // it is what the columns are
                 Err(error) => {
-                    damaged.push(left_out(&file, error, options)?);
+                    let may_go = is_of_data(&file, error.as_ref());
+                    damaged.push(left_out(&file, error, may_go, options)?);
                     continue;
                 }
             },
         };
-        let column: Result<Vec<ArrayRef>> = table_file::all(&file, &[&columns.label])
-            .and_then(|batches| batches.map(|batch| Ok(batch?[columns.label.as_str()].clone())).collect());
+        let column: Result<Vec<Result<Vec<Label>>>> = table_file::all(&file, &[&columns.label])
+            .and_then(|batches| batches.map(|batch| Ok(labels::of_column(&batch?[columns.label.as_str()]))).collect());
         let column = match column {
             Ok(column) => column,
+            // of what a disk or a store said the reader of Parquet leaves text
+            Err(error) if !has_extension(&file, "arrow") => return Err(error),
             Err(error) => {
-                damaged.push(left_out(&file, error, options)?);
+                let may_go = is_damage(error.as_ref());
+                damaged.push(left_out(&file, error, may_go, options)?);
                 continue;
             }
         };
@@ -96,8 +100,7 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
             })?;
         }
         let start = found.len();
-        for labels in &column {
-            let labels = labels::of_column(labels);
+        for labels in column {
             let labels = labels.with_context(|| format!("{}: column {:?}", file.display(), columns.label))?;
             labels.into_iter().for_each(|label| found.push(label));
         }
@@ -138,10 +141,10 @@ fn open(path: &Path, listing: &Listing, extension: &str, what: &str, options: &S
     })
 }
 
-/// What is said of a shard that cannot be read, by the error that says why; that error where it is not to
-/// be left out.
-fn left_out(file: &Path, error: Error, options: &SourceOptions) -> Result<String> {
-    match is_damage(file, error.as_ref()) {
+/// What is said of a shard that cannot be read, by the error that says why; that error where the shard
+/// is not to be left out, or may not go.
+fn left_out(file: &Path, error: Error, may_go: bool, options: &SourceOptions) -> Result<String> {
+    match may_go {
         true if options.skip_damaged => Ok(format!("left out: {error:#}")),
         true => Err(error.context(format!("fetch {} again, or leave it out by --skip-damaged", file.display()))),
         false => Err(error),

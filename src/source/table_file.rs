@@ -56,7 +56,9 @@ pub fn all(path: &Path, columns: &[&str]) -> Result<Batches> {
     }
     let builder = file::builder(path)?;
     let projection = file::projection(&builder, columns);
-    Ok(with_context(path, builder.with_projection(projection).build()?.map(|batch| Ok(batch?))))
+    let batches = builder.with_projection(projection).build();
+    let batches = batches.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(with_context(path, batches.map(|batch| Ok(batch?))))
 }
 
 /// The rows `ranges`, which ascend, of some columns.

@@ -3,13 +3,14 @@
 //!
 //! A listing says in its footer what it is of: the archive by its path, size and time, and how it was
 //! looked through. One that is of something else, or cannot be read, is as good as none. Of an archive
-//! that is damaged none is kept.
+//! that is damaged, or may be written to still, none is kept.
 
 use std::{
+    io::ErrorKind,
     panic::catch_unwind,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -54,6 +55,9 @@ const VERSION: u32 = 1;
 const OF: &str = "cgil.listing";
 const LEFT_OUT: &str = "cgil.left_out";
 const SUM: &str = "cgil.sum";
+
+/// What lies between two times that every file system, and every store, tells apart.
+const TICK: Duration = Duration::from_secs(2);
 
 /// Rows that are written and read at a time.
 const BATCH_ROWS: usize = 8192;
@@ -104,27 +108,32 @@ impl Lister<'_> {
     fn find(&self, root: &Path, relative: &Path) -> Option<Listed> {
         self.options.listings.as_ref()?;
         let found = storage::metadata(&root.join(relative)).ok()?;
-        let (file, of) = self.listing(relative, &found)?;
+        let (file, of) = self.listing(root, relative, &found)?;
         Some(Listed { bytes: found.bytes(), contents: read(&file, &of)?, damage: None })
     }
 
     /// What an archive holds by looking through it, which is kept.
     fn list(&mut self, root: &Path, relative: &Path) -> Result<Listed> {
-        let path = root.join(relative);
+        let (path, now) = (root.join(relative), SystemTime::now());
         let found = match storage::metadata(&path) {
             Ok(found) => Some(found),
             Err(error) if may_not_be_opened(&path, &error) => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let listing = found.as_ref().and_then(|found| self.listing(relative, found));
+        // what is written to an archive in the tick of its time would not be seen
+        let is_old = |found: &&Metadata| {
+            found.modified().is_some_and(|time| now.duration_since(time).is_ok_and(|age| age > TICK))
+        };
+        let listing = found.as_ref().filter(is_old).and_then(|found| self.listing(root, relative, found));
         let bytes = found.map_or(0, |found| found.bytes());
         let SourceOptions { label_column, keep, .. } = self.options;
         let (contents, damage) = look_through(&path, label_column.as_deref(), keep)?;
         match (damage, listing) {
             (Some(damage), _) if !self.options.skip_damaged => Err(damage.error(&path)),
             (None, Some((file, of))) if self.may_keep => {
-                // a run that may only be read has none
-                self.may_keep = self.keep(&file, &of, &contents).is_ok();
+                let why = self.keep(&file, &of, &contents).err().and_then(|error| storage::failure(error.as_ref()));
+                // a run that may only be read has none; another error may be of this one alone
+                self.may_keep = !matches!(why, Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem));
                 Ok(Listed { bytes, contents, damage: None })
             }
             (damage, _) => Ok(Listed { bytes, contents, damage }),
@@ -133,12 +142,13 @@ impl Lister<'_> {
 
     /// Where the listing of an archive lies, and what it has to be of; none where none is kept, or where
     /// nobody would know that the archive is another.
-    fn listing(&self, relative: &Path, found: &Metadata) -> Option<(PathBuf, String)> {
+    fn listing(&self, root: &Path, relative: &Path, found: &Metadata) -> Option<(PathBuf, String)> {
         let Listings { dir, .. } = self.options.listings.as_ref()?;
         let modified = found.modified()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let id = id_of(relative);
         let of = canonical(&json!({
             "version": VERSION,
+            "root": root.display().to_string(),
             "archive": id,
             "bytes": found.bytes(),
             "modified": [modified.as_secs(), u64::from(modified.subsec_nanos())],

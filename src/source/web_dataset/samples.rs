@@ -148,9 +148,9 @@ impl Walk<'_> {
                 advice: "make it readable, or leave it out by --skip-damaged",
                 cause: Some(error),
             }),
-            false => self.unread(error, "it"),
+            false => self.unread(error, "at its beginning"),
         })?;
-        let length = archive.length().map_err(|error| self.unread(error, "it"))?;
+        let length = archive.length().map_err(|error| self.unread(error, "at its beginning"))?;
         let mut archive = tar::Archive::new(archive);
         let (mut sample, mut end) = (Sample::default(), 0);
         let mut place = "at its beginning, or no tar file".to_owned();
@@ -200,7 +200,7 @@ impl Walk<'_> {
 
     /// Of an error that was met there.
     fn unread(&self, error: io::Error, place: &str) -> End {
-        match is_damage(self.path, &error) {
+        match is_damage(&error) {
             true => End::Damage(Damage::at(format!("is damaged {place}"), Some(error))),
             false => End::Error(anyhow!(error).context(format!("cannot read {}", self.path.display()))),
         }
