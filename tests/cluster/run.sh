@@ -38,9 +38,9 @@ settle() {
 shards() { find "$1/sources/base/embeddings" -name 'part-*' 2>/dev/null | wc -l; }
 classes() { find "$1/latents" -name 'class-*' 2>/dev/null | wc -l; }
 
-# What a run has, but for what processes say of themselves, and the tables with a column of seconds.
+# What a run has, but for what processes say of themselves, listings of tars, and the tables with a column of seconds.
 files() {
-    (cd "$1" && find . -type f -not -path './jobs/*' -not -name .commit -not -path './latents/*/index.parquet' | sort)
+    (cd "$1" && find . -type f -not -path './jobs/*' -not -path './listings/*' -not -name .commit -not -path './latents/*/index.parquet' | sort)
 }
 
 # Fails unless a run has the tables of another, but for recorded times.
