@@ -4,20 +4,15 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use arrow::{
-    array::{ArrayRef, BinaryArray, RecordBatch, StringArray},
-    ipc::writer::StreamWriter,
-};
 use flate2::{Compression, write::GzEncoder};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::tempdir;
 
 use crate::{
-    formats_odd::tar,
+    formats_odd::{arrow_stream, tar},
     listings::set_modified,
     sources::{args, assert_holds, extract, png, refused, write},
     support::{assert_same_tables, fails, golden, hugging_face_shard, number, path, query, run},
@@ -225,13 +220,7 @@ fn tables_that_cannot_be_opened_are_left_out_whole() {
 #[test]
 fn arrow_files_that_are_cut_are_left_out_whole() {
     let dir = tempdir().unwrap();
-    let images: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..2).map(|i| png(i, 0))));
-    let labels: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));
-    let batch = RecordBatch::try_from_iter([("image", images), ("label", labels)]).unwrap();
-    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
-    writer.write(&batch).unwrap();
-    writer.write(&batch).unwrap();
-    let whole = writer.into_inner().unwrap();
+    let whole = arrow_stream();
     let data = dir.path().join("saved");
     write(data.join("data-00000-of-00002.arrow"), &whole);
     let skip = &SKIP[2..];

@@ -68,16 +68,20 @@ fn a_split_in_a_name_is_one_or_an_error() {
     refused(&dir.path().join("d"), &[], &["cifar-t", "the name of a split", "SPLIT-N"]);
 }
 
-#[test]
-fn a_stream_of_arrow_without_an_end_is_cut_and_what_is_cached_is_no_row() {
-    let dir = tempdir().unwrap();
+/// Two batches of two pictures, as save_to_disk writes them.
+pub fn arrow_stream() -> Vec<u8> {
     let images: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..2).map(|i| png(i, 0))));
     let labels: ArrayRef = Arc::new(StringArray::from(vec!["cat", "dog"]));
     let batch = RecordBatch::try_from_iter([("image", images), ("label", labels)]).unwrap();
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     writer.write(&batch).unwrap();
     writer.write(&batch).unwrap();
-    let bytes = writer.into_inner().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn a_stream_of_arrow_without_an_end_is_cut_and_what_is_cached_is_no_row() {
+    let (dir, bytes) = (tempdir().unwrap(), arrow_stream());
     let data = dir.path().join("saved");
     write(data.join("data-00000-of-00001.arrow"), &bytes);
     write(data.join("cache-17.arrow"), &bytes);
