@@ -119,6 +119,11 @@ pub struct DataOptions {
     /// the type; rows of two types are never mixed.
     #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>())]
     dtype: Option<Precision>,
+    /// Images that a CUDA device encodes at a time [default: 256]
+    ///
+    /// Halved when the device's memory runs out. The CPU takes what its cache holds.
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
+    batch_size: Option<usize>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -185,6 +190,7 @@ fn encode_part(
         },
     )?;
     progress.finish();
+    encoding.note_halved();
     unread.or_error()?;
     if !embeddings.missing_of(own).is_empty() {
         return Err(Stopped.into());
@@ -294,6 +300,8 @@ pub struct Encoding {
     /// Class of the devices.
     device: &'static str,
     encoders: Vec<ImageEncoder>,
+    /// Images at a time, before any work.
+    batch: usize,
 }
 
 impl Encoding {
@@ -306,8 +314,12 @@ impl Encoding {
         let precision = options.dtype.unwrap_or_else(|| Precision::usual(&devices[0]));
         precision.prepare(&devices)?;
         let open = |device| checkpoint.image_encoder(device, precision.dtype());
-        let encoders = time(Phase::Load, || devices.iter().map(open).collect::<Result<_>>())?;
-        Ok(Encoding { preprocess, precision, device: class_of(&devices[0]), encoders })
+        let mut encoders = time(Phase::Load, || devices.iter().map(open).collect::<Result<Vec<_>>>())?;
+        if let Some(images) = options.batch_size {
+            encoders.iter_mut().for_each(|encoder| encoder.set_batch(images));
+        }
+        let batch = encoders[0].batch();
+        Ok(Encoding { preprocess, precision, device: class_of(&devices[0]), encoders, batch })
     }
 
     /// The encoders that work side by side: the CPU's on every thread.
@@ -315,6 +327,18 @@ impl Encoding {
         match &self.encoders[..] {
             [encoder @ ImageEncoder::Cpu(_)] => vec![encoder; rayon::current_num_threads()],
             several => several.iter().collect(),
+        }
+    }
+
+    /// Says so where a device's memory ran out.
+    fn note_halved(&self) {
+        let least = self.encoders.iter().map(ImageEncoder::batch).min().unwrap_or(self.batch);
+        if least < self.batch {
+            terminal::note(&format!(
+                "note: the device's memory ran out with {} images at a time, so they came down to {least}: \
+                 --batch-size {least} begins there",
+                self.batch
+            ));
         }
     }
 

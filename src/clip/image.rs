@@ -24,11 +24,18 @@ impl ImageEncoder {
         }
     }
 
-    /// Images to encode at a time.
+    /// Images to encode at a time. On a device they are fewer once its memory has run out.
     pub fn batch(&self) -> usize {
         match self {
             ImageEncoder::Cpu(encoder) => encoder.batch(),
-            ImageEncoder::Device(_) => tensor::vision::BATCH,
+            ImageEncoder::Device(encoder) => encoder.batch(),
+        }
+    }
+
+    /// Encodes so many images at a time on a device; the CPU keeps to what its cache holds.
+    pub fn set_batch(&mut self, images: usize) {
+        if let ImageEncoder::Device(encoder) = self {
+            encoder.set_batch(images);
         }
     }
 

@@ -5,6 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 
 use super::{
+    batches::Batches,
     ops::{LayerNorm, Linear, Upload, embed, patches, turn},
     pooling::PoolingHead,
     transformer::Transformer,
@@ -16,8 +17,8 @@ use crate::clip::{
     weights::Weights,
 };
 
-/// Images to encode at a time.
-pub(crate) const BATCH: usize = 256;
+/// Images to encode at a time, unless it is told.
+const BATCH: usize = 256;
 
 /// A frozen image encoder. W is its width, P the projection's dimension.
 pub struct ImageEncoder {
@@ -27,6 +28,7 @@ pub struct ImageEncoder {
     post_norm: LayerNorm,
     head: Head,
     upload: Upload,
+    batches: Batches,
     dtype: DType,
     image_size: usize,
     patch_size: usize,
@@ -74,6 +76,7 @@ impl ImageEncoder {
             post_norm: LayerNorm::new(&model.at("post_layernorm"), w, c.layer_norm_eps)?,
             head,
             upload: Upload::default(),
+            batches: Batches::of(BATCH),
             image_size: c.image_size,
             patch_size: p,
             dim,
@@ -82,8 +85,23 @@ impl ImageEncoder {
         Ok(encoder)
     }
 
+    /// Encodes so many images at a time.
+    pub fn set_batch(&mut self, images: usize) {
+        self.batches = Batches::of(images);
+    }
+
+    /// Images to encode at a time: fewer once the device's memory has run out.
+    pub fn batch(&self) -> usize {
+        self.batches.images()
+    }
+
     /// RGB pixels (B, S, S, 3), flat, to embeddings (B, P), not normalised.
     pub fn encode(&self, pixels: &[u8], normalisation: &Normalisation) -> Result<Vec<f32>> {
+        let image = 3 * self.image_size.pow(2);
+        self.batches.encode(pixels, image, |batch| self.encode_batch(batch, normalisation))
+    }
+
+    fn encode_batch(&self, pixels: &[u8], normalisation: &Normalisation) -> Result<Vec<f32>> {
         let (device, (t, w)) = (self.position_embedding.device(), self.position_embedding.dims2()?);
         let values = Tensor::from_slice(normalisation.values().as_flattened(), (3, 256), device)?;
         let pixels = self.upload.pixels(pixels, self.image_size, device)?; // (B, S, S, 3)
