@@ -16,6 +16,17 @@ pub fn class_of(device: &Device) -> &'static str {
     }
 }
 
+/// Whether CUDA or cuBLAS found no memory; candle hands their errors on as it has them, so that only
+/// their text tells.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let text = format!("{error:?}");
+    text.contains("CUDA_ERROR_OUT_OF_MEMORY") || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
+}
+
+/// From this width of a text encoder on prompts are learned faster on a CUDA device: at 64 values a
+/// step of 5 classes takes 0.5 ms on 16 cores and 2.7 ms on an H100, at 512 values 44 and 5.5 ms.
+const WIDTH_FOR_A_DEVICE: usize = 128;
+
 /// Devices, as `--device` takes them: `auto`, `cpu`, `cuda`, `cuda:1`, `cuda:0,1`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceChoice {
@@ -67,6 +78,14 @@ impl DeviceChoice {
                 let open = |&number| cuda(number).map_err(|source| Error::Device { number, source });
                 Ok(numbers.iter().map(open).collect::<Result<Vec<_>, _>>()?.concat())
             }
+        }
+    }
+
+    /// For prompts of a text encoder of a width: `auto` is the CPU where that is faster.
+    pub fn for_prompts(&self, width: usize) -> Self {
+        match self {
+            DeviceChoice::Auto if width < WIDTH_FOR_A_DEVICE => DeviceChoice::Cpu,
+            choice => choice.clone(),
         }
     }
 
@@ -143,6 +162,13 @@ impl Precision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prompts_of_narrow_text_encoders_are_learned_on_the_cpu_unless_a_device_is_named() {
+        assert_eq!(DeviceChoice::Auto.for_prompts(64), DeviceChoice::Cpu);
+        assert_eq!(DeviceChoice::Auto.for_prompts(512), DeviceChoice::Auto);
+        assert_eq!(DeviceChoice::Cuda(vec![0]).for_prompts(64), DeviceChoice::Cuda(vec![0]));
+    }
 
     #[test]
     fn devices_are_read() {

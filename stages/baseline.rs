@@ -546,7 +546,7 @@ impl Setting {
     fn prompts(&self, baseline: &Baseline, replay: Replay, options: &TuneOptions) -> Result<()> {
         let Setting { run, stream, .. } = self;
         let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
-        let (config, device) = (options.config.config(), options.device.open_one()?);
+        let (config, device) = (options.config.config(), checkpoint::device(&options.device, &checkpoint)?);
         config.check()?;
         config.check_size(stream.classes.len(), self.test.dim())?;
         let training = Training::new(run, stream, &baseline.method()?, &config, clip, replay, class_of(&device));

@@ -1,10 +1,12 @@
-//! The checkpoint that goes with a stream's embeddings.
+//! The checkpoint that goes with a stream's embeddings, and what learns with it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use candle_core::Device;
 use cgil::{
     clip::{Checkpoint, ModelId},
+    device::DeviceChoice,
     embeddings::Embeddings,
     run::Run,
     stream::Stream,
@@ -12,7 +14,7 @@ use cgil::{
 };
 use clap::Args;
 
-use crate::hub;
+use crate::{hub, terminal};
 
 /// Where the checkpoint is.
 #[derive(Args, Clone)]
@@ -32,6 +34,18 @@ pub fn open(run: &Run, stream: &Stream, options: &ClipOptions) -> Result<(Checkp
     sources[1..].iter().try_for_each(|embeddings| require(run, embeddings, &checkpoint, &id))?;
     let text = TextModel::new(&checkpoint, &id)?;
     Ok((checkpoint, text))
+}
+
+/// What learns prompts with a checkpoint's text encoder.
+pub fn device(choice: &DeviceChoice, checkpoint: &Checkpoint) -> Result<Device> {
+    let width = checkpoint.config.text_config.hidden_size;
+    let best = choice.for_prompts(width);
+    let device = best.open_one()?;
+    terminal::note_device(&best, &device);
+    if cfg!(feature = "cuda") && best != *choice {
+        terminal::detail(&format!("prompts of a text encoder of width {width} are learned faster there than on CUDA"));
+    }
+    Ok(device)
 }
 
 fn of_embeddings(run: &Run, embeddings: &Embeddings, model: Option<&Path>) -> Result<(Checkpoint, ModelId)> {

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Error, Result};
 use cgil::{
+    device::is_out_of_memory,
     stop::{self, Stopped},
     storage,
 };
@@ -64,10 +65,13 @@ pub fn heed_signals(ending: fn(&str)) -> Result<()> {
 }
 
 /// What a command ends with; where a store did not answer, that it did not, since what seemed to be
-/// missing may be there.
+/// missing may be there, and where a device's memory ran out, what to do.
 pub fn or_lost(done: Result<()>) -> Result<()> {
     storage::reached()?;
-    done
+    done.map_err(|error| match is_out_of_memory(&error) {
+        true => error.context("the CUDA device's memory is full: end what else takes it, or use --device cpu"),
+        false => error,
+    })
 }
 
 fn child() -> MutexGuard<'static, Option<Pid>> {

@@ -84,8 +84,7 @@ pub fn tune(options: &Options, run: &Run, stream: &Stream) -> Result<()> {
     let latents = LatentStore::open(run, stream, options.generator)?;
     let (checkpoint, clip) = time(Phase::Load, || checkpoint::open(run, stream, &options.clip))?;
     let test = time(Phase::Read, || TestSet::read(run, stream))?;
-    let device = options.device.open_one()?;
-    terminal::note_device(&options.device, &device);
+    let device = checkpoint::device(&options.device, &checkpoint)?;
 
     let config = options.config.config();
     config.check()?;

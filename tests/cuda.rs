@@ -20,14 +20,16 @@ use cgil::{
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+// Below the repository, where tests run, and where they are run that were built elsewhere.
+const DEMO: &str = "data/demo/clip";
+
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    Path::new("tests/golden").join(name)
 }
 
 /// The demo's and the golden checkpoint: heads of 16 and 24, and of the golden one's.
 fn checkpoints() -> [Checkpoint; 2] {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip");
-    [golden("checkpoint"), demo].map(|dir| Checkpoint::open(&dir).unwrap())
+    [golden("checkpoint"), DEMO.into()].map(|dir| Checkpoint::open(&dir).unwrap())
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -118,7 +120,7 @@ fn bytes(pixels: &Tensor, normalisation: &Normalisation) -> Vec<u8> {
 /// The demo's checkpoint with an image encoder of 2 heads of 64 values, as CLIP's own have them, for
 /// images of `side` pixels.
 fn wide_heads(side: usize) -> (Checkpoint, TempDir) {
-    let (demo, dir) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo/clip"), tempdir().unwrap());
+    let (demo, dir) = (Path::new(DEMO), tempdir().unwrap());
     fs::copy(demo.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     let mut config: Value = serde_json::from_str(&fs::read_to_string(demo.join("config.json")).unwrap()).unwrap();
     for (key, size) in

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Error, Result};
+use anyhow::Result;
+
+use crate::device::is_out_of_memory;
 
 /// A number of images that is halved when the device's memory runs out.
 pub struct Batches {
@@ -42,13 +44,6 @@ impl Batches {
         }
         Ok(embeddings)
     }
-}
-
-/// Whether CUDA or cuBLAS found no memory; candle hands their errors on as it has them, so that only
-/// their text tells.
-fn is_out_of_memory(error: &Error) -> bool {
-    let text = format!("{error:?}");
-    text.contains("CUDA_ERROR_OUT_OF_MEMORY") || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
 }
 
 #[cfg(test)]
