@@ -15,6 +15,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    env,
     path::{Path, PathBuf},
 };
 
@@ -85,6 +86,12 @@ impl Run {
         let lock = lock?;
         lock.note.iter().for_each(|note| self.note(&format!("note: {note}")));
         Ok(lock)
+    }
+
+    /// Where files that nobody has to find may lie while a command works: beside the run, or, of one in an
+    /// object store, in the system's place for them.
+    pub fn scratch(&self) -> PathBuf {
+        if storage::is_remote(&self.dir) { env::temp_dir() } else { self.dir.clone() }
     }
 
     /// Where a directory is below the run's.

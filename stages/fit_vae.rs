@@ -19,7 +19,7 @@ use cgil::{
     rows::{Rows, Train},
     run::Run,
     stop::{self, Stopped},
-    stream::{ROWS_AT_ONCE, Stream, parts_of},
+    stream::{ByClass, Stream, parts_of},
     task::{Class, Order},
     words::counted,
 };
@@ -33,6 +33,11 @@ use crate::{
 
 /// Classes that are fitted together, at least, per thread.
 const CLASSES_PER_THREAD: usize = 8;
+
+/// Training rows that are held at a time, in bytes, for each thread of the CPU and for a CUDA device;
+/// those of one class always are.
+const ROWS_PER_THREAD: usize = 16 << 20;
+const ROWS_ON_A_DEVICE: usize = 256 << 20;
 
 #[derive(Args)]
 pub struct Options {
@@ -122,9 +127,10 @@ fn fit_part(
     let classes = missing.iter().flat_map(|&task| stream.learns(task)).filter(|&class| own.has(class)).count();
     let progress = Progress::new("fit-vae", classes * store.config.ticks());
     stop::watch();
+    let mut fitting = Fitting { run, own, store: &store, device, missing: &missing, source: None, progress: &progress };
     let mut fitted = 0;
     for tasks in groups(&missing, stream) {
-        fitted += fit_tasks(run, &tasks, own, &store, device, &progress)?;
+        fitted += fitting.tasks(&tasks)?;
         for task in tasks {
             if missing_classes(&store, task)?.is_empty() {
                 time(Phase::Write, || store.finish_task(task))?;
@@ -195,57 +201,100 @@ fn groups(tasks: &[usize], stream: &Stream) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Fits the classes of a partition that are missing of some tasks. Returns how many those were.
-fn fit_tasks(
-    run: &Run,
-    tasks: &[usize],
+/// What fits the classes of a partition that are missing.
+struct Fitting<'a> {
+    run: &'a Run,
     own: Partition,
-    store: &LatentStore,
-    device: &Device,
-    progress: &Progress,
-) -> Result<usize> {
-    let (config, stream) = (&store.config, store.stream());
-    let (mut held, mut alone, mut more, mut fitted) = (Held::default(), Vec::new(), More::default(), 0);
-    for &task in tasks {
-        store.begin(task)?;
-        let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
-        let learned = learned.filter(|((_, place), _)| own.has(*place));
-        let (there, own): (Vec<_>, Vec<_>) = learned.partition(|((class, _), _)| store.has_class(task, class));
-        progress.inc((there.len() * config.ticks()) as u64);
-        if own.is_empty() {
-            continue;
-        }
-        let embeddings = stream.embeddings(run, task)?;
-        let labels: Vec<i64> = own.iter().map(|(_, label)| *label).collect();
-        let mut own = own.into_iter().map(|(class, _)| class);
-        for part in parts_of(&embeddings, &labels)? {
-            let labels = &labels[part];
-            if !held.has_room(&embeddings, labels)? {
-                fitted += take(&mut held).fit(store, device, progress)?;
+    store: &'a LatentStore<'a>,
+    device: &'a Device,
+    /// The tasks that have no generators yet.
+    missing: &'a [usize],
+    /// The source that was read last.
+    source: Option<ByClass<'a>>,
+    progress: &'a Progress,
+}
+
+/// A class that is learned, its position in the stream, and its source's label.
+type Learned = (Class, usize, i64);
+
+impl<'a> Fitting<'a> {
+    /// Fits what is missing of some tasks. Returns how many classes those were.
+    fn tasks(&mut self, tasks: &[usize]) -> Result<usize> {
+        let Fitting { store, device, progress, .. } = *self;
+        let (stream, most) = (store.stream(), self.rows_at_once());
+        let (mut held, mut alone, mut more, mut fitted) = (Held::default(), Vec::new(), More::default(), 0);
+        for &task in tasks {
+            store.begin(task)?;
+            let (there, own) = self.learned(task);
+            progress.inc((there.len() * store.config.ticks()) as u64);
+            if own.is_empty() {
+                continue;
             }
-            let rows = time(Phase::Read, || stream.train_rows(&embeddings, task, labels))?;
-            for (rows, (class, place)) in rows.into_iter().zip(own.by_ref()) {
-                let before = stream.learned_before(task, place).filter(|_| !stream.task(task).contains(&place));
-                if let Some(before) = before
-                    && store.find(before)?.is_none()
-                {
-                    continue; // other partitions have to be there first
+            let labels: Vec<i64> = own.iter().map(|(.., label)| *label).collect();
+            let mut own = own.into_iter();
+            let source = self.source(task)?;
+            for part in parts_of(source.embeddings(), &labels, most)? {
+                let labels = &labels[part];
+                if !held.has_room(source.embeddings(), labels, most)? {
+                    fitted += take(&mut held).fit(store, device, progress)?;
                 }
-                let rows = match before {
-                    None => rows,
-                    Some(_) => with_earlier(store, task, place, &class, rows, &mut more)?,
-                };
-                if rows.len() == 1 {
-                    alone.push(class.name.clone());
+                let rows = time(Phase::Read, || source.rows(labels))?;
+                for (rows, (class, place, _)) in rows.into_iter().zip(own.by_ref()) {
+                    let before = stream.learned_before(task, place).filter(|_| !stream.task(task).contains(&place));
+                    if let Some(before) = before
+                        && store.find(before)?.is_none()
+                    {
+                        continue; // other partitions have to be there first
+                    }
+                    let rows = match before {
+                        None => rows,
+                        Some(_) => with_earlier(store, task, place, &class, rows, &mut more)?,
+                    };
+                    if rows.len() == 1 {
+                        alone.push(class.name.clone());
+                    }
+                    held.rows.push(ClassRows { key: class.key(), rows });
+                    held.classes.push((task, class));
                 }
-                held.rows.push(ClassRows { key: class.key(), rows });
-                held.classes.push((task, class));
             }
         }
+        note_alone(&alone);
+        note_more(&more);
+        Ok(fitted + held.fit(store, device, progress)?)
     }
-    note_alone(&alone);
-    note_more(&more);
-    Ok(fitted + held.fit(store, device, progress)?)
+
+    /// The partition's classes of a task (from 0): those that are fitted, and those that are not.
+    fn learned(&self, task: usize) -> (Vec<Learned>, Vec<Learned>) {
+        let stream = self.store.stream();
+        let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
+        let own = learned.filter(|((_, place), _)| self.own.has(*place));
+        let own = own.map(|((class, place), label)| (class, place, label));
+        own.partition(|(class, ..)| self.store.has_class(task, class))
+    }
+
+    /// The source of a task (from 0), for it and what else is missing.
+    fn source(&mut self, task: usize) -> Result<&ByClass<'a>> {
+        let stream = self.store.stream();
+        let name = stream.source(task);
+        let source = match self.source.take().filter(|source| name == Some(&source.embeddings().name)) {
+            Some(source) => source,
+            None => {
+                let (embeddings, mut parts) = (stream.embeddings(self.run, task)?, Vec::new());
+                for &task in self.missing.iter().filter(|&&task| stream.source(task) == name) {
+                    let labels: Vec<i64> = self.learned(task).1.into_iter().map(|(.., label)| label).collect();
+                    let of_task = parts_of(&embeddings, &labels, self.rows_at_once())?;
+                    parts.extend(of_task.into_iter().map(|part| labels[part].to_vec()));
+                }
+                time(Phase::Read, || ByClass::new(stream, embeddings, &parts, &self.run.scratch()))?
+            }
+        };
+        Ok(self.source.insert(source))
+    }
+
+    /// Training rows that are held at a time, in bytes.
+    fn rows_at_once(&self) -> usize {
+        if self.device.is_cpu() { ROWS_PER_THREAD * rayon::current_num_threads() } else { ROWS_ON_A_DEVICE }
+    }
 }
 
 /// Classes whose rows are held.
@@ -257,13 +306,13 @@ struct Held {
 }
 
 impl Held {
-    /// Whether more classes of a source may be held at the same time.
-    fn has_room(&self, embeddings: &Embeddings, labels: &[i64]) -> Result<bool> {
+    /// Whether more classes of a source may be held at the same time, in so many bytes.
+    fn has_room(&self, embeddings: &Embeddings, labels: &[i64], most: usize) -> Result<bool> {
         let mut rows: usize = self.rows.iter().map(|class| class.rows.len()).sum();
         for &label in labels {
             rows += embeddings.count::<Train>(label)?;
         }
-        Ok(self.rows.is_empty() || rows * embeddings.plan.dim * size_of::<f32>() <= ROWS_AT_ONCE)
+        Ok(self.rows.is_empty() || rows * embeddings.plan.dim * size_of::<f32>() <= most)
     }
 
     /// Fits them. Returns how many were, before the process was asked to stop.

@@ -145,7 +145,7 @@ pub fn measure(
     noise: &Noise,
 ) -> Result<Vec<(Sets, Quality)>> {
     let (embeddings, labels) = (stream.embeddings(run, task)?, stream.source_labels(task));
-    let (train, test) = (stream.train_rows(&embeddings, task, &labels)?, embeddings.class_rows::<Test>(&labels)?);
+    let (train, test) = (stream.train_rows(&embeddings, &labels)?, embeddings.class_rows::<Test>(&labels)?);
     let dim = embeddings.plan.dim;
     type Task<'a> = ((&'a Class, &'a Generator), (Rows<Train>, Rows<Test>));
     let of_class = |((class, generator), (train, test)): Task| {

@@ -31,6 +31,7 @@ mod middle;
 mod middle_belonging;
 mod middle_growth;
 mod middle_tables;
+mod mixed;
 mod objects;
 mod open_clip;
 mod open_set;

@@ -351,6 +351,12 @@ impl Embeddings {
         Ok(self.sealed()?.runs::<S>(labels, most))
     }
 
+    /// How often shards of a split are read where rows are asked for in `parts`, each of some classes, and
+    /// how many shards those are.
+    pub fn reads<S: Split>(&self, parts: &[Vec<i64>]) -> Result<(usize, usize)> {
+        Ok(self.sealed()?.reads::<S>(parts))
+    }
+
     fn reader(&self) -> Result<Reader<'_>> {
         Ok(Reader { dir: self.dir(), dim: self.plan.dim, sealed: self.sealed()? })
     }

@@ -165,6 +165,21 @@ impl Sealed {
         runs
     }
 
+    /// How often shards of a split are read where rows are asked for in `parts`, each of some labels, and
+    /// how many shards those are.
+    pub fn reads<S: Split>(&self, parts: &[Vec<i64>]) -> (usize, usize) {
+        let in_part =
+            |(part, labels): (usize, &Vec<i64>)| labels.iter().map(|&label| (label, part)).collect::<Vec<_>>();
+        let part_of: HashMap<i64, usize> = parts.iter().enumerate().flat_map(in_part).collect();
+        let (mut reads, mut shards) = (0, 0);
+        for shard in self.shards.iter().filter(|shard| shard.split == S::NAME) {
+            let parts: HashSet<usize> =
+                shard.labels.iter().filter_map(|(label, _)| part_of.get(&label).copied()).collect();
+            (reads, shards) = (reads + parts.len(), shards + usize::from(!parts.is_empty()));
+        }
+        (reads, shards)
+    }
+
     /// How many rows were quarantined.
     pub fn quarantined(&self) -> usize {
         self.shards.iter().map(|shard| shard.quarantined).sum()

@@ -156,7 +156,7 @@ fn rows_of(scope: &Scope, stream: &Stream, kind: Kind, class: &Class) -> Result<
     let generator: Generator = LatentStore::open(scope.run, stream, kind)?.read_task(task)?.swap_remove(place);
     let (embeddings, label) = (stream.embeddings(scope.run, task)?, stream.source_labels(task)[place]);
     let dim = embeddings.plan.dim;
-    let mut real = stream.train_rows(&embeddings, task, &[label])?.swap_remove(0).into_values();
+    let mut real = stream.train_rows(&embeddings, &[label])?.swap_remove(0).into_values();
     real.truncate(ROWS * dim);
     let mut rng = Rng::new(stream.draws(), Draw::QualityGenerated, &[class.key()]);
     let mut generated = generator.sample(real.len() / dim, &mut rng);

@@ -5,6 +5,7 @@
 //! A task may have no classes of its own: it brings more images of known ones, calls one by another
 //! name, or takes one out.
 
+mod by_class;
 mod rows;
 mod stored;
 
@@ -22,7 +23,8 @@ use crate::{
     task::{Class, Cut, Order},
 };
 
-pub use rows::{ROWS_AT_ONCE, parts_of};
+pub use by_class::ByClass;
+pub use rows::parts_of;
 
 /// The classes in the order in which they are learned, cut into tasks.
 #[derive(Clone, Debug)]

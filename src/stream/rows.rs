@@ -48,7 +48,7 @@ impl Stream {
         }
         let embeddings = self.embeddings(run, t)?;
         self.require_rows(&embeddings, t, 1)?;
-        let rows = self.train_rows(&embeddings, t, &self.source_labels(t))?;
+        let rows = self.train_rows(&embeddings, &self.source_labels(t))?;
         Ok(TaskRows { task: t, classes, rows })
     }
 
@@ -62,7 +62,7 @@ impl Stream {
 
     /// As [`Stream::task_rows`], of a part of the shards, of the classes that have rows there.
     pub fn part_rows(&self, embeddings: &Embeddings, t: usize, shards: Range<usize>) -> Result<TaskRows> {
-        let rows = self.train_rows_in(embeddings, t, &self.source_labels(t), shards)?;
+        let rows = self.train_rows_in(embeddings, &self.source_labels(t), shards)?;
         let own = self.learned_classes(t).into_iter().zip(rows).filter(|(_, rows)| !rows.is_empty());
         let (classes, rows) = own.unzip();
         Ok(TaskRows { task: t, classes, rows })
@@ -85,17 +85,16 @@ impl Stream {
         Ok(embeddings.count::<Train>(label)?.min(self.shots.unwrap_or(usize::MAX)))
     }
 
-    /// The training rows of some classes of task `t` (from 0), of which the source's `labels` are
-    /// given: all, or as many as there are shots, in the source's order.
-    pub fn train_rows(&self, embeddings: &Embeddings, t: usize, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
-        self.train_rows_in(embeddings, t, labels, ALL_SHARDS)
+    /// The training rows of some classes, by the labels that their source gives them: all, or as many
+    /// as there are shots, in the source's order.
+    pub fn train_rows(&self, embeddings: &Embeddings, labels: &[i64]) -> Result<Vec<Rows<Train>>> {
+        self.train_rows_in(embeddings, labels, ALL_SHARDS)
     }
 
     /// As [`Stream::train_rows`], of some shards, by their numbers.
-    fn train_rows_in(
+    pub(super) fn train_rows_in(
         &self,
         embeddings: &Embeddings,
-        t: usize,
         labels: &[i64],
         shards: Range<usize>,
     ) -> Result<Vec<Rows<Train>>> {
@@ -103,13 +102,15 @@ impl Stream {
         let rows = embeddings.class_rows_in::<Train>(labels, shards)?;
         let Some(shots) = self.shots else { return Ok(rows) };
         let before = embeddings.counts_in::<Train>(&before)?;
-        let (classes, own) = (self.classes_after(0), self.learns(t).into_iter().zip(self.source_labels(t)));
-        let of_label: HashMap<i64, usize> = own.map(|(class, label)| (label, class)).collect();
+        let classes = self.classes_after(0);
+        let of_source = (0..self.tasks()).filter(|&t| self.source(t) == Some(&embeddings.name));
+        let of_label: HashMap<i64, usize> =
+            of_source.flat_map(|t| self.source_labels(t).into_iter().zip(self.learns(t))).collect();
         let drawn = |(rows, label): (Rows<Train>, &i64)| {
             if rows.is_empty() {
                 return Ok(rows);
             }
-            let class = &classes[*of_label.get(label).context("a class of the task")?];
+            let class = &classes[*of_label.get(label).context("a class of the source")?];
             let all = embeddings.count::<Train>(*label)?;
             let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(all);
             places.truncate(shots);
@@ -157,17 +158,13 @@ impl Stream {
 /// Training rows of a part of a task's shards, in bytes. It decides how sums over rows are rounded.
 const SUMMED_AT_ONCE: usize = 32 << 20;
 
-/// Training rows that are held at a time, in bytes, where classes may come in parts; those of one class
-/// always are.
-pub const ROWS_AT_ONCE: usize = 256 << 20;
-
-/// Cuts classes of a source into parts whose training rows may be held at once.
-pub fn parts_of(embeddings: &Embeddings, labels: &[i64]) -> Result<Vec<Range<usize>>> {
+/// Cuts classes of a source into parts of at most so many bytes of training rows, or of one class.
+pub fn parts_of(embeddings: &Embeddings, labels: &[i64], bytes: usize) -> Result<Vec<Range<usize>>> {
     let mut rows = Vec::with_capacity(labels.len());
     for &label in labels {
         rows.push(embeddings.count::<Train>(label)?);
     }
-    Ok(cut(&rows, ROWS_AT_ONCE / (embeddings.plan.dim * size_of::<f32>())))
+    Ok(cut(&rows, bytes / (embeddings.plan.dim * size_of::<f32>())))
 }
 
 /// Cuts items of these sizes into parts of at most so much, or of one item.
