@@ -107,7 +107,8 @@ fn vae(dim: usize, classes: usize, rows: usize, epochs: usize, device: &DeviceCh
         fit_all(&data, dim, 0, &config, &device, || (), |_, _| Ok(()))?;
         Ok(start.elapsed().as_secs_f64())
     };
-    let start = seconds(1)?; // warms up; and is what is not an epoch's
+    seconds(1)?; // warms up
+    let start = seconds(1)?; // what is not an epoch's
     Ok((seconds(epochs + 1)? - start) / (classes * epochs) as f64)
 }
 
