@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Consecutive rows of one shard, on their way. Batches never cross a shard: what a row becomes
-/// does not depend on which shards are missing.
+/// does not depend on which shards are missing, but where a device's memory runs out.
 struct Batch<T> {
     shard: usize,
     number: usize,

@@ -88,8 +88,8 @@ impl Run {
         Ok(lock)
     }
 
-    /// Where files that nobody has to find may lie while a command works: beside the run, or, of one in an
-    /// object store, in the system's place for them.
+    /// Where files that nobody has to find may lie while a command works: in the run's directory, or, of a
+    /// run in an object store, in the system's place for them.
     pub fn scratch(&self) -> PathBuf {
         if storage::is_remote(&self.dir) { env::temp_dir() } else { self.dir.clone() }
     }

@@ -209,7 +209,7 @@ pub struct TuneOptions {
     clip: ClipOptions,
     #[command(flatten)]
     config: PromptOptions,
-    /// auto (CUDA if there), cpu, cuda, or cuda:1
+    /// auto (CUDA if there and faster), cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 }

@@ -52,6 +52,11 @@ pub struct Options {
     /// shards there closes the table.
     #[arg(long, value_name = "I/N", hide_short_help = true)]
     partition: Option<Partition>,
+    /// Images that a CUDA device encodes at a time [default: 256]
+    ///
+    /// Halved when the device's memory runs out. The CPU takes what its cache holds.
+    #[arg(long, value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
+    batch_size: Option<usize>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -119,11 +124,6 @@ pub struct DataOptions {
     /// the type; rows of two types are never mixed.
     #[arg(long, value_name = "TYPE", value_parser = choice::<Precision>())]
     dtype: Option<Precision>,
-    /// Images that a CUDA device encodes at a time [default: 256]
-    ///
-    /// Halved when the device's memory runs out. The CPU takes what its cache holds.
-    #[arg(long, value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
-    batch_size: Option<usize>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -138,14 +138,15 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
         let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
         let source = open_source(&options.data, &run, FIRST_SOURCE, options.partition)?;
         check(&source, &checkpoint)?;
-        encode_part(&run, FIRST_SOURCE, &checkpoint, &source, &options.data, options.partition)
+        let encoding = Encoding::open(&checkpoint, &options.data, options.batch_size)?; // so that nothing is written if it has an error
+        encode_part(&run, FIRST_SOURCE, &checkpoint, &source, &options.data, &encoding, options.partition)
     })?;
     terminal::profile(options.profile, start)
 }
 
 /// Encodes what is missing of a source into the run, under a name.
 pub fn encode(run: &Run, name: &str, checkpoint: &Checkpoint, source: &Source, options: &DataOptions) -> Result<()> {
-    encode_part(run, name, checkpoint, source, options, None)
+    encode_part(run, name, checkpoint, source, options, &Encoding::open(checkpoint, options, None)?, None)
 }
 
 /// As [`encode`], of one partition alone, beside processes that encode others.
@@ -155,9 +156,9 @@ fn encode_part(
     checkpoint: &Checkpoint,
     source: &Source,
     options: &DataOptions,
+    encoding: &Encoding,
     partition: Option<Partition>,
 ) -> Result<()> {
-    let encoding = Encoding::open(checkpoint, options)?; // first, so that nothing is written if it has an error
     let plan = encoding.plan(options, checkpoint, source)?;
     let mut embeddings = match partition {
         None => Embeddings::create(run, name, plan)?,
@@ -305,8 +306,9 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes.
-    pub fn open(checkpoint: &Checkpoint, options: &DataOptions) -> Result<Self> {
+    /// An encoder for the CPU, or two for each CUDA device: one copies while the other computes. A device
+    /// takes so many images at a time, where that is said.
+    pub fn open(checkpoint: &Checkpoint, options: &DataOptions, batch_size: Option<usize>) -> Result<Self> {
         let mut preprocess = checkpoint.preprocess()?;
         preprocess.exif = options.exif;
         let devices = options.device.open(2)?;
@@ -315,7 +317,7 @@ impl Encoding {
         precision.prepare(&devices)?;
         let open = |device| checkpoint.image_encoder(device, precision.dtype());
         let mut encoders = time(Phase::Load, || devices.iter().map(open).collect::<Result<Vec<_>>>())?;
-        if let Some(images) = options.batch_size {
+        if let Some(images) = batch_size {
             encoders.iter_mut().for_each(|encoder| encoder.set_batch(images));
         }
         let batch = encoders[0].batch();

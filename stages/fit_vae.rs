@@ -2,7 +2,7 @@
 
 use std::{
     mem::take,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
@@ -31,13 +31,19 @@ use crate::{
     terminal::{self, Progress},
 };
 
-/// Classes that are fitted together, at least, per thread.
+/// Classes of the tasks that are fitted together, at least, per thread.
 const CLASSES_PER_THREAD: usize = 8;
 
-/// Training rows that are held at a time, in bytes, for each thread of the CPU and for a CUDA device;
-/// those of one class always are.
+/// Training rows that are held at a time, in bytes, for each thread of the CPU and for VAEs on a CUDA
+/// device; those of one class always are.
 const ROWS_PER_THREAD: usize = 16 << 20;
 const ROWS_ON_A_DEVICE: usize = 256 << 20;
+
+/// Rows of mixed classes that are held while they are sorted, in bytes.
+const SORTED_AT_ONCE: usize = 32 << 20;
+
+/// From how many bytes on it is said that rows are sorted, which then takes some time.
+const SAID_FROM: usize = 1_000_000_000;
 
 #[derive(Args)]
 pub struct Options {
@@ -225,7 +231,7 @@ impl<'a> Fitting<'a> {
         let (mut held, mut alone, mut more, mut fitted) = (Held::default(), Vec::new(), More::default(), 0);
         for &task in tasks {
             store.begin(task)?;
-            let (there, own) = self.learned(task);
+            let (there, own) = self.learned(task)?;
             progress.inc((there.len() * store.config.ticks()) as u64);
             if own.is_empty() {
                 continue;
@@ -264,12 +270,12 @@ impl<'a> Fitting<'a> {
     }
 
     /// The partition's classes of a task (from 0): those that are fitted, and those that are not.
-    fn learned(&self, task: usize) -> (Vec<Learned>, Vec<Learned>) {
-        let stream = self.store.stream();
+    fn learned(&self, task: usize) -> Result<(Vec<Learned>, Vec<Learned>)> {
+        let (stream, is_complete) = (self.store.stream(), self.store.find(task)?.is_some());
         let learned = stream.learned_classes(task).into_iter().zip(stream.learns(task)).zip(stream.source_labels(task));
         let own = learned.filter(|((_, place), _)| self.own.has(*place));
         let own = own.map(|((class, place), label)| (class, place, label));
-        own.partition(|(class, ..)| self.store.has_class(task, class))
+        Ok(own.partition(|(class, ..)| is_complete || self.store.has_class(task, class)))
     }
 
     /// The source of a task (from 0), for it and what else is missing.
@@ -281,11 +287,12 @@ impl<'a> Fitting<'a> {
             None => {
                 let (embeddings, mut parts) = (stream.embeddings(self.run, task)?, Vec::new());
                 for &task in self.missing.iter().filter(|&&task| stream.source(task) == name) {
-                    let labels: Vec<i64> = self.learned(task).1.into_iter().map(|(.., label)| label).collect();
+                    let labels: Vec<i64> = self.learned(task)?.1.into_iter().map(|(.., label)| label).collect();
                     let of_task = parts_of(&embeddings, &labels, self.rows_at_once())?;
                     parts.extend(of_task.into_iter().map(|part| labels[part].to_vec()));
                 }
-                time(Phase::Read, || ByClass::new(stream, embeddings, &parts, &self.run.scratch()))?
+                let (scratch, note) = (self.run.scratch(), |bytes| note_sorted(bytes, &self.run.scratch()));
+                time(Phase::Read, || ByClass::new(stream, embeddings, &parts, &scratch, SORTED_AT_ONCE, note))?
             }
         };
         Ok(self.source.insert(source))
@@ -293,7 +300,10 @@ impl<'a> Fitting<'a> {
 
     /// Training rows that are held at a time, in bytes.
     fn rows_at_once(&self) -> usize {
-        if self.device.is_cpu() { ROWS_PER_THREAD * rayon::current_num_threads() } else { ROWS_ON_A_DEVICE }
+        match self.store.config.kind() {
+            Kind::Vae if !self.device.is_cpu() => ROWS_ON_A_DEVICE,
+            _ => ROWS_PER_THREAD * rayon::current_num_threads(),
+        }
     }
 }
 
@@ -333,6 +343,16 @@ impl Held {
         };
         fit_all(&self.rows, dim, store.stream().draws(), &store.config, device, tick, put)?;
         Ok(fitted.into_inner())
+    }
+}
+
+/// Tells that rows are sorted first, and where.
+fn note_sorted(bytes: usize, scratch: &Path) {
+    if bytes >= SAID_FROM {
+        let (gigabytes, scratch) = (bytes as f64 / 1e9, scratch.display());
+        terminal::note(&format!(
+            "note: training rows come in no order of classes, and are sorted first: {gigabytes:.1} GB, in {scratch}"
+        ));
     }
 }
 

@@ -178,11 +178,28 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::collections::BTreeSet;
 
-    /// What clap asserts in debug builds alone, such as that no two options have one id.
+    use clap::{Command, CommandFactory};
+
+    /// What clap asserts in debug builds alone: that no two options of a command have one name.
+    fn check(command: &Command) {
+        let mut names = BTreeSet::new();
+        for option in command.get_arguments() {
+            let mut own = vec![format!("id {}", option.get_id())];
+            own.extend(
+                option.get_long_and_visible_aliases().unwrap_or_default().iter().map(|long| format!("--{long}")),
+            );
+            own.extend(option.get_short().map(|short| format!("-{short}")));
+            for name in own {
+                assert!(names.insert(name.clone()), "cgil {} has {name} twice", command.get_name());
+            }
+        }
+        command.get_subcommands().for_each(check);
+    }
+
     #[test]
     fn options_do_not_contradict_each_other() {
-        super::Cli::command().debug_assert();
+        check(&super::Cli::command());
     }
 }

@@ -28,6 +28,10 @@ pub const TRANSIENT: u8 = 75;
 /// The exit code of what fails again: options, or data.
 const PERMANENT: u8 = 1;
 
+/// What to do where a CUDA device has no room.
+const MEMORY_IS_FULL: &str = "the CUDA device's memory is full: end what else takes it, let prompt-tune take less by \
+                              --classes-per-step, or use --device cpu";
+
 /// A failure that may go well when it is tried again, in words.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -68,8 +72,8 @@ pub fn heed_signals(ending: fn(&str)) -> Result<()> {
 /// missing may be there, and where a device's memory ran out, what to do.
 pub fn or_lost(done: Result<()>) -> Result<()> {
     storage::reached()?;
-    done.map_err(|error| match is_out_of_memory(&error) {
-        true => error.context("the CUDA device's memory is full: end what else takes it, or use --device cpu"),
+    done.map_err(|error| match is_out_of_memory(&error) && error.to_string() != MEMORY_IS_FULL {
+        true => error.context(MEMORY_IS_FULL),
         false => error,
     })
 }

@@ -63,7 +63,7 @@ pub struct Options {
     /// The paper's form: --replay-noise off --statistics off
     #[arg(long, conflicts_with_all = ["replay_noise", "statistics"])]
     paper: bool,
-    /// auto (CUDA if there), cpu, cuda, or cuda:1
+    /// auto (CUDA if there and faster), cpu, cuda, or cuda:1
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Print where the time went

@@ -1,6 +1,11 @@
 //! Tables whose rows are in no order of classes: generators are those of the same rows in order.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use cgil::{
     embeddings::{Embeddings, FIRST_SOURCE},
@@ -11,7 +16,7 @@ use cgil::{
 };
 use tempfile::tempdir;
 
-use crate::support::{self, files, path, run};
+use crate::support::{self, command, files, path, run, text};
 
 const CLASSES: usize = 8;
 
@@ -62,7 +67,8 @@ fn rows_are_sorted_where_shards_would_be_read_too_often() {
             let source = Embeddings::open_complete(run, FIRST_SOURCE).unwrap();
             let stream = Stream::new(&source, &Order::of_seed(Some(1)), Cut::Tasks(4), shots).unwrap();
             let parts: Vec<Vec<i64>> = (0..CLASSES as i64).map(|label| vec![label]).collect();
-            ByClass::new(&stream, source, &parts, scratch)?.rows(labels)
+            // three shards at a time, so that classes begin and end in other runs
+            ByClass::new(&stream, source, &parts, scratch, 3 * 16 * 48 * 4, |_| ())?.rows(labels)
         };
         // without a place for the file only what is in order is read
         assert!(!scratch.exists() && rows(&sorted, &[1], &scratch).is_ok());
@@ -80,25 +86,57 @@ fn rows_are_sorted_where_shards_would_be_read_too_often() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+/// Words of a fit.
+fn fit<'a>(run_dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fit = ["fit-vae", "--tasks", "4", "--seed", "1", "--hidden", "16", "--latent", "4", "--run", run_dir];
+    [&fit, more].concat()
+}
+
+/// The generators of a run, without what has seconds and the identity of the source.
+fn generators(run_dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut latents = files(&run_dir.join("latents"));
+    latents.retain(|file, _| !file.ends_with("manifest.json") && !file.ends_with("index.parquet"));
+    assert!(latents.len() >= 4, "{:?}", latents.keys());
+    latents
+}
+
 #[test]
 fn mixed_classes_have_the_generators_of_sorted_ones() {
     let dir = tempdir().unwrap();
     let [sorted, mixed] = sorted_and_mixed();
+    imported(dir.path(), "sorted", &sorted);
+    imported(dir.path(), "mixed", &mixed);
     for shots in [&[][..], &["--shots", "5"]] {
-        let latents = [("sorted", &sorted), ("mixed", &mixed)].map(|(name, rows)| {
+        let latents = ["sorted", "mixed"].map(|name| {
             let run_dir = dir.path().join(name);
-            if !run_dir.exists() {
-                imported(dir.path(), name, rows);
-            }
-            let fit = ["fit-vae", "--tasks", "4", "--seed", "1", "--epochs", "3", "--hidden", "16", "--latent", "4"];
-            run(&[&fit, shots, &["--run", path(&run_dir)]].concat());
+            run(&fit(path(&run_dir), &[&["--epochs", "3"], shots].concat()));
             assert!(files(&run_dir).keys().all(|file| !file.starts_with(".tmp")));
-            let mut latents: BTreeMap<_, _> = files(&run_dir.join("latents"));
-            // these have seconds and the identity of the source
-            latents.retain(|file, _| !file.ends_with("manifest.json") && !file.ends_with("index.parquet"));
-            latents
+            generators(&run_dir)
         });
-        assert!(latents[0].len() >= 4, "{:?}", latents[0].keys());
         assert_eq!(latents[0], latents[1]);
     }
+}
+
+#[test]
+fn partitions_and_what_an_interrupted_fit_left_are_read_where_it_was_not_sorted() {
+    let dir = tempdir().unwrap();
+    let [_, mixed] = sorted_and_mixed();
+    let expected = imported(dir.path(), "whole", &mixed).dir().to_owned();
+    run(&fit(path(&expected), &["--epochs", "3"]));
+    // the classes that one partition has fitted, of other epochs
+    let run_dir = imported(dir.path(), "begun", &mixed).dir().to_owned();
+    run(&fit(path(&run_dir), &["--epochs", "2", "--partition", "0/3"]));
+    run(&fit(path(&run_dir), &["--epochs", "3"]));
+    assert_eq!(generators(&run_dir), generators(&expected));
+    // two at once, twice
+    let shared = imported(dir.path(), "shared", &mixed).dir().to_owned();
+    let parts = ["0/2", "1/2", "1/2", "0/2"].map(|part| {
+        let words = fit(path(&shared), &["--epochs", "3", "--partition", part]);
+        command(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for part in parts {
+        let output = part.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(generators(&shared), generators(&expected));
 }

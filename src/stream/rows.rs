@@ -92,34 +92,25 @@ impl Stream {
     }
 
     /// As [`Stream::train_rows`], of some shards, by their numbers.
-    pub(super) fn train_rows_in(
-        &self,
-        embeddings: &Embeddings,
-        labels: &[i64],
-        shards: Range<usize>,
-    ) -> Result<Vec<Rows<Train>>> {
+    fn train_rows_in(&self, embeddings: &Embeddings, labels: &[i64], shards: Range<usize>) -> Result<Vec<Rows<Train>>> {
         let before = 0..shards.start;
         let rows = embeddings.class_rows_in::<Train>(labels, shards)?;
-        let Some(shots) = self.shots else { return Ok(rows) };
+        let Some(shots) = self.shots_of(embeddings) else { return Ok(rows) };
         let before = embeddings.counts_in::<Train>(&before)?;
-        let classes = self.classes_after(0);
-        let of_source = (0..self.tasks()).filter(|&t| self.source(t) == Some(&embeddings.name));
-        let of_label: HashMap<i64, usize> =
-            of_source.flat_map(|t| self.source_labels(t).into_iter().zip(self.learns(t))).collect();
-        let drawn = |(rows, label): (Rows<Train>, &i64)| {
-            if rows.is_empty() {
-                return Ok(rows);
-            }
-            let class = &classes[*of_label.get(label).context("a class of the source")?];
-            let all = embeddings.count::<Train>(*label)?;
-            let mut places = Rng::new(self.draws(), Draw::Shots, &[class.key()]).permutation(all);
-            places.truncate(shots);
-            places.sort();
-            let first = before.get(label).copied().unwrap_or(0);
-            let here = places.into_iter().filter_map(|place| place.checked_sub(first)).filter(|&row| row < rows.len());
-            Ok(Rows::new(rows.dim(), here.flat_map(|row| rows.row(row)).copied().collect()))
+        let drawn = |(rows, label): (Rows<Train>, &i64)| match rows.is_empty() {
+            true => Ok(rows),
+            false => Ok(pick(&rows, &shots.places(*label)?, before.get(label).copied().unwrap_or(0))),
         };
         rows.into_iter().zip(labels).map(drawn).collect()
+    }
+
+    /// What draws the rows of a source's classes that are learned from, unless all are.
+    pub(super) fn shots_of<'a>(&self, embeddings: &'a Embeddings) -> Option<Shots<'a>> {
+        let (count, classes) = (self.shots?, self.classes_after(0));
+        let of_source = (0..self.tasks()).filter(|&t| self.source(t) == Some(&embeddings.name));
+        let own = of_source.flat_map(|t| self.source_labels(t).into_iter().zip(self.learns(t)));
+        let keys = own.map(|(label, class)| (label, classes[class].key())).collect();
+        Some(Shots { embeddings, count, seed: self.draws(), keys })
     }
 
     /// The failure of a class that has fewer training rows than are `needed`: an
@@ -153,6 +144,33 @@ impl Stream {
         );
         Ok(Error::TooFewRows { label: class.label, reason })
     }
+}
+
+/// The draw of a few rows of each class.
+pub(super) struct Shots<'a> {
+    embeddings: &'a Embeddings,
+    count: usize,
+    seed: u64,
+    keys: HashMap<i64, u64>, // of the classes, by their source's labels
+}
+
+impl Shots<'_> {
+    /// The places, among a class's training rows, of those that are learned from, ascending.
+    pub fn places(&self, label: i64) -> Result<Vec<usize>> {
+        let key = *self.keys.get(&label).context("a class of the source")?;
+        let all = self.embeddings.count::<Train>(label)?;
+        let mut places = Rng::new(self.seed, Draw::Shots, &[key]).permutation(all);
+        places.truncate(self.count);
+        places.sort();
+        Ok(places)
+    }
+}
+
+/// The rows at those places, among a class's, of which `rows` are some, from the place `first` on.
+pub(super) fn pick(rows: &Rows<Train>, places: &[usize], first: usize) -> Rows<Train> {
+    let from = |place: usize| places.partition_point(|&p| p < place);
+    let here = &places[from(first)..from(first + rows.len())];
+    Rows::new(rows.dim(), here.iter().flat_map(|place| rows.row(place - first)).copied().collect())
 }
 
 /// Training rows of a part of a task's shards, in bytes. It decides how sums over rows are rounded.

@@ -70,7 +70,7 @@ pub fn of_members(work: &Work, seeds: usize, fitting: &Needed, config: &Config) 
 
 /// To encode all images.
 pub fn of_images(checkpoint: &Checkpoint, source: &Source, options: &DataOptions) -> Result<Needed> {
-    let encoding = Encoding::open(checkpoint, options)?;
+    let encoding = Encoding::open(checkpoint, options, None)?;
     let (mut images, mut seconds, mut size) = (0, 0.0, 16);
     let most = source.rows.values().copied().max().unwrap_or(0);
     let split = cgil::rows::SPLITS.into_iter().find(|split| source.rows.get(*split) == Some(&most));

@@ -37,7 +37,7 @@ pub struct State {
     blocks: Vec<BlockState>,
     ends: Tensor,      // (C), rows of the flattened positions
     end_state: Tensor, // (C, W), before the final norm
-    sequences: (usize, usize),
+    shape: (usize, usize, usize),
 }
 
 impl TextEncoder {
@@ -83,22 +83,23 @@ impl TextEncoder {
     /// are the end-of-text positions, of SigLIP the last ones. CLIP's attention is causal: what
     /// stands after an end does not count, so T need only reach the last of them.
     pub fn encode(&self, x: &Tensor, ends: &[usize]) -> Result<(Tensor, State)> {
-        let (c, t, _) = x.dims3()?;
+        let shape @ (c, t, w) = x.dims3()?;
         let x = x.broadcast_add(&self.position_embedding.narrow(0, 0, t)?)?;
+        let (y, blocks) = self.transformer.forward_with_state(&x)?;
         let rows: Vec<u32> = ends.iter().enumerate().map(|(i, end)| (i * t + end) as u32).collect();
         let ends = Tensor::new(rows, self.device())?; // (C)
-        let (end_state, blocks) = self.transformer.forward_to(&ends, &x)?; // (C, W)
+        let end_state = y.reshape((c * t, w))?.index_select(&ends, 0)?; // (C, W)
         let features = self.projection.forward(&self.final_norm.forward(&end_state, DType::F32)?)?; // (C, P)
-        Ok((features, State { blocks, ends, end_state, sequences: (c, t) }))
+        Ok((features, State { blocks, ends, end_state, shape }))
     }
 
     /// Gradient of the token embeddings (C, T, W) from that of the features (C, P).
     pub fn backward(&self, state: &State, grad: &Tensor) -> Result<Tensor> {
-        let (c, t) = state.sequences;
+        let (c, t, w) = state.shape;
         let zeros = state.end_state.zeros_like()?;
         let end_grad = self.final_norm.backward(&zeros, &state.end_state, &self.projection.backward(grad)?)?; // (C, W)
-        let grad = self.transformer.backward_of(&state.ends, &state.blocks, end_grad, state.sequences)?; // (C·T, W)
-        Ok(grad.reshape((c, t, ()))?)
+        let grad = Tensor::zeros((c * t, w), DType::F32, self.device())?.index_add(&state.ends, &end_grad, 0)?;
+        self.transformer.backward(&state.blocks, &grad.reshape((c, t, w))?)
     }
 
     /// Features (C, P) of C texts, not normalised.

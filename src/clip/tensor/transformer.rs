@@ -29,22 +29,12 @@ struct Block {
     dtype: DType,
 }
 
-/// What a block's backward pass needs of its forward pass. N = batch × positions, K of which come out.
+/// What a block's backward pass needs of its forward pass. N = batch × positions.
 pub struct BlockState {
     input: Tensor,         // (N, W)
     qkv: Tensor,           // (N, 3W)
-    middle: Tensor,        // (K, W), after the attention's residual
-    preactivation: Tensor, // (K, F)
-}
-
-/// Which positions come out of a block: the others of the last one nobody sees.
-#[derive(Clone, Copy)]
-enum Kept<'a> {
-    All,
-    /// The first of each sequence.
-    First,
-    /// These, of the flattened positions.
-    Rows(&'a Tensor),
+    middle: Tensor,        // (N, W), after the attention's residual
+    preactivation: Tensor, // (N, F)
 }
 
 impl Transformer {
@@ -61,7 +51,7 @@ impl Transformer {
         let (b, t, w) = x.dims3()?;
         let mut sum = Sum::of(x.reshape((b * t, w))?);
         for block in &self.blocks {
-            sum = block.forward(&sum, (b, t), Kept::All)?.0;
+            sum = block.forward(&sum, (b, t), t)?.0;
         }
         Ok(sum.total()?.reshape((b, t, w))?)
     }
@@ -71,40 +61,33 @@ impl Transformer {
         let (b, t, w) = x.dims3()?;
         let mut sum = Sum::of(x.reshape((b * t, w))?);
         for (i, block) in self.blocks.iter().enumerate() {
-            let kept = if i + 1 == self.blocks.len() { Kept::First } else { Kept::All };
-            sum = block.forward(&sum, (b, t), kept)?.0;
+            let queries = if i + 1 == self.blocks.len() { 1 } else { t };
+            sum = block.forward(&sum, (b, t), queries)?.0;
         }
         sum.total()
     }
 
-    /// As `forward`, of K `rows` of the flattened positions alone: (K, W), and the state of every block for
-    /// `backward_of`.
-    pub fn forward_to(&self, rows: &Tensor, x: &Tensor) -> Result<(Tensor, Vec<BlockState>)> {
+    /// As `forward`, and the state of every block for `backward`.
+    pub fn forward_with_state(&self, x: &Tensor) -> Result<(Tensor, Vec<BlockState>)> {
         let (b, t, w) = x.dims3()?;
         let mut sum = Sum::of(x.reshape((b * t, w))?);
         let mut states = Vec::with_capacity(self.blocks.len());
-        for (i, block) in self.blocks.iter().enumerate() {
-            let kept = if i + 1 == self.blocks.len() { Kept::Rows(rows) } else { Kept::All };
-            let (next, state) = block.forward(&sum, (b, t), kept)?;
+        for block in &self.blocks {
+            let (next, state) = block.forward(&sum, (b, t), t)?;
             states.push(state);
             sum = next;
         }
-        Ok((sum.total()?, states))
+        Ok((sum.total()?.reshape((b, t, w))?, states))
     }
 
-    /// Gradient of the input (B·T, W) from that of `rows` (K) of the output, (K, W).
-    pub fn backward_of(
-        &self,
-        rows: &Tensor,
-        states: &[BlockState],
-        grad: Tensor,
-        sequences: (usize, usize),
-    ) -> Result<Tensor> {
-        let (mut grad, mut rows) = (grad, Some(rows));
+    /// Gradient of the input (B, T, W) from that of the output (B, T, W).
+    pub fn backward(&self, states: &[BlockState], grad: &Tensor) -> Result<Tensor> {
+        let (b, t, w) = grad.dims3()?;
+        let mut grad = grad.reshape((b * t, w))?;
         for (block, state) in self.blocks.iter().zip(states).rev() {
-            grad = block.backward(state, grad, sequences, rows.take())?;
+            grad = block.backward(state, grad, (b, t))?;
         }
-        Ok(grad)
+        Ok(grad.reshape((b, t, w))?)
     }
 }
 
@@ -126,42 +109,28 @@ impl Block {
         })
     }
 
-    /// A sum (B·T, W) → (K, W), of the positions that are kept.
-    fn forward(&self, sum: &Sum, (b, t): (usize, usize), kept: Kept) -> Result<(Sum, BlockState)> {
+    /// A sum (B·T, W) → (B·Q, W), of the first Q positions.
+    fn forward(&self, sum: &Sum, (b, t): (usize, usize), queries: usize) -> Result<(Sum, BlockState)> {
         let (input, normal) = self.norm1.of_sum(sum, self.dtype)?;
         let qkv = self.qkv.forward(&normal)?; // (B·T, 3W)
-        let attend = |queries: usize| self.attention.forward(&qkv, (b, t), queries);
-        let (x, mixed) = match kept {
-            Kept::All => (input.clone(), attend(t)?),
-            Kept::First => (input.reshape((b, t, ()))?.narrow(1, 0, 1)?.flatten(0, 1)?, attend(1)?),
-            Kept::Rows(rows) => (input.index_select(rows, 0)?, attend(t)?.index_select(rows, 0)?),
+        let mixed = self.out.forward(&self.attention.forward(&qkv, (b, t), queries)?)?; // (B·Q, W)
+        let x = match queries < t {
+            true => input.reshape((b, t, ()))?.narrow(1, 0, queries)?.flatten(0, 1)?,
+            false => input.clone(),
         };
-        let mixed = self.out.forward(&mixed)?; // (K, W)
         let (middle, normal) = self.norm2.of_sum(&Sum { x, more: Some(mixed) }, self.dtype)?;
-        let preactivation = self.fc1.forward(&normal)?; // (K, F)
+        let preactivation = self.fc1.forward(&normal)?; // (B·Q, F)
         let more = self.fc2.forward(&self.activation.of_tensor(&preactivation)?)?;
         let state = BlockState { input, qkv, middle: middle.clone(), preactivation };
         Ok((Sum { x: middle, more: Some(more) }, state))
     }
 
-    /// Gradient of the input (N, W) from that of the output (K, W), of all positions or of some `rows`.
-    fn backward(
-        &self,
-        state: &BlockState,
-        grad: Tensor,
-        sequences: (usize, usize),
-        rows: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    /// Gradient of the input (N, W) from that of the output (N, W).
+    fn backward(&self, state: &BlockState, grad: Tensor, sequences: (usize, usize)) -> Result<Tensor> {
         let BlockState { input, qkv, middle, preactivation } = state;
-        let hidden = self.activation.tensor_backward(preactivation, &self.fc2.backward(&grad)?)?; // (K, F)
-        let grad = self.norm2.backward(&grad, middle, &self.fc1.backward(&hidden)?)?; // (K, W)
-        let mixed = self.out.backward(&grad)?; // (K, W)
-        let of_all = |grad: Tensor| match rows {
-            Some(rows) => input.zeros_like()?.index_add(rows, &grad, 0),
-            None => Ok(grad),
-        };
-        let (grad, mixed) = (of_all(grad)?, of_all(mixed)?); // (N, W)
-        let qkv = self.attention.backward(qkv, &mixed, sequences)?; // (N, 3W)
-        self.norm1.backward(&grad, input, &self.qkv.backward(&qkv)?)
+        let hidden = self.activation.tensor_backward(preactivation, &self.fc2.backward(&grad)?)?; // (N, F)
+        let grad = self.norm2.backward(&grad, middle, &self.fc1.backward(&hidden)?)?;
+        let mixed = self.attention.backward(qkv, &self.out.backward(&grad)?, sequences)?; // (N, 3W)
+        self.norm1.backward(&grad, input, &self.qkv.backward(&mixed)?)
     }
 }

@@ -98,7 +98,8 @@ impl ImageEncoder {
     /// RGB pixels (B, S, S, 3), flat, to embeddings (B, P), not normalised.
     pub fn encode(&self, pixels: &[u8], normalisation: &Normalisation) -> Result<Vec<f32>> {
         let image = 3 * self.image_size.pow(2);
-        self.batches.encode(pixels, image, |batch| self.encode_batch(batch, normalisation))
+        let wait = || drop(turn(self.position_embedding.device()));
+        self.batches.encode(pixels, image, wait, |batch| self.encode_batch(batch, normalisation))
     }
 
     fn encode_batch(&self, pixels: &[u8], normalisation: &Normalisation) -> Result<Vec<f32>> {
