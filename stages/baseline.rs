@@ -1,6 +1,6 @@
 //! Rivals of CGIL from the same embeddings, task by task, into the same tables.
 
-use std::path::PathBuf;
+use std::{cell::OnceCell, path::PathBuf};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -224,10 +224,10 @@ pub fn run(options: &Options) -> Result<()> {
             setting.score(baseline, &mut ZeroShotTexts::new(&setting.stream, &checkpoint, clip, templates))
         }
         Baseline::Ncm(options) => {
-            setting.learn_sums(baseline, plain(CLASS_MEANS), NearestMean::new(setting.test.dim()), &options.part)
+            setting.learn_sums(baseline, plain(CLASS_MEANS), NearestMean::new(setting.dim), &options.part)
         }
         Baseline::Lda(options) => {
-            let discriminant = Discriminant::new(setting.test.dim(), options.shrinkage);
+            let discriminant = Discriminant::new(setting.dim, options.shrinkage);
             setting.learn_sums(baseline, plain(CLASS_STATISTICS), discriminant, &options.part)
         }
         Baseline::Ranpac(options) => {
@@ -256,7 +256,7 @@ pub fn run(options: &Options) -> Result<()> {
             setting.score_text(baseline, text, learner, classifier)
         }
         Baseline::Linear(options) => {
-            let head = ReplayHead::new(setting.test.dim(), options.covariance, setting.stream.draws());
+            let head = ReplayHead::new(setting.dim, options.covariance, setting.stream.draws());
             let kept = match options.covariance {
                 Covariance::Class => Value::Null,
                 other => json!({"covariance": other}),
@@ -421,7 +421,10 @@ impl Text {
 struct Setting {
     run: Run,
     stream: Stream,
-    test: TestSet,
+    /// Values per embedding, D.
+    dim: usize,
+    /// Once it is scored on.
+    test: OnceCell<TestSet>,
 }
 
 impl Setting {
@@ -430,14 +433,22 @@ impl Setting {
         let source = Embeddings::open_complete(&run, FIRST_SOURCE)?;
         let TaskOptions { shots, .. } = options.tasks;
         let stream = Stream::new(&source, &options.order.order(), options.tasks.required()?, shots)?.create(&run)?;
-        let test = TestSet::read(&run, &stream)?;
-        Ok(Setting { run, stream, test })
+        Ok(Setting { dim: source.plan.dim, run, stream, test: OnceCell::new() })
+    }
+
+    /// The test rows: partitions that only sum up need none.
+    fn test(&self) -> Result<&TestSet> {
+        if let Some(test) = self.test.get() {
+            return Ok(test);
+        }
+        let test = TestSet::read(&self.run, &self.stream)?;
+        Ok(self.test.get_or_init(|| test))
     }
 
     /// Scores a recipe after every task, and prints what came of it.
     fn score(&self, baseline: &Baseline, recipe: &mut dyn Recipe) -> Result<()> {
         let results = Results::new(&self.run, &self.stream, &baseline.method()?);
-        let history = score(recipe, &results, &self.test, &self.stream)?;
+        let history = score(recipe, &results, self.test()?, &self.stream)?;
         self.print(&history, &results)
     }
 
@@ -487,7 +498,7 @@ impl Setting {
     fn hybrid(&self, baseline: &Baseline, checkpoint: &Checkpoint, clip: TextModel, weight: f64) -> Result<()> {
         let (tokenizer, templates) = (checkpoint.tokenizer()?, [texts::TEMPLATE.to_owned()]);
         let text = texts::features(checkpoint, &tokenizer, &self.stream.classes, &templates)?; // (C, P)
-        let classifier = TextAndMean::new(&text, self.test.dim(), weight)?;
+        let classifier = TextAndMean::new(&text, self.dim, weight)?;
         let states = States::new(&self.run, &self.stream, plain(CLASS_MEANS), classifier);
         let scored = json!({"clip": clip, "template": texts::TEMPLATE, "weight": weight});
         self.score(baseline, &mut Learned::new(&self.stream, states, scored))
@@ -503,7 +514,7 @@ impl Setting {
     fn projection(&self, features: Option<usize>) -> (Learner, RandomProjection) {
         let kept = features.map_or(Value::Null, |features| json!({"features": features}));
         let features = features.map_or(Features::HeldOut, Features::Fixed);
-        let (dim, seed) = (self.test.dim(), self.stream.draws());
+        let (dim, seed) = (self.dim, self.stream.draws());
         let projection = RandomProjection::new(dim, features, Ridge::HeldOut, seed);
         (Learner { options: kept, ..plain("ranpac") }, projection)
     }
@@ -516,7 +527,7 @@ impl Setting {
 
     /// Prompts that are there, and class statistics, together.
     fn together(&self, baseline: &Baseline, options: &EnsembleOptions) -> Result<()> {
-        let Setting { run, stream, test } = self;
+        let Setting { run, stream, .. } = self;
         let prompts = described(run, stream, &options.prompts())?;
         let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
         let latents = match prompts.generated {
@@ -525,7 +536,7 @@ impl Setting {
         };
         let replay = match (&latents, prompts.generated) {
             (Some(latents), Some(Generated { current, has_noise, .. })) => {
-                let statistics = || class_statistics(run, stream, ClassStatistics::new(test.dim()));
+                let statistics = || class_statistics(run, stream, ClassStatistics::new(self.dim));
                 Replay::Generated { latents, current, noise: has_noise.then(|| Box::new(statistics())) }
             }
             _ if prompts.is_joint => Replay::Real,
@@ -538,7 +549,7 @@ impl Setting {
             bail!("the prompts {:?} have not learned all tasks: run the command that makes them again", options.method);
         }
         let load = |classes: &[Class]| backend::new(&checkpoint, classes, config, stream.draws(), &device);
-        let statistics = discriminant(run, stream, test.dim(), options.weight);
+        let statistics = discriminant(run, stream, self.dim, options.weight);
         self.score(baseline, &mut Prompted::new(stream, training, statistics, load, |_, _| ()))
     }
 
@@ -548,14 +559,14 @@ impl Setting {
         let (checkpoint, clip) = checkpoint::open(run, stream, &options.clip)?;
         let (config, device) = (options.config.config(), checkpoint::device(&options.device, &checkpoint)?);
         config.check()?;
-        config.check_size(stream.classes.len(), self.test.dim())?;
+        config.check_size(stream.classes.len(), self.dim)?;
         let training = Training::new(run, stream, &baseline.method()?, &config, clip, replay, class_of(&device));
         let progress = Progress::new("baseline", stream.tasks() * config.epochs);
         let load = |classes: &[Class]| backend::new(&checkpoint, classes, &config, stream.draws(), &device);
         let tick = |task, loss| progress.tick(task, stream.tasks(), config.epochs, loss);
         let mut recipe = Prompted::new(stream, training, None, load, tick);
         let results = Results::new(run, stream, &baseline.method()?);
-        let history = score(&mut recipe, &results, &self.test, stream)?;
+        let history = score(&mut recipe, &results, self.test()?, stream)?;
         progress.finish();
         self.print(&history, &results)
     }

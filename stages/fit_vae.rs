@@ -240,6 +240,9 @@ impl<'a> Fitting<'a> {
             let mut own = own.into_iter();
             let source = self.source(task)?;
             for part in parts_of(source.embeddings(), &labels, most)? {
+                if stop::is_asked() {
+                    return Ok(fitted); // what is held would not be fitted
+                }
                 let labels = &labels[part];
                 if !held.has_room(source.embeddings(), labels, most)? {
                     fitted += take(&mut held).fit(store, device, progress)?;
