@@ -56,7 +56,7 @@ fn reads(run: &Run) -> (usize, usize) {
 #[test]
 fn rows_are_sorted_where_shards_would_be_read_too_often() {
     let dir = tempdir().unwrap();
-    let (scratch, sorted_by) = (dir.path().join("scratch"), [0, 3].map(|i| vec![vec![i], vec![7, 1]].concat()));
+    let (scratch, asked): (PathBuf, [&[i64]; 2]) = (dir.path().join("scratch"), [&[0, 7, 1], &[3, 7, 1]]);
     let [sorted, mixed] = sorted_and_mixed();
     let (sorted, mixed) = (imported(dir.path(), "sorted", &sorted), imported(dir.path(), "mixed", &mixed));
     // of 236 training rows in 15 shards most are of one class, or of all
@@ -75,7 +75,7 @@ fn rows_are_sorted_where_shards_would_be_read_too_often() {
         let error = format!("{:#}", rows(&mixed, &[1], &scratch).unwrap_err());
         assert!(error.starts_with("cannot sort 0.0 GB of training rows by class in a file of "), "{error}");
         assert!(error.contains(path(&scratch)), "{error}");
-        for labels in &sorted_by {
+        for labels in asked {
             let found = rows(&mixed, labels, dir.path()).unwrap();
             assert_eq!(found, rows(&sorted, labels, dir.path()).unwrap());
             let expected = labels.iter().map(|&label| shots.unwrap_or(40 - 3 * label as usize));
