@@ -73,7 +73,7 @@ fn rows_are_sorted_where_shards_would_be_read_too_often() {
         // without a place for the file only what is in order is read
         assert!(!scratch.exists() && rows(&sorted, &[1], &scratch).is_ok());
         let error = format!("{:#}", rows(&mixed, &[1], &scratch).unwrap_err());
-        assert!(error.starts_with("cannot sort 0.0 GB of training rows by class in a file of "), "{error}");
+        assert!(error.starts_with("cannot sort 0.0 MB of training rows by class in a file of "), "{error}");
         assert!(error.contains(path(&scratch)), "{error}");
         for labels in asked {
             let found = rows(&mixed, labels, dir.path()).unwrap();

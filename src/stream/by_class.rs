@@ -105,9 +105,9 @@ impl Sorted {
         note(bytes);
         let cannot = || {
             format!(
-                "cannot sort {:.1} GB of training rows by class in a file of {}, which takes as much space (of a run in an \
+                "cannot sort {:.1} MB of training rows by class in a file of {}, which takes as much space (of a run in an \
                  object store TMPDIR says where)",
-                bytes as f64 / 1e9,
+                bytes as f64 / 1e6,
                 scratch.display()
             )
         };
