@@ -55,8 +55,9 @@ pub struct Options {
     /// Images that a CUDA device encodes at a time [default: 256]
     ///
     /// Halved when the device's memory runs out. The CPU takes what its cache holds.
-    #[arg(long, value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
-    batch_size: Option<usize>,
+    // of another id than that of generators, which `plan` has beside this stage's options
+    #[arg(long = "batch-size", value_name = "N", hide_short_help = true, value_parser = at_least::<1>)]
+    images_at_a_time: Option<usize>,
     /// Print where the time went
     #[arg(long, hide_short_help = true)]
     profile: bool,
@@ -138,7 +139,7 @@ pub fn run_checked(options: &Options, check: impl FnOnce(&Source, &Checkpoint) -
         let checkpoint = Checkpoint::open(&hub::model(&options.model)?)?;
         let source = open_source(&options.data, &run, FIRST_SOURCE, options.partition)?;
         check(&source, &checkpoint)?;
-        let encoding = Encoding::open(&checkpoint, &options.data, options.batch_size)?; // so that nothing is written if it has an error
+        let encoding = Encoding::open(&checkpoint, &options.data, options.images_at_a_time)?; // so that nothing is written if it has an error
         encode_part(&run, FIRST_SOURCE, &checkpoint, &source, &options.data, &encoding, options.partition)
     })?;
     terminal::profile(options.profile, start)
