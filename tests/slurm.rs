@@ -141,6 +141,11 @@ fn a_plan_says_what_its_stages_are() {
     };
     assert_eq!(options("extract")[2..], ["--data", "images", "--shard-rows", "8"]);
     assert_eq!(options("fit-vae"), [&["--tasks", "2"], &FIT[..]].concat());
+    // extract's has the same name
+    let printed = cluster.planned(&[&cluster.plan("3")[..], &["--batch-size", "16"]].concat()).stdout;
+    let printed = text(&printed);
+    let (of_extract, of_fit) = printed.split_once("[fit-vae]").unwrap();
+    assert!(!of_extract.contains("--batch-size") && of_fit.contains(r#""--batch-size","16""#), "{printed}");
     assert!(!cluster.at("run").exists(), "a plan writes nothing");
 }
 
