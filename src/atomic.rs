@@ -149,7 +149,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Removes a directory and all below it. Its name goes at once, so that nobody finds half of it.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     if storage::is_remote(path) {
-        return remove_objects(path, |_| true);
+        return remove_objects(path, objects_of(path)?, |_| true);
     }
     let temporary = temporary(path);
     fs::rename(path, &temporary)
@@ -170,14 +170,15 @@ fn upload_dir(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Removes what an object store has in the place of a directory, and what is not of the new one, but
-/// for the same directory, which stays.
+/// for the same directory, which stays. What another process puts there from now on stays, too.
 fn remove_old(new: &Path, place: &Path) -> Result<()> {
+    let there = objects_of(place)?;
     let whole = |dir: &Path| storage::read(&dir.join(WHOLE)).ok();
     if whole(place).is_some_and(|there| whole(new) == Some(there)) {
         return Ok(());
     }
     let files = files_below(new)?;
-    remove_objects(place, |old| old.ends_with(WHOLE) || !files.iter().any(|file| file == old))
+    remove_objects(place, there, |old| old.ends_with(WHOLE) || !files.iter().any(|file| file == old))
 }
 
 /// The files of a directory of the file system, as paths below it.
@@ -192,11 +193,16 @@ fn files_below(from: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Removes the objects below a directory that `is_old` is true of, by their paths there; first the one
-/// that says that it is whole.
-fn remove_objects(dir: &Path, is_old: impl Fn(&Path) -> bool) -> Result<()> {
+/// The objects below a directory, as paths there.
+fn objects_of(dir: &Path) -> Result<Vec<PathBuf>> {
     let below = storage::objects_below(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-    let mut old: Vec<PathBuf> = below.into_iter().map(|(path, _)| path).filter(|path| is_old(path)).collect();
+    Ok(below.into_iter().map(|(path, _)| path).collect())
+}
+
+/// Removes those of some objects of a directory that `is_old` is true of; first the one that says that
+/// it is whole.
+fn remove_objects(dir: &Path, objects: Vec<PathBuf>, is_old: impl Fn(&Path) -> bool) -> Result<()> {
+    let mut old: Vec<PathBuf> = objects.into_iter().filter(|path| is_old(path)).collect();
     old.sort_by_key(|path| !path.ends_with(WHOLE));
     old.iter().try_for_each(|path| {
         let path = dir.join(path);

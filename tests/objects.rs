@@ -27,6 +27,21 @@ const BUCKET: &str = "lab";
 /// How old an archive has to be for a listing of it to be kept, and a little more.
 const LISTED_AFTER: Duration = Duration::from_millis(2500);
 
+/// What a server does not do as it should.
+struct Faults {
+    /// Shares of requests that are refused, and that hang.
+    fail: f64,
+    hang: f64,
+    /// Seconds that it takes for a shard.
+    stall: f64,
+    /// Requests after which all are refused.
+    last: f64,
+    /// Seconds that a request may take to arrive.
+    wander: f64,
+}
+
+const NONE: Faults = Faults { fail: 0.0, hang: 0.0, stall: 0.0, last: f64::INFINITY, wander: 0.0 };
+
 /// A server that runs until it is dropped, with a bucket.
 struct Store {
     server: Child,
@@ -50,18 +65,17 @@ fn script(name: &str) -> PathBuf {
 impl Store {
     /// A server that is as it should be. None, and a line that says so, where there is none to be had.
     fn start() -> Option<Store> {
-        Store::with([0.0, 0.0, 0.0, f64::INFINITY])
+        Store::with(NONE)
     }
 
-    /// A server some of whose requests fail and hang, by their shares, which takes so many seconds for
-    /// a shard, and refuses all after so many requests.
-    fn with(faults: [f64; 4]) -> Option<Store> {
+    fn with(faults: Faults) -> Option<Store> {
+        let Faults { fail, hang, stall, last, wander } = faults;
         let python = python(&["moto[server]>=5.2.5"])?;
         let dir = tempdir().unwrap();
         let mut server = Command::new(&python)
             .arg(script("server.py"))
             .arg(dir.path().join("log"))
-            .args(faults.map(|fault| fault.to_string()))
+            .args([fail, hang, stall, last, wander].map(|fault| fault.to_string()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -298,7 +312,7 @@ fn partitions_fetch_archives_once_to_list_them() {
 #[test]
 fn an_outage_is_of_no_image() {
     // the data can be listed, and some images read
-    let Some(store) = Store::with([0.0, 0.0, 0.0, 60.0]) else { return };
+    let Some(store) = Store::with(Faults { last: 60.0, ..NONE }) else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let (data, run_dir) = (dir.path().join("folder"), dir.path().join("run"));
     image_folder(&data, 40, 10);
@@ -361,7 +375,7 @@ fn a_manifest_names_pictures_of_a_store() {
 #[test]
 fn partitions_share_a_store_in_which_requests_fail_and_hang() {
     // a twentieth is refused, a hundredth not answered
-    let Some(store) = Store::with([0.05, 0.01, 0.0, f64::INFINITY]) else { return };
+    let Some(store) = Store::with(Faults { fail: 0.05, hang: 0.01, ..NONE }) else { return };
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
     let (data, on_disk) = (dir.path().join("folder"), dir.path().join("run"));
     image_folder(&data, 20, 6);
@@ -389,8 +403,28 @@ fn partitions_share_a_store_in_which_requests_fail_and_hang() {
 }
 
 #[test]
+fn partitions_that_begin_at_once_find_what_others_have_made() {
+    let Some(store) = Store::with(Faults { wander: 0.15, ..NONE }) else { return };
+    let dir = tempdir().unwrap();
+    let table = dir.path().join("table.parquet");
+    Rows::clouds(4, 8, 4).write(&table);
+    let in_store = format!("s3://{BUCKET}/runs/at-once");
+    store.run(&["import", path(&table), "--run", &in_store]);
+    // all of them make the stream, and whoever is last its tasks
+    let running = [0, 1, 2, 3, 0, 1, 2, 3].map(|i| {
+        let mut command = store.command(&[&fit(&in_store)[..], &["--partition", &format!("{i}/4")]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for child in running {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert!(store.run(&fit(&in_store)).contains(" 0 fitted now"));
+}
+
+#[test]
 fn a_writer_that_is_killed_leaves_no_part_of_a_shard() {
-    let Some(store) = Store::with([0.0, 0.0, 1.0, f64::INFINITY]) else { return };
+    let Some(store) = Store::with(Faults { stall: 1.0, ..NONE }) else { return };
     let dir = tempdir().unwrap();
     // shards of some megabytes, which do not fit what a connection holds
     let (table, on_disk) = (dir.path().join("table.parquet"), dir.path().join("run"));

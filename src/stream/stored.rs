@@ -25,15 +25,15 @@ impl Stream {
     /// The stream as it is in the run; makes it where it is not there. It may have grown since.
     pub fn create(self, run: &Run) -> Result<Self> {
         let dir = dir(run, &self.name);
-        if !storage::exists(&dir) {
+        if storage::is_remote(&dir) {
+            self.complete(&dir)?;
+        } else if !dir.exists() {
             let _lock = run.lock(&run.dir().join(STREAMS))?;
-            if !storage::exists(&dir) {
+            if !dir.exists() {
                 atomic::write_dir(&dir, |dir| {
                     (0..self.tasks()).try_for_each(|t| self.write_task(t, &dir.join(step_name(t + 1))))
                 })?;
             }
-        } else if storage::is_remote(&dir) {
-            self.complete(&dir)?;
         }
         let there = Stream::open(run, &self.name)?;
         let same = (0..self.tasks()).find(|&t| there.tasks() <= t || there.tasks[t].identity != self.tasks[t].identity);
@@ -46,8 +46,8 @@ impl Stream {
         Ok(there)
     }
 
-    /// Makes the tasks that an object store lacks, where another process has begun the stream, and may
-    /// be making them too.
+    /// Makes the tasks that an object store lacks, beside other processes that may be making them too:
+    /// whatever there is of the stream need not be whole.
     fn complete(&self, dir: &Path) -> Result<()> {
         for t in 0..self.tasks() {
             let task = dir.join(step_name(t + 1));

@@ -1,8 +1,9 @@
-"""An S3 server of moto on a free port, whose number it prints: server.py LOG FAIL HANG STALL LAST
+"""An S3 server of moto on a free port, whose number it prints: server.py LOG FAIL HANG STALL LAST WANDER
 
 LOG gets a line for each request of the program under test: method, access key, path, condition. Of these
 requests the share FAIL is refused, the share HANG is not answered in time, a shard that is uploaded
-is taken in only after STALL seconds, and after the first LAST of them all are refused.
+is taken in only after STALL seconds, after the first LAST of them all are refused, and each takes up
+to WANDER seconds to arrive.
 """
 
 import random
@@ -14,7 +15,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 log = open(sys.argv[1], "w", buffering=1)
-fail, hang, stall, last = (float(x) for x in sys.argv[2:])
+fail, hang, stall, last, wander = (float(x) for x in sys.argv[2:])
 store = DomainDispatcherApplication(create_backend_app)
 draws, lock, count = random.Random(1), threading.Lock(), 0
 
@@ -26,7 +27,7 @@ def app(environ, start):
     method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
     key = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
     with lock:
-        draw, count = draws.random(), count + 1
+        draw, wait, count = draws.random(), draws.uniform(0, wander), count + 1
         is_over = count > last
         log.write(f"{method} {key} {path} {environ.get('HTTP_IF_NONE_MATCH', '')}\n")
     if is_over or draw < fail:
@@ -36,6 +37,7 @@ def app(environ, start):
         time.sleep(60)
     if method == "PUT" and path.endswith(".parquet"):
         time.sleep(stall)
+    time.sleep(wait)
     return store(environ, start)
 
 
