@@ -1,19 +1,24 @@
 //! Prompts on candle's tensors: what learns on other devices than the CPU.
 
+mod generator;
+mod loss;
 pub mod optimiser;
 
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, ensure};
-use candle_core::{D, Tensor, Var, backprop::GradStore};
-use candle_nn::loss::cross_entropy;
+use candle_core::{Device, Tensor, Var, backprop::GradStore};
 
-use self::optimiser::Optimiser;
+use self::{
+    generator::{Generator, LayerState},
+    loss::{normalise, own_cosines},
+    optimiser::Optimiser,
+};
 use super::{
     Batch, Candidates, Context, PromptConfig,
     learner::{Learner, Learning, texts},
     orthogonal,
-    parameters::{FROZEN_NORM, Layer, Parameters, SELU_ALPHA, SELU_SCALE},
+    parameters::{Layer, Parameters},
 };
 use crate::{
     clip::{Tokenizer, tensor::text::TextEncoder},
@@ -37,9 +42,17 @@ pub struct Prompts {
     config: PromptConfig,
     parameters: Parameters, // their names and shapes; the values are those of the start
     vars: Vec<Var>,         // the values, in the order of the parameters
+    generator: Generator,   // of them
     optimiser: Option<Optimiser>,
     learning: Learning,
     fixed: Option<Tensor>, // (F, P), the features of the first classes, where nothing in their prompts learns; not normalised
+}
+
+/// Context vectors of K classes, learned ones and then generated ones.
+struct Vectors {
+    values: Tensor, // (K, V, W)
+    /// Of the context generator's layers.
+    states: Vec<LayerState>,
 }
 
 /// Classes, ascending, by their places in learning order.
@@ -81,11 +94,14 @@ impl Classes<'_> {
     fn of(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Classes::Range(range) => x.narrow(0, range.start, range.len())?,
-            Classes::List(list) => {
-                let places: Vec<u32> = list.iter().map(|&class| class as u32).collect();
-                x.index_select(&Tensor::new(places, x.device())?, 0)?
-            }
+            Classes::List(_) => x.index_select(&self.indices(x.device())?, 0)?,
         })
+    }
+
+    /// Their places (K) u32.
+    fn indices(&self, device: &Device) -> Result<Tensor> {
+        let places: Vec<u32> = self.places().map(|class| class as u32).collect();
+        Ok(Tensor::new(places, device)?)
     }
 }
 
@@ -108,7 +124,17 @@ impl Prompts {
         let parameters = Parameters::initial(classes, config, encoder.dim, encoder.width, seed);
         let vars = parameters
             .fields()
-            .map(|(_, shape, range)| Ok(Var::from_slice(&parameters.values[range], shape, encoder.device())?));
+            .map(|(_, shape, range)| Ok(Var::from_slice(&parameters.values[range], shape, encoder.device())?))
+            .collect::<Result<Vec<_>>>()?;
+        let var = |place: &Range<usize>| -> Result<Var> { Ok(var(&parameters, &vars, place)?.clone()) };
+        let layer = |Layer { weight, bias, norm }: Layer| -> Result<generator::Layer> {
+            let norm = match &norm {
+                Some([scale, shift]) => Some([var(scale)?, var(shift)?]),
+                None => None,
+            };
+            Ok(generator::Layer { weight: var(&weight)?, bias: var(&bias)?, norm })
+        };
+        let generator = Generator { layers: parameters.generator().into_iter().map(layer).collect::<Result<_>>()? };
         let start = match tokenizer.start() {
             Some(start) => Some(encoder.embed(&[start])?.unsqueeze(0)?),
             None => None,
@@ -121,7 +147,8 @@ impl Prompts {
             zero_shot_values: zero_shot.flatten_all()?.to_vec1()?,
             zero_shot,
             config: config.clone(),
-            vars: vars.collect::<Result<_>>()?,
+            generator,
+            vars,
             parameters,
             encoder,
             optimiser: None,
@@ -166,19 +193,44 @@ impl Prompts {
         embeddings: &Tensor,
         labels: &Tensor,
     ) -> Result<(Tensor, GradStore)> {
-        let vectors = self.vectors(classes)?; // (K, V, W)
+        let Vectors { values, states } = self.vectors(classes)?;
         let [fixed, learning] = classes.split(self.fixed_classes());
-        let prompts = vectors.narrow(0, fixed.len(), learning.len())?; // (K − F, V, W)
-        let loss = |features: &Tensor| -> Result<Tensor> {
-            let keys = normalise(&self.with_fixed(&fixed, features)?)?; // (K, P)
-            let logits = (embeddings.matmul(&keys.t()?)? * self.encoder.logit_scale)?; // (B, K)
-            let logits = match more {
-                Some(more) => logits.broadcast_add(more)?,
-                None => logits,
-            };
-            Ok(cross_entropy(&logits, labels)?)
-        };
-        self.gradients(&prompts, &learning, loss, self.penalty(&vectors)?)
+        let prompts = values.narrow(0, fixed.len(), learning.len())?; // (K − F, V, W)
+        let batch = loss::Batch { embeddings, labels, more, logit_scale: self.encoder.logit_scale };
+        let (mut loss, grad) = self.gradient(&prompts, &learning, |features| {
+            let (loss, grad) = batch.loss(&self.with_fixed(&fixed, features)?)?;
+            Ok((loss, grad.narrow(0, fixed.len(), learning.len())?))
+        })?;
+        let mut grad = grad.pad_with_zeros(0, fixed.len(), 0)?; // (K, V, W)
+        let values = Var::from_tensor(&values)?;
+        if let Some(penalty) = self.penalty(&values)? {
+            let of_penalty = penalty.backward()?.remove(&values).context("no prompt vectors are penalised")?;
+            (loss, grad) = ((loss + penalty)?.detach(), (grad + of_penalty)?);
+        }
+        let mut gradients = loss.backward()?; // which is a constant: there are none in it yet
+        let (learned, generated) = (self.config.learned(), self.config.generated());
+        if learned > 0 {
+            gradients.insert(self.contexts()?, self.of_contexts(classes, &grad.narrow(1, 0, learned)?)?);
+        }
+        if generated > 0 {
+            let grad = grad.narrow(1, learned, generated)?.flatten_from(1)?; // (K, G·W)
+            self.generator.backward(&states, &grad, &mut gradients)?;
+        }
+        Ok((loss, gradients))
+    }
+
+    /// Gradient of the learned context vectors (C, n_ctx, W), or (1, n_ctx, W), from that of those of
+    /// some classes (K, n_ctx, W).
+    fn of_contexts(&self, classes: &Classes, grad: &Tensor) -> Result<Tensor> {
+        if self.config.context.is_shared() {
+            return Ok(grad.sum_keepdim(0)?);
+        }
+        Ok(match classes {
+            Classes::Range(range) => grad.pad_with_zeros(0, range.start, self.ends.len() - range.end)?,
+            Classes::List(_) => {
+                self.contexts()?.zeros_like()?.index_add(&classes.indices(grad.device())?, &grad.contiguous()?, 0)?
+            }
+        })
     }
 
     /// As `loss`, for prompts that depend on the image: some images at a time.
@@ -190,16 +242,22 @@ impl Prompts {
             let share = images.len() as f64 / b as f64;
             let embeddings = embeddings.narrow(0, images.start, images.len())?; // (I, P)
             let labels = labels.narrow(0, images.start, images.len())?;
-            let loss = |features: &Tensor| -> Result<Tensor> {
-                let logits = (own_cosines(&embeddings, features)? * self.encoder.logit_scale)?; // (I, n)
-                let logits = match &left_out {
-                    Some(left_out) => logits.broadcast_add(left_out)?,
-                    None => logits,
-                };
-                Ok((cross_entropy(&logits, &labels)? * share)?)
+            let batch = loss::Batch {
+                embeddings: &embeddings,
+                labels: &labels,
+                more: left_out.as_ref(),
+                logit_scale: self.encoder.logit_scale,
             };
-            let classes = Classes::Range(0..n);
-            let part = self.gradients(&self.shifted(n, &embeddings)?, &classes, loss, penalty.take())?;
+            let vectors = self.shifted(n, &embeddings)?;
+            let (loss, grad) =
+                self.gradient(&vectors.detach(), &Classes::Range(0..n), |features| batch.loss_of_own(features))?;
+            // the gradient of what the vectors come of, as that of a scalar
+            let scalar = ((vectors * grad)?.sum_all()? * share)?;
+            let loss = (loss * share)?;
+            let part = match penalty.take() {
+                None => (loss, scalar.backward()?),
+                Some(penalty) => ((loss + &penalty)?, (scalar + penalty)?.backward()?),
+            };
             whole = Some(match whole {
                 None => part,
                 Some((loss, mut gradients)) => {
@@ -211,48 +269,38 @@ impl Prompts {
         whole.context("no embeddings")
     }
 
-    /// The loss of the features (N, P) of prompts with context vectors (N, V, W), image by image of
-    /// `classes`, plus the penalty; and the gradients of what they depend on.
-    fn gradients(
+    /// The loss of prompts with context vectors (N, V, W), image by image of `classes`, of whose features
+    /// (N, P) `loss` gives it and its gradient; and its gradient by the vectors.
+    fn gradient(
         &self,
         vectors: &Tensor,
         classes: &Classes,
-        loss: impl Fn(&Tensor) -> Result<Tensor>,
-        penalty: Option<Tensor>,
-    ) -> Result<(Tensor, GradStore)> {
-        // The text encoder's backward pass is written down; candle's graph ends on either side of
-        // it.
+        loss: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
+    ) -> Result<(Tensor, Tensor)> {
         let (x, ends) = self.embeddings(vectors, classes)?; // (N, T, W)
-        let (features, state) = self.encoder.encode(&x.detach(), &ends)?;
-        let features = Var::from_tensor(&features)?; // (N, P)
-        let loss = loss(&features)?;
-        let grads = loss.backward()?;
-        let grad = grads.get(&features).context("the loss does not depend on the prompts")?;
-        let grad = self.encoder.backward(&state, grad)?; // (N, T, W)
-        // the vector-Jacobian product of `embeddings`, as the gradient of a scalar
-        let scalar = (x * grad)?.sum_all()?;
-        Ok(match penalty {
-            None => (loss, scalar.backward()?),
-            Some(penalty) => ((loss + &penalty)?, (scalar + penalty)?.backward()?),
-        })
+        let (features, state) = self.encoder.encode(&x, &ends)?;
+        let (loss, grad) = loss(&features)?;
+        let grad = self.encoder.backward(&state, &grad)?; // (N, T, W)
+        Ok((loss, grad.narrow(1, self.starts(), vectors.dim(1)?)?))
     }
 
-    /// The context vectors (K, V, W) of classes: learned ones, then generated ones.
-    fn vectors(&self, classes: &Classes) -> Result<Tensor> {
+    /// The context vectors of classes.
+    fn vectors(&self, classes: &Classes) -> Result<Vectors> {
         let (n, w) = (classes.len(), self.encoder.width);
-        let mut vectors = Vec::new();
+        let (mut vectors, mut states) = (Vec::new(), Vec::new());
         if self.config.learned() > 0 {
-            let contexts = self.contexts()?;
+            let contexts = self.contexts()?.as_detached_tensor();
             vectors.push(match self.config.context.is_shared() {
                 true => contexts.expand((n, self.config.n_ctx, w))?,
-                false => classes.of(contexts)?,
+                false => classes.of(&contexts)?,
             });
         }
         if self.config.generated() > 0 {
-            let generated = self.generate(&classes.of(&self.zero_shot)?)?; // (K, G·W)
+            let generated;
+            (generated, states) = self.generator.forward(&classes.of(&self.zero_shot)?)?; // (K, G·W)
             vectors.push(generated.reshape((n, self.config.generated(), w))?);
         }
-        Ok(Tensor::cat(&vectors, 1)?)
+        Ok(Vectors { values: Tensor::cat(&vectors, 1)?, states })
     }
 
     /// The context vectors (I·n, n_ctx, W) of the prompts of images (I, P) of the first `n`
@@ -297,19 +345,6 @@ impl Prompts {
         Ok((x, ends))
     }
 
-    /// The context generator: text features (n, P) → context vectors (n, G·W).
-    fn generate(&self, features: &Tensor) -> Result<Tensor> {
-        let mut x = features.clone();
-        for Layer { weight, bias, norm } in self.parameters.generator() {
-            x = x.matmul(&self.var(&weight)?.t()?)?.broadcast_add(self.var(&bias)?)?;
-            if let Some([scale, shift]) = norm {
-                x = (x * f64::from(FROZEN_NORM))?.broadcast_mul(self.var(&scale)?)?.broadcast_add(self.var(&shift)?)?;
-                x = (x.elu(f64::from(SELU_ALPHA))? * f64::from(SELU_SCALE))?;
-            }
-        }
-        Ok(x)
-    }
-
     /// Features (n, P), not normalised, of the first `n` classes.
     fn features(&self, n: usize) -> Result<Tensor> {
         let classes = Classes::Range(0..n);
@@ -317,9 +352,9 @@ impl Prompts {
         if learning.len() == 0 {
             return fixed.of(self.fixed.as_ref().context("no classes")?);
         }
-        let vectors = self.vectors(&classes)?.narrow(0, fixed.len(), learning.len())?;
+        let vectors = self.vectors(&classes)?.values.narrow(0, fixed.len(), learning.len())?;
         let (x, ends) = self.embeddings(&vectors, &learning)?;
-        self.with_fixed(&fixed, &self.encoder.encode(&x.detach(), &ends)?.0)
+        self.with_fixed(&fixed, &self.encoder.encode(&x, &ends)?.0)
     }
 
     /// The features of classes that do not change, and after them those of others.
@@ -342,8 +377,12 @@ impl Prompts {
 
     /// The parameter at a place.
     fn var(&self, place: &Range<usize>) -> Result<&Var> {
-        let position = self.parameters.fields().position(|(.., range)| range == *place);
-        Ok(&self.vars[position.context("a parameter is missing")?])
+        var(&self.parameters, &self.vars, place)
+    }
+
+    /// How many tokens stand before the context vectors.
+    fn starts(&self) -> usize {
+        usize::from(self.start.is_some())
     }
 
     /// What takes classes that are no candidates out of logits of the first `n`, where there are such.
@@ -482,14 +521,8 @@ fn images_at_a_time(count: usize, n: usize) -> impl Iterator<Item = Range<usize>
     (0..count).step_by(images).map(move |first| first..count.min(first + images))
 }
 
-/// Cosines (I, n) of embeddings (I, P), normalised, with the features (I·n, P) of each.
-fn own_cosines(embeddings: &Tensor, features: &Tensor) -> Result<Tensor> {
-    let (i, p) = embeddings.dims2()?;
-    let keys = normalise(features)?.reshape((i, (), p))?; // (I, n, P)
-    Ok(keys.matmul(&embeddings.unsqueeze(2)?)?.squeeze(2)?)
-}
-
-/// Rows (N, P) of length 1.
-fn normalise(x: &Tensor) -> Result<Tensor> {
-    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+/// The parameter at a place.
+fn var<'a>(parameters: &Parameters, vars: &'a [Var], place: &Range<usize>) -> Result<&'a Var> {
+    let position = parameters.fields().position(|(.., range)| range == *place);
+    Ok(&vars[position.context("a parameter is missing")?])
 }
