@@ -11,8 +11,8 @@ CGIL   = target/release/cgil
 CARGO  = cargo
 SEEDED = $(if $(SEED),--seed $(SEED))
 
-.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch gpu-check growth big mutants \
-        schemas clean
+.PHONY: build extract fit-vae prompt-tune query demo wheel dist test test-cluster test-python test-wheel check check-decoders bench bench-torch gpu-check count-launches \
+        growth big mutants schemas clean
 
 build:
 	$(CARGO) build --release
@@ -88,6 +88,11 @@ bench-torch: build
 # by the python3 there, which needs PyTorch with CUDA, transformers, pyarrow and Pillow; into docs/performance.md.
 gpu-check:
 	python3 benches/torch/gpu_check.py
+
+# How many kernels a prompt step and a batch of images of MODEL are on a CUDA device, counted without one. Needs the CUDA
+# toolkit: CUDA_HOME names it, CUDA_COMPUTE_CAP says what it builds for.
+count-launches:
+	python3 benches/launches/count.py $(MODEL)
 
 # How time and memory grow with images and classes, into docs/growth.svg. After bench-torch, whose environment it uses.
 growth: build
