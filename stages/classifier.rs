@@ -18,7 +18,7 @@ use cgil::{
 use clap::Args;
 use serde_json::Value;
 
-use crate::{baseline::Text, options::StreamOption};
+use crate::{learners::Text, options::StreamOption};
 
 /// Which classifier of a run is meant.
 #[derive(Args)]

@@ -20,7 +20,7 @@ use cgil::{
 use clap::Args;
 
 use crate::{
-    baseline::{can_learn, class_statistics},
+    learners::{can_learn, class_statistics},
     quality, terminal,
 };
 

@@ -18,6 +18,7 @@ mod hub;
 mod import;
 mod jobs;
 mod learn;
+mod learners;
 mod members;
 mod options;
 mod order;

@@ -25,8 +25,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    baseline::{Text, class_statistics, discriminant},
     checkpoint::{self, ClipOptions},
+    learners::{Text, class_statistics, discriminant},
     options::{OrderOptions, PromptOptions, TaskOptions, choice},
     terminal::{self, Progress},
 };

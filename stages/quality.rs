@@ -21,7 +21,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use rayon::prelude::*;
 
 use crate::{
-    baseline::class_statistics,
+    learners::class_statistics,
     options::{OrderOptions, TaskOptions, at_least, choice},
     terminal::{self, Progress},
 };
