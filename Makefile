@@ -89,8 +89,8 @@ bench-torch: build
 gpu-check:
 	python3 benches/torch/gpu_check.py
 
-# How many kernels a prompt step and a batch of images of MODEL are on a CUDA device, counted without one. Needs the CUDA
-# toolkit: CUDA_HOME names it, CUDA_COMPUTE_CAP says what it builds for.
+# How many kernels a prompt step and a batch of images of MODEL are on a CUDA device, counted without one. Needs the
+# toolkit of CUDA 13: CUDA_HOME names it, CUDA_COMPUTE_CAP says what it builds for.
 count-launches:
 	python3 benches/launches/count.py $(MODEL)
 

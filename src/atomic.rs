@@ -110,20 +110,26 @@ pub(crate) fn stage_json(path: &Path, value: &impl Serialize) -> Result<Staged> 
 /// Fills a directory through `fill`, under a temporary name, then renames it to `path`, which must
 /// not be there.
 pub(crate) fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let put = |new: &Path| if storage::is_remote(path) { upload_dir(new, path) } else { rename(new, path) };
+    in_temporary(path, |new| fill(new).and_then(|()| put(new)))
+}
+
+/// Does `work` with a new directory of a temporary name beside `path`, which goes unless it is
+/// moved.
+fn in_temporary(path: &Path, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = temporary(path);
     create_dir(&temporary)?;
-    let put = || if storage::is_remote(path) { upload_dir(&temporary, path) } else { rename(&temporary, path) };
-    let done = fill(&temporary).and_then(|()| put());
-    fs::remove_dir_all(&temporary).ok(); // where it was not moved
+    let done = work(&temporary);
+    fs::remove_dir_all(&temporary).ok();
     done
 }
 
 /// As [`write_dir`], in the place of a directory that may be there, which goes last.
 pub(crate) fn replace_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if storage::is_remote(path) {
-        return write_dir(path, |dir| {
-            fill(dir)?;
-            remove_old(dir, path)
+        return in_temporary(path, |new| {
+            fill(new)?;
+            replace_objects(new, path)
         });
     }
     if !path.exists() {
@@ -169,16 +175,17 @@ fn upload_dir(from: &Path, to: &Path) -> Result<()> {
     files.iter().try_for_each(|file| upload(&from.join(file), &to.join(file), false).map(|_| ()))
 }
 
-/// Removes what an object store has in the place of a directory, and what is not of the new one, but
-/// for the same directory, which stays. What another process puts there from now on stays, too.
-fn remove_old(new: &Path, place: &Path) -> Result<()> {
-    let there = objects_of(place)?;
+/// Uploads a directory in the place of what an object store has there. The same directory stays as
+/// it is; so does what another process puts there from now on, unless there was a manifest already.
+fn replace_objects(new: &Path, place: &Path) -> Result<()> {
+    let old = objects_of(place)?;
     let whole = |dir: &Path| storage::read(&dir.join(WHOLE)).ok();
     if whole(place).is_some_and(|there| whole(new) == Some(there)) {
         return Ok(());
     }
-    let files = files_below(new)?;
-    remove_objects(place, there, |old| old.ends_with(WHOLE) || !files.iter().any(|file| file == old))
+    let own = files_below(new)?;
+    remove_objects(place, old, |old| old.ends_with(WHOLE) || !own.iter().any(|file| file == old))?;
+    upload_dir(new, place)
 }
 
 /// The files of a directory of the file system, as paths below it.
@@ -199,8 +206,8 @@ fn objects_of(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(below.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Removes those of some objects of a directory that `is_old` is true of; first the one that says that
-/// it is whole.
+/// Removes those of some objects of a directory that `is_old` is true of; first the one that says
+/// that it is whole.
 fn remove_objects(dir: &Path, objects: Vec<PathBuf>, is_old: impl Fn(&Path) -> bool) -> Result<()> {
     let mut old: Vec<PathBuf> = objects.into_iter().filter(|path| is_old(path)).collect();
     old.sort_by_key(|path| !path.ends_with(WHOLE));

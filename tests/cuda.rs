@@ -12,7 +12,7 @@ use cgil::{
     clip::{Checkpoint, Normalisation, tensor::text::TextEncoder},
     device::{DeviceChoice, Precision},
     generator::{ClassRows, Generator, GeneratorConfig, VaeConfig, fit, fit_together},
-    prompt::{Batch, Context, Learner, Learning, Optimizer, PromptConfig, tensor::Prompts},
+    prompt::{Batch, Candidates, Context, Learner, Learning, Optimizer, PromptConfig, TrainPrompts, tensor::Prompts},
     rng::{Draw, Rng},
     rows::Rows,
     task::Class,
@@ -167,19 +167,30 @@ fn texts_and_prompts(device: &Device, [most, most_of_gradients]: [f64; 2]) {
 
         let dim = checkpoint.config.projection_dim;
         let rows: Vec<f32> = (0..6 * dim).map(|i| (0.37 * i as f32).sin()).collect();
-        let labels = [0u32, 1, 2, 3, 3, 1];
-        for context in [Context::Class, Context::Combined, Context::Image] {
-            let config = PromptConfig { context, ..PromptConfig::default() };
-            let new = |device: &Device| Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
-            let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
-                let prompts = new(device);
-                let rows = Tensor::from_slice(&rows, (6, dim), device).unwrap();
-                let (loss, gradients) = prompts.loss(4, &rows, &Tensor::new(&labels, device).unwrap()).unwrap();
-                let gradient = |var: &candle_core::Var| gradients.get(var).map_or(Vec::new(), values);
-                (loss.to_scalar::<f32>().unwrap(), prompts.vars().iter().flat_map(gradient).collect::<Vec<_>>())
-            });
-            assert_near("loss", &[cuda.0], &[cpu.0], most);
-            assert_near(&format!("gradients, {context}"), &cuda.1, &cpu.1, most_of_gradients);
+        let labels = [0u32, 1, 0, 3, 3, 1];
+        for context in [Context::Class, Context::General, Context::Generated, Context::Combined, Context::Image] {
+            let config =
+                PromptConfig { context, train_prompts: TrainPrompts::Current, ortho: 0.1, ..PromptConfig::default() };
+            // all classes, with one taken out; then some of them, the first of which stays
+            for candidates in [None, Some(Candidates { classes: vec![0, 1, 3], more: vec![0.7, 0.0, 0.0] })] {
+                if context == Context::Image && candidates.is_some() {
+                    continue; // refused
+                }
+                let [cpu, cuda] = [&Device::Cpu, device].map(|device| {
+                    let mut prompts = Prompts::new(encoder(device), &tokenizer, &classes, &config, 0).unwrap();
+                    prompts.begin(&Learning { removed: vec![2], ..Learning::after(1) }).unwrap();
+                    let rows = Tensor::from_slice(&rows, (6, dim), device).unwrap();
+                    let (loss, gradients) = match &candidates {
+                        None => prompts.loss(4, &rows, &Tensor::new(&labels, device).unwrap()),
+                        Some(candidates) => prompts.loss_among(candidates, &rows, &labels),
+                    }
+                    .unwrap();
+                    let gradient = |var: &candle_core::Var| gradients.get(var).map_or(Vec::new(), values);
+                    (loss.to_scalar::<f32>().unwrap(), prompts.vars().iter().flat_map(gradient).collect::<Vec<_>>())
+                });
+                assert_near("loss", &[cuda.0], &[cpu.0], most);
+                assert_near(&format!("gradients, {context}"), &cuda.1, &cpu.1, most_of_gradients);
+            }
         }
         for optimizer in [Optimizer::Adamw, Optimizer::Adam, Optimizer::Sgd] {
             let config = PromptConfig { optimizer, lr: 1e-3, weight_decay: 0.1, ..PromptConfig::default() };

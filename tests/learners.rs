@@ -266,13 +266,19 @@ fn optimisers_take_torchs_steps() {
 /// drawn counts for several.
 #[test]
 fn a_step_against_some_classes_is_that_of_their_softmax() {
-    let candidates = Candidates { classes: vec![0, 2, 3], more: vec![0.0, 0.7, 0.0] };
+    check_candidates(&Candidates { classes: vec![0, 2, 3], more: vec![0.0, 0.7, 0.0] }, [0, 3]);
+    // of which none learns where prompts of earlier classes stay
+    check_candidates(&Candidates { classes: vec![0, 1], more: vec![0.0, 0.4] }, [0, 1]);
+}
+
+/// Holds a step of both learners, with rows of two of the candidates, to the definition.
+fn check_candidates(candidates: &Candidates, own: [u32; 2]) {
     let (embeddings, labels) = batch(6, 4);
-    let labels: Vec<u32> = labels.iter().map(|label| if label % 2 == 0 { 0 } else { 3 }).collect();
+    let labels: Vec<u32> = labels.iter().map(|label| own[*label as usize % 2]).collect();
     for context in [Context::Class, Context::General, Context::Generated, Context::Combined] {
         for train_prompts in [TrainPrompts::All, TrainPrompts::Current] {
             let config = PromptConfig { train_prompts, ..config(context, 2) };
-            let what = format!("{context:?} {train_prompts:?}");
+            let what = format!("{:?} of {context:?} {train_prompts:?}", candidates.classes);
             let (mut slices, mut tensors) = (on_the_cpu(&config), on_tensors(&config));
             slices.begin(&Learning::after(2)).unwrap();
             tensors.begin(&Learning::after(2)).unwrap();
@@ -288,11 +294,11 @@ fn a_step_against_some_classes_is_that_of_their_softmax() {
                 logits.iter().map(|(logit, _)| logit.exp()).sum::<f64>().ln() - own
             });
             let expected = (loss.sum::<f64>() / labels.len() as f64) as f32;
-            let found = slices.loss_among(&candidates, &embeddings, &labels);
+            let found = slices.loss_among(candidates, &embeddings, &labels);
             assert_close(&what, &[found], &[expected], 1e-4);
 
             let rows = Tensor::from_slice(&embeddings, (labels.len(), DIM), &Device::Cpu).unwrap();
-            let (loss, gradients) = tensors.loss_among(&candidates, &rows, &labels).unwrap();
+            let (loss, gradients) = tensors.loss_among(candidates, &rows, &labels).unwrap();
             assert_close(&what, &[loss.to_scalar().unwrap()], &[expected], 1e-4);
             let parameters = slices.parameters().unwrap();
             for ((name, shape, place), var) in parameters.fields().zip(tensors.vars()) {

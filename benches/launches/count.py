@@ -2,8 +2,9 @@
 
     python count.py MODEL
 
-Builds the benchmark `versus` with the CUDA toolkit, against a stand-in for the driver that computes nothing
-(driver.c), and counts the launches of a prompt step of 200 classes and of a batch of images of the CLIP in MODEL.
+Builds the benchmark `versus` into target/cuda with the toolkit of CUDA 13, against a stand-in for the driver that
+computes nothing (driver.c), and counts the launches of a prompt step of 200 classes and of a batch of images of the
+CLIP in MODEL.
 """
 
 import json
@@ -25,20 +26,22 @@ def stand_ins() -> None:
     for name, version in SONAMES.items():
         library = PLACE / f"lib{name}.so.{version}"
         what = ["-x", "c", HERE / "driver.c"] if name == "cuda" else ["-Wl,--no-as-needed", PLACE / "libcuda.so"]
-        subprocess.run(["cc", "-O1", "-w", "-shared", "-fPIC", "-o", library, f"-Wl,-soname,{library.name}", *what], check=True)
+        command = ["cc", "-O1", "-w", "-shared", "-fPIC", "-o", library, f"-Wl,-soname,{library.name}", *what]
+        subprocess.run(command, check=True)
         link = PLACE / f"lib{name}.so"
         link.unlink(missing_ok=True)
         link.symlink_to(library.name)
 
 
 def built() -> str:
-    paths = f"{PLACE}:{os.environ.get('LIBRARY_PATH', '')}"
+    environment = {"CARGO_TARGET_DIR": str(ROOT / "target" / "cuda")} | os.environ
+    environment["LIBRARY_PATH"] = f"{PLACE}:{os.environ.get('LIBRARY_PATH', '')}"
     command = ["cargo", "build", "--release", "--features", "cuda", "--bench", "versus", "--message-format", "json"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"LIBRARY_PATH": paths}, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        sys.exit("it does not build: CUDA_HOME names the CUDA toolkit, CUDA_COMPUTE_CAP=90 what it builds for")
+        sys.exit("it does not build: CUDA_HOME names the toolkit of CUDA 13, CUDA_COMPUTE_CAP=90 what it builds for")
     messages = [json.loads(line) for line in done.stdout.splitlines()]
-    return next(m["executable"] for m in messages if m.get("target", {}).get("name") == "versus" and m.get("executable"))
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "versus")
 
 
 def launches(versus: str, *arguments: object) -> dict[str, int]:
@@ -66,7 +69,7 @@ def main() -> None:
     versus, names = built(), PLACE / "names.txt"
     names.write_text("".join(f"class {i}\n" for i in range(CLASSES)))
     steps = [launches(versus, "step", model, names, CLASSES, n, "cuda") for n in (1, 2)]
-    table(f"prompt step, {CLASSES} classes", *steps, 4)  # a step warms up, and all are timed three times
+    table(f"prompt step, {CLASSES} classes", *steps, 4)  # n warm up, and n are timed three times
     batches = [launches(versus, "pixels", model, n, "cuda", "bfloat16") for n in (1, 2)]
     table("batch of images", *batches, 2)  # one for each encoder
 

@@ -88,7 +88,10 @@ impl Embeddings {
             Err(error) => return Err(error),
         };
         if !storage::is_file(&dir.join(PLAN)) {
-            if let Some(shard) = shards::on_disk(&dir, shards::EMBEDDINGS).keys().next() {
+            if let Some(shard) = shards::on_disk(&dir, shards::EMBEDDINGS).keys().next()
+                && !storage::is_file(&dir.join(PLAN))
+            // which another process may have begun
+            {
                 bail!(
                     "{} has lost its {PLAN}, so nobody knows what it holds: remove {}",
                     shard.display(),
@@ -223,8 +226,13 @@ impl Embeddings {
         let staged = self.files().stage(shard, rows)?;
         let _commit = self.commit()?;
         if !self.files().has(shard) {
-            self.unseal()?;
-            staged.put()?;
+            if self.sealed.is_some() {
+                self.unseal()?;
+            }
+            // where another process was faster after all, what it has sealed stays
+            if staged.put()? {
+                self.unseal()?;
+            }
         }
         Ok(())
     }

@@ -46,10 +46,10 @@ impl Stream {
         Ok(there)
     }
 
-    /// Makes the tasks that an object store lacks, beside other processes that may be making them too:
-    /// whatever there is of the stream need not be whole.
+    /// Makes the tasks that an object store lacks, beside other processes that may be making them
+    /// too. The first comes last: without it there is no stream.
     fn complete(&self, dir: &Path) -> Result<()> {
-        for t in 0..self.tasks() {
+        for t in (0..self.tasks()).rev() {
             let task = dir.join(step_name(t + 1));
             if !storage::is_file(&task.join(MANIFEST)) {
                 self.write_task(t, &task)?;
@@ -138,12 +138,15 @@ impl Stream {
             }
         }
         let stream = stream.with_context(|| format!("{} has no stream {name:?}", run.dir().display()))?;
-        let is_later = |step: &String| step_number(step).is_some_and(|number| number > stream.tasks());
+        let next = stream.tasks() + 1;
+        // of a store it may be on its way
+        let first = if storage::is_remote(&dir) { next + 1 } else { next };
+        let is_later = |step: &String| step_number(step).is_some_and(|number| number >= first);
         if let Some(later) = names(&dir).into_iter().find(is_later) {
             bail!(
-                "{} has {later}, but not {}: restore it, or remove the stream",
+                "{} has {later}, but not {}/{MANIFEST}: restore it, or remove the stream",
                 dir.display(),
-                step_name(stream.tasks() + 1)
+                step_name(next)
             );
         }
         Ok(stream)

@@ -66,15 +66,16 @@ impl Layer {
         Ok(LayerState { input: x.clone(), normal, output })
     }
 
-    /// Gradient (K, O) of what the map gives, from that of the output; and those of the parameters into
-    /// `gradients`.
+    /// Gradient (K, O) of what the map gives, from that of the output; and those of the parameters
+    /// into `gradients`.
     fn backward(&self, state: &LayerState, grad: Tensor, gradients: &mut GradStore) -> Result<Tensor> {
         let (grad, bias) = match (&self.norm, &state.normal) {
             (Some([scale, shift]), Some(normal)) => {
-                // SELU's slope is its scale, where x < 0 that and what the output is above −scale · α
-                let below = (&state.output + f64::from(SELU_SCALE * SELU_ALPHA))?;
-                let above = (state.output.ones_like()? * f64::from(SELU_SCALE))?;
-                let grad = (grad * state.output.gt(0f32)?.where_cond(&above, &below)?)?;
+                // SELU's slope is its scale; from 0 down scale · α · eˣ, the output + scale · α
+                let output = &state.output;
+                let below = (output + f64::from(SELU_SCALE * SELU_ALPHA))?;
+                let above = Tensor::full(SELU_SCALE, output.shape(), output.device())?;
+                let grad = (grad * output.gt(&output.zeros_like()?)?.where_cond(&above, &below)?)?;
                 let of_shift = grad.sum(0)?;
                 gradients.insert(scale, (&grad * normal)?.sum(0)?);
                 gradients.insert(shift, of_shift.clone());

@@ -1,13 +1,13 @@
-//! Cross-entropy of scaled cosines, with its gradient written down: candle's graph takes passes of its
-//! own to add gradients up.
+//! Cross-entropy of scaled cosines, with its gradient written down: candle's graph takes passes of
+//! its own to add gradients up.
 
 use anyhow::Result;
 use candle_core::{D, Tensor};
 use candle_nn::ops::log_softmax;
 
-/// What features are held against: embeddings (B, P), normalised, with labels (B) u32, which are places
-/// among K classes.
-pub struct Batch<'a> {
+/// What features are held against: embeddings (B, P), normalised, with labels (B) u32, which are
+/// places among K classes.
+pub struct Targets<'a> {
     pub embeddings: &'a Tensor,
     pub labels: &'a Tensor,
     /// Added to the logits of each class (K), where there is any.
@@ -16,7 +16,7 @@ pub struct Batch<'a> {
     pub logit_scale: f64,
 }
 
-impl Batch<'_> {
+impl Targets<'_> {
     /// The mean cross-entropy against the features (K, P) of the classes, not normalised, and its
     /// gradient (K, P) by them.
     pub fn loss(&self, features: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -72,7 +72,8 @@ fn lengths(x: &Tensor) -> Result<Tensor> {
     Ok(x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
 }
 
-/// Gradient of rows (N, P) of some lengths (N, 1) from that of the rows of length 1 that were made of them.
+/// Gradient of rows (N, P) of some lengths (N, 1) from that of the rows of length 1 that were made
+/// of them.
 fn normalise_backward(normal: &Tensor, lengths: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let along = normal.broadcast_mul(&(normal * grad)?.sum_keepdim(D::Minus1)?)?;
     Ok((grad - along)?.broadcast_div(lengths)?)

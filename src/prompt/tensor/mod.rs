@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor, Var, backprop::GradStore};
 
 use self::{
     generator::{Generator, LayerState},
-    loss::{normalise, own_cosines},
+    loss::{Targets, normalise, own_cosines},
     optimiser::Optimiser,
 };
 use super::{
@@ -195,19 +195,29 @@ impl Prompts {
     ) -> Result<(Tensor, GradStore)> {
         let Vectors { values, states } = self.vectors(classes)?;
         let [fixed, learning] = classes.split(self.fixed_classes());
-        let prompts = values.narrow(0, fixed.len(), learning.len())?; // (K − F, V, W)
-        let batch = loss::Batch { embeddings, labels, more, logit_scale: self.encoder.logit_scale };
-        let (mut loss, grad) = self.gradient(&prompts, &learning, |features| {
-            let (loss, grad) = batch.loss(&self.with_fixed(&fixed, features)?)?;
-            Ok((loss, grad.narrow(0, fixed.len(), learning.len())?))
-        })?;
-        let mut grad = grad.pad_with_zeros(0, fixed.len(), 0)?; // (K, V, W)
-        let values = Var::from_tensor(&values)?;
-        if let Some(penalty) = self.penalty(&values)? {
+        let targets = Targets { embeddings, labels, more, logit_scale: self.encoder.logit_scale };
+        let (mut loss, mut grad) = match learning.len() {
+            // nothing in the prompts of these classes learns
+            0 => (targets.loss(&self.kept(&fixed)?)?.0, values.zeros_like()?),
+            count => {
+                let prompts = values.narrow(0, fixed.len(), count)?; // (K − F, V, W)
+                let (loss, grad) = self.gradient(&prompts, &learning, |features| {
+                    let (loss, grad) = targets.loss(&self.with_kept(&fixed, features)?)?;
+                    // products want it where a tensor begins
+                    let grad =
+                        if fixed.len() > 0 { grad.narrow(0, fixed.len(), count)?.force_contiguous()? } else { grad };
+                    Ok((loss, grad))
+                })?;
+                (loss, grad.pad_with_zeros(0, fixed.len(), 0)?)
+            }
+        };
+        if self.config.ortho != 0.0 {
+            let values = Var::from_tensor(&values)?;
+            let penalty = self.penalty(&values)?;
             let of_penalty = penalty.backward()?.remove(&values).context("no prompt vectors are penalised")?;
-            (loss, grad) = ((loss + penalty)?.detach(), (grad + of_penalty)?);
+            (loss, grad) = ((loss + penalty)?, (grad + of_penalty)?); // (K, V, W)
         }
-        let mut gradients = loss.backward()?; // which is a constant: there are none in it yet
+        let mut gradients = GradStore::default();
         let (learned, generated) = (self.config.learned(), self.config.generated());
         if learned > 0 {
             gradients.insert(self.contexts()?, self.of_contexts(classes, &grad.narrow(1, 0, learned)?)?);
@@ -219,8 +229,8 @@ impl Prompts {
         Ok((loss, gradients))
     }
 
-    /// Gradient of the learned context vectors (C, n_ctx, W), or (1, n_ctx, W), from that of those of
-    /// some classes (K, n_ctx, W).
+    /// Gradient of the learned context vectors (C, n_ctx, W), or (1, n_ctx, W), from that of those
+    /// of some classes (K, n_ctx, W).
     fn of_contexts(&self, classes: &Classes, grad: &Tensor) -> Result<Tensor> {
         if self.config.context.is_shared() {
             return Ok(grad.sum_keepdim(0)?);
@@ -236,13 +246,13 @@ impl Prompts {
     /// As `loss`, for prompts that depend on the image: some images at a time.
     fn image_loss(&self, n: usize, embeddings: &Tensor, labels: &Tensor) -> Result<(Tensor, GradStore)> {
         let (b, contexts, left_out) = (labels.dim(0)?, self.contexts()?, self.left_out(n)?);
-        let mut penalty = self.penalty(contexts.as_tensor())?;
+        let mut penalty = (self.config.ortho != 0.0).then(|| self.penalty(contexts)).transpose()?;
         let mut whole: Option<(Tensor, GradStore)> = None;
         for images in images_at_a_time(b, n) {
             let share = images.len() as f64 / b as f64;
             let embeddings = embeddings.narrow(0, images.start, images.len())?; // (I, P)
             let labels = labels.narrow(0, images.start, images.len())?;
-            let batch = loss::Batch {
+            let targets = Targets {
                 embeddings: &embeddings,
                 labels: &labels,
                 more: left_out.as_ref(),
@@ -250,7 +260,7 @@ impl Prompts {
             };
             let vectors = self.shifted(n, &embeddings)?;
             let (loss, grad) =
-                self.gradient(&vectors.detach(), &Classes::Range(0..n), |features| batch.loss_of_own(features))?;
+                self.gradient(&vectors.detach(), &Classes::Range(0..n), |features| targets.loss_of_own(features))?;
             // the gradient of what the vectors come of, as that of a scalar
             let scalar = ((vectors * grad)?.sum_all()? * share)?;
             let loss = (loss * share)?;
@@ -269,8 +279,8 @@ impl Prompts {
         whole.context("no embeddings")
     }
 
-    /// The loss of prompts with context vectors (N, V, W), image by image of `classes`, of whose features
-    /// (N, P) `loss` gives it and its gradient; and its gradient by the vectors.
+    /// The loss of prompts with context vectors (N, V, W), image by image of `classes`, and its
+    /// gradient by the vectors; `loss` gives that of their features (N, P), with its gradient.
     fn gradient(
         &self,
         vectors: &Tensor,
@@ -320,14 +330,11 @@ impl Prompts {
         Ok(vectors.unsqueeze(1)?.expand((i, n, n_ctx, w))?.reshape((i * n, n_ctx, w))?)
     }
 
-    /// The penalty of --ortho of context vectors (K, V, W), if there is one.
-    fn penalty(&self, vectors: &Tensor) -> Result<Option<Tensor>> {
-        if self.config.ortho == 0.0 {
-            return Ok(None);
-        }
+    /// The penalty of --ortho of context vectors (K, V, W).
+    fn penalty(&self, vectors: &Tensor) -> Result<Tensor> {
         let (count, group) = orthogonal::groups(&self.config, vectors.dim(0)?);
         let vectors = vectors.flatten_to(1)?.narrow(0, 0, count)?;
-        Ok(Some(orthogonal::penalty(&vectors, group, self.config.ortho)?))
+        orthogonal::penalty(&vectors, group, self.config.ortho)
     }
 
     /// Token embeddings (N, T, W) of prompts with context vectors (N, V, W), image by image of
@@ -350,19 +357,24 @@ impl Prompts {
         let classes = Classes::Range(0..n);
         let [fixed, learning] = classes.split(self.fixed_classes());
         if learning.len() == 0 {
-            return fixed.of(self.fixed.as_ref().context("no classes")?);
+            return self.kept(&fixed);
         }
         let vectors = self.vectors(&classes)?.values.narrow(0, fixed.len(), learning.len())?;
         let (x, ends) = self.embeddings(&vectors, &learning)?;
-        self.with_fixed(&fixed, &self.encoder.encode(&x, &ends)?.0)
+        self.with_kept(&fixed, &self.encoder.encode(&x, &ends)?.0)
+    }
+
+    /// The features of classes that do not change.
+    fn kept(&self, classes: &Classes) -> Result<Tensor> {
+        classes.of(self.fixed.as_ref().context("no classes")?)
     }
 
     /// The features of classes that do not change, and after them those of others.
-    fn with_fixed(&self, fixed: &Classes, features: &Tensor) -> Result<Tensor> {
-        Ok(match &self.fixed {
-            Some(values) if fixed.len() > 0 => Tensor::cat(&[&fixed.of(values)?, features], 0)?,
-            _ => features.clone(),
-        })
+    fn with_kept(&self, fixed: &Classes, features: &Tensor) -> Result<Tensor> {
+        match fixed.len() {
+            0 => Ok(features.clone()),
+            _ => Ok(Tensor::cat(&[&self.kept(fixed)?, features], 0)?),
+        }
     }
 
     /// How many of the first classes have features that do not change.
