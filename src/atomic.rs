@@ -178,12 +178,12 @@ fn upload_dir(from: &Path, to: &Path) -> Result<()> {
 /// Uploads a directory in the place of what an object store has there. The same directory stays as
 /// it is; so does what another process puts there from now on, unless there was a manifest already.
 fn replace_objects(new: &Path, place: &Path) -> Result<()> {
-    let old = objects_of(place)?;
+    let (old, own) = (objects_of(place)?, files_below(new)?);
     let whole = |dir: &Path| storage::read(&dir.join(WHOLE)).ok();
-    if whole(place).is_some_and(|there| whole(new) == Some(there)) {
+    let has_all = own.iter().all(|file| old.contains(file));
+    if has_all && whole(place).is_some_and(|there| whole(new) == Some(there)) {
         return Ok(());
     }
-    let own = files_below(new)?;
     remove_objects(place, old, |old| old.ends_with(WHOLE) || !own.iter().any(|file| file == old))?;
     upload_dir(new, place)
 }

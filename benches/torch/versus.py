@@ -11,6 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -136,10 +137,10 @@ def main() -> None:
              f"medians of {ROUNDS}, both sides in turns.")
     page = PAGE.read_text()
     before, after = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END):]
-    PAGE.write_text(f"{before}\n{about}\n\n{table(rows)}\n\n"
-                    "The image encoder alone, ViT-B/32, pixels in memory, in ms per image; rivals at their best of two batch\n"
-                    "sizes and, of OpenVINO, of one stream and one for each core; the least of "
-                    f"{ENCODER_ROUNDS}, in turns.\n\n{encoder}\n\n"
+    alone = ("The image encoder alone, ViT-B/32, pixels in memory, in ms per image; rivals at their best of two batch sizes "
+             f"and, of OpenVINO, of one stream and one for each core; the least of {ENCODER_ROUNDS}, in turns.")
+    about, alone = (textwrap.fill(text, 100, break_on_hyphens=False) for text in (about, alone))
+    PAGE.write_text(f"{before}\n{about}\n\n{table(rows)}\n\n{alone}\n\n{encoder}\n\n"
                     f"### Where the time goes\n\nThe demo's stages, with `--profile`:\n{breakdown()}\n{after}")
     print(f"\n{table(rows)}\n\nwritten to {PAGE.relative_to(ROOT)}")
 

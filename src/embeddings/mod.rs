@@ -88,9 +88,9 @@ impl Embeddings {
             Err(error) => return Err(error),
         };
         if !storage::is_file(&dir.join(PLAN)) {
+            // asked again: another process may have begun the source meanwhile
             if let Some(shard) = shards::on_disk(&dir, shards::EMBEDDINGS).keys().next()
                 && !storage::is_file(&dir.join(PLAN))
-            // which another process may have begun
             {
                 bail!(
                     "{} has lost its {PLAN}, so nobody knows what it holds: remove {}",
