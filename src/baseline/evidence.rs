@@ -1,12 +1,14 @@
 //! Evidence from class statistics, beside text: counts, means and one scatter of unit rows, means
 //! shrunk towards what their text predicts, and a heavy-tailed log ratio to the background. How far
 //! the covariance is shrunk, what the evidence weighs and how unseen classes are told is chosen by
-//! leaving out rows of the current task, and from sums of hits on earlier ones. No row is kept.
+//! leaving out rows of the current task, and from sums of hits on earlier ones. No row is kept. Where
+//! text tells the learned classes no better than a guess, evidence without any text tells them.
 
 mod map;
 mod matrix;
 mod model;
 mod open;
+mod tally;
 mod whitened;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +19,8 @@ pub(crate) use self::whitened::EXACT;
 use self::{
     map::Text,
     model::{Model, Spread},
-    open::{GATE, Together, logits, unit_rows},
+    open::{GATE, Together, logits, unit_rows, weighed},
+    tally::{BIASES, EVENS, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest, highest},
 };
 use super::{
     classifier::{
@@ -27,28 +30,11 @@ use super::{
 };
 use crate::{calibration::Calibration, evaluate::Scores, task::Class, tensors::Tensors};
 
-/// Least shrinkages that are tried, each not below oracle approximating shrinkage.
-const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
+/// The weight of evidence where text counts nothing.
+const ALONE: f64 = 4.0;
 
-/// Weights of the evidence that are tried, where text counts 1.
-const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0, 4.0, 16.0];
-
-/// Temperatures that are tried, as [`Calibration`] has them.
-const TEMPERATURES: [f64; 17] =
-    [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
-
-/// What all classes get that is tried with each.
-const EVENS: [f64; 8] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4];
-
-/// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
-const QUANTILES: usize = 101;
-
-/// The weight where no row can be left out, and text tells classes of one row no better than a guess:
-/// a place in [`WEIGHTS`]. Where it does, the smallest.
-const UNJUDGED: usize = 10;
-
-/// Biases of unseen classes that are tried: from −4 in halves.
-const BIASES: usize = 41;
+/// Numbers of [`Chosen`].
+const CHOSEN: usize = 6;
 
 /// The bias while no task has been tested before it was learned.
 const UNTESTED: f64 = 4.0;
@@ -58,10 +44,6 @@ const FEWEST_FOR_TEXT: usize = 4;
 
 /// Rows that are judged at a time.
 const BATCH: usize = 1024;
-
-fn bias_at(place: usize) -> f64 {
-    -4.0 + 0.5 * place as f64
-}
 
 /// Text and class statistics of classes that are learned task by task.
 pub struct Evidence {
@@ -74,18 +56,6 @@ pub struct Evidence {
     removed: Vec<usize>, // classes that are no candidates, as positions
 }
 
-/// Sums of hits, over the rows or the tasks so far.
-#[derive(Clone)]
-struct Tally {
-    hits: Vec<f64>,   // (shrinkages, weights), rows
-    unseen: Vec<f64>, // (biases), shares of the rows of a task before it was learned, over tasks
-    seen: Vec<f64>,   // (biases), shares of the rows of a task after that, each left out, over tasks
-    tasks: [f64; 2],  // that `unseen` and `seen` are sums over
-    text: [f64; 2],   // rows that text alone tells among seen classes, and how many a guess would
-    known: Vec<f64>,  // (quantiles), of the highest scores of the last task's rows, each left out; none before
-    errors: Vec<f64>, // (temperatures, evens), cross-entropies of the rows, each left out
-}
-
 impl Evidence {
     /// For the classes whose zero-shot text features are `text` (C, D), of length 1, in the order
     /// in which they will be learned. `logit_scale` is what cosines are multiplied with.
@@ -94,16 +64,14 @@ impl Evidence {
             statistics: ClassStatistics::new(dim),
             text,
             logit_scale,
-            tally: Tally {
-                hits: vec![0.0; SHRINKAGES.len() * WEIGHTS.len()],
-                unseen: vec![0.0; BIASES],
-                seen: vec![0.0; BIASES],
-                tasks: [0.0; 2],
-                text: [0.0; 2],
-                known: Vec::new(),
-                errors: vec![0.0; TEMPERATURES.len() * EVENS.len()],
+            tally: Tally::new(),
+            chosen: Chosen {
+                shrinkage: 0.0,
+                weight: WEIGHTS[0],
+                text_weight: 1.0,
+                bias: UNTESTED,
+                calibration: Calibration::NONE,
             },
-            chosen: Chosen { shrinkage: 0.0, weight: WEIGHTS[0], bias: UNTESTED, calibration: Calibration::NONE },
             model: None,
             removed: Vec::new(),
         }
@@ -132,29 +100,24 @@ impl Evidence {
         let of_class = |&(class, count): &(usize, usize)| (class, rest.split_off(..count * dim).unwrap_or_default());
         self.statistics.add(&counts.iter().map(of_class).collect::<Vec<_>>());
         let spread = Spread::of(&self.statistics)?;
-        let mut models: Vec<(f64, Model)> = Vec::new();
         let map = self.map()?;
-        let places: Vec<usize> = SHRINKAGES
-            .iter()
-            .map(|least| {
-                let shrinkage = least.max(spread.oas);
-                models.iter().position(|(there, _)| *there == shrinkage).unwrap_or_else(|| {
-                    models.push((shrinkage, self.fit(&spread, shrinkage, map.as_ref())));
-                    models.len() - 1
-                })
-            })
-            .collect();
-        let judged = self.judge(&models, rows, &truth);
+        let (mut models, mut places) = self.models(&spread, map.as_ref());
+        let mut judged = self.judge(&models, rows, &truth);
         for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
             hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
         }
-        self.tally.text[0] += self.text_hits(rows, &truth);
-        self.tally.text[1] += truth.len() as f64 / self.candidates() as f64;
-        let best = match self.statistics.rows() == self.seen() {
-            true if !self.tally.text_tells() => UNJUDGED,
-            _ => first_highest(&self.tally.hits),
-        };
-        let place = places[best / WEIGHTS.len()];
+        self.add_told(rows, &truth);
+        let best = first_highest(&self.tally.hits);
+        let (mut least, mut weight, mut text_weight) = (best / WEIGHTS.len(), WEIGHTS[best % WEIGHTS.len()], 1.0);
+        if !self.tally.text_tells() {
+            if map.is_some() {
+                (models, places) = self.models(&spread, None);
+                judged = self.judge(&models, rows, &truth);
+            }
+            self.tally.alone.iter_mut().zip(&places).for_each(|(hits, &place)| *hits += judged[place].alone);
+            (least, weight, text_weight) = (first_highest(&self.tally.alone), ALONE, 0.0);
+        }
+        let place = places[least];
         if self.seen() < self.classes() {
             let share = |hits: &f64| hits / truth.len() as f64;
             self.tally.seen.iter_mut().zip(&judged[place].seen).for_each(|(sum, hits)| *sum += share(hits));
@@ -163,15 +126,16 @@ impl Evidence {
             let untested = if self.statistics.rows() == self.seen() { 0.0 } else { UNTESTED };
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
-        let ((shrinkage, model), weight) = (models.swap_remove(place), WEIGHTS[best % WEIGHTS.len()]);
-        self.tally.discount(self.chosen.weight, weight);
-        let known = self.add_errors(&model, weight, rows, &truth);
-        // more rows of a few known classes say nothing of all
-        if unseen > 0 || self.tally.known.is_empty() {
+        let (shrinkage, model) = models.swap_remove(place);
+        let before = [self.chosen.weight, self.chosen.text_weight];
+        self.tally.discount(before, [weight, text_weight]);
+        self.chosen = Chosen { shrinkage, weight, text_weight, ..self.chosen };
+        let known = self.add_errors(&model, rows, &truth);
+        // more rows of a few known classes say nothing of all, but on a scale of their own nothing else does
+        if unseen > 0 || self.tally.known.is_empty() || before != [weight, text_weight] {
             self.tally.set_known(known);
         }
-        self.chosen =
-            Chosen { shrinkage, weight, calibration: self.tally.calibration(self.candidates()), ..self.chosen };
+        self.chosen.calibration = self.tally.calibration(self.candidates());
         self.model = Some(model);
         Ok(())
     }
@@ -230,6 +194,20 @@ impl Evidence {
         Model::fit(&self.statistics, spread, shrinkage, &self.text, map)
     }
 
+    /// The models that are tried, each with its shrinkage, and which of them each of [`SHRINKAGES`] is.
+    fn models(&self, spread: &Spread, map: Option<&Text>) -> (Vec<(f64, Model)>, Vec<usize>) {
+        let mut models: Vec<(f64, Model)> = Vec::new();
+        let places = SHRINKAGES.iter().map(|least| {
+            let shrinkage = least.max(spread.oas);
+            models.iter().position(|(there, _)| *there == shrinkage).unwrap_or_else(|| {
+                models.push((shrinkage, self.fit(spread, shrinkage, map)));
+                models.len() - 1
+            })
+        });
+        let places = places.collect();
+        (models, places)
+    }
+
     /// Logits (N, k) of unit rows (N, D) for the text features (k, D), of length 1, of the first k
     /// classes; none of them of those that are no candidates.
     fn logits(&self, rows: &[f64], text: &[f64]) -> Vec<f64> {
@@ -266,23 +244,32 @@ impl Evidence {
         found
     }
 
-    /// How many rows (N, D) of the classes `truth` (N) text alone tells among the seen ones.
-    fn text_hits(&self, rows: &[f64], truth: &[usize]) -> f64 {
-        let n = self.seen();
-        let logits = self.logits(rows, &self.text[..n * self.statistics.dim()]); // (N, n)
-        let told = logits.chunks_exact(n).zip(truth).filter(|(row, class)| first_highest(row) == **class);
-        told.count() as f64
+    /// Adds how many more of the rows (N, D) of each class, which `truth` (N) names class after class,
+    /// text alone tells among the seen ones than a guess would.
+    fn add_told(&mut self, rows: &[f64], truth: &[usize]) {
+        let (n, dim, guess) = (self.seen(), self.statistics.dim(), 1.0 / self.candidates() as f64);
+        if guess == 1.0 {
+            return;
+        }
+        let mut rest = rows;
+        for truth in truth.chunk_by(|a, b| a == b) {
+            let own = rest.split_off(..truth.len() * dim).unwrap_or_default();
+            let logits = self.logits(own, &self.text[..n * dim]); // (B, n)
+            let told = logits.chunks_exact(n).filter(|row| first_highest(row) == truth[0]).count();
+            let more = told as f64 / truth.len() as f64 - guess;
+            self.tally.text.iter_mut().zip([1.0, more, more * more]).for_each(|(sum, own)| *sum += own);
+        }
     }
 
     /// Adds, for each calibration, the cross-entropies of rows (N, D) of the classes `truth` (N), each
     /// left out, among the seen classes. One that is alone in its class has none. Returns their highest
     /// scores, which say what known rows have.
-    fn add_errors(&mut self, model: &Model, weight: f64, rows: &[f64], truth: &[usize]) -> Vec<f64> {
-        let candidates = self.candidates() as f64;
+    fn add_errors(&mut self, model: &Model, rows: &[f64], truth: &[usize]) -> Vec<f64> {
+        let (candidates, chosen) = (self.candidates() as f64, self.chosen);
         let (dim, n, mut known) = (self.statistics.dim(), self.seen(), Vec::new());
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let mut scores = self.logits(rows, &self.text); // (B, C)
-            scores.iter_mut().zip(model.left_out(rows, truth)).for_each(|(x, evidence)| *x += weight * evidence);
+            scores.iter_mut().zip(model.left_out(rows, truth)).for_each(|(x, e)| *x = chosen.beside(*x, e));
             for (scores, &class) in scores.chunks_exact(self.classes()).zip(truth) {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
@@ -303,7 +290,8 @@ impl Evidence {
     /// What each model hits of rows of the classes `truth`, each left out.
     fn judge(&self, models: &[(f64, Model)], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
         let (dim, n, all) = (self.statistics.dim(), self.seen(), self.classes());
-        let mut judged = vec![Judged { hits: vec![0.0; WEIGHTS.len()], seen: vec![0.0; BIASES] }; models.len()];
+        let mut judged =
+            vec![Judged { hits: vec![0.0; WEIGHTS.len()], alone: 0.0, seen: vec![0.0; BIASES] }; models.len()];
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let logits = self.logits(rows, &self.text); // (B, C)
             for (judged, (_, model)) in judged.iter_mut().zip(models) {
@@ -334,19 +322,21 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, text, known, errors } = &self.tally;
-        let Chosen { shrinkage, weight, bias, calibration: Calibration { temperature, even } } = self.chosen;
+        let Tally { hits, unseen, seen, tasks, alone, text, known, errors } = &self.tally;
+        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
+            self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
-        state.insert("text_hits".into(), flat(text));
+        state.insert("alone_hits".into(), flat(alone));
+        state.insert("text_tells".into(), flat(text));
         if !known.is_empty() {
             state.insert("known".into(), flat(known));
         }
         state.insert("errors".into(), (vec![TEMPERATURES.len(), EVENS.len()], errors.clone()));
-        state.insert("chosen".into(), flat(&[shrinkage, weight, bias, temperature, even]));
+        state.insert("chosen".into(), flat(&[shrinkage, weight, text_weight, bias, temperature, even]));
         state
     }
 
@@ -356,17 +346,19 @@ impl Incremental for Evidence {
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
-            text: take(&mut state, "text_hits", &[2])?.try_into().unwrap_or_default(),
+            alone: take(&mut state, "alone_hits", &[SHRINKAGES.len()])?,
+            text: take(&mut state, "text_tells", &[3])?.try_into().unwrap_or_default(),
             known: match state.contains_key("known") {
                 true => take(&mut state, "known", &[QUANTILES])?,
                 false => Vec::new(),
             },
             errors: take(&mut state, "errors", &[TEMPERATURES.len(), EVENS.len()])?,
         };
-        let chosen = take(&mut state, "chosen", &[5])?;
-        let calibration = Calibration { temperature: chosen[3], even: chosen[4] };
+        let chosen = take(&mut state, "chosen", &[CHOSEN])?;
+        let calibration = Calibration { temperature: chosen[4], even: chosen[5] };
         calibration.check().context("tensor \"chosen\"")?;
-        let chosen = Chosen { shrinkage: chosen[0], weight: chosen[1], bias: chosen[2], calibration };
+        let chosen =
+            Chosen { shrinkage: chosen[0], weight: chosen[1], text_weight: chosen[2], bias: chosen[3], calibration };
         ensure!((0.0..=1.0).contains(&chosen.shrinkage), "tensor \"chosen\" holds the shrinkage {}", chosen.shrinkage);
         let statistics = ClassStatistics::from_state(state, self.statistics.dim())?;
         let classes = statistics.counts().len();
@@ -374,15 +366,17 @@ impl Incremental for Evidence {
         (self.statistics, self.tally, self.chosen, self.model) = (statistics, tally, chosen, None);
         if classes > 0 {
             let spread = Spread::of(&self.statistics)?;
-            self.model = Some(self.fit(&spread, chosen.shrinkage, self.map()?.as_ref()));
+            let map = if chosen.text_weight > 0.0 { self.map()? } else { None };
+            self.model = Some(self.fit(&spread, chosen.shrinkage, map.as_ref()));
         }
         Ok(())
     }
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, known, errors, .. } = &self.tally;
-        let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + 9;
+        let Tally { hits, unseen, seen, tasks, alone, text, known, errors } = &self.tally;
+        let small = alone.len() + tasks.len() + text.len() + CHOSEN;
+        let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + small;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
 }
@@ -408,6 +402,7 @@ impl Classifier for Evidence {
 #[derive(Clone)]
 struct Judged {
     hits: Vec<f64>, // (weights)
+    alone: f64,     // without text
     seen: Vec<f64>, // (biases), as images of seen classes
 }
 
@@ -419,6 +414,8 @@ impl Judged {
             let scores = logits[..n].iter().zip(evidence).map(|(logit, evidence)| logit + weight * evidence);
             *hits += f64::from(u8::from(highest(scores).0 == class));
         }
+        let alone = logits[..n].iter().zip(evidence).map(|(&logit, evidence)| weighed(logit, 0.0) + evidence);
+        self.alone += f64::from(u8::from(!is_alone && highest(alone).0 == class));
         let score = |c: usize| logits[c] + GATE * evidence[c];
         let (best, seen) = highest((0..n).map(score));
         if best == class && n < logits.len() {
@@ -428,64 +425,6 @@ impl Judged {
             }
         }
     }
-}
-
-impl Tally {
-    /// Keeps the quantiles of the highest scores of the last task's rows.
-    fn set_known(&mut self, mut scores: Vec<f64>) {
-        scores.sort_by(f64::total_cmp);
-        let Some(last) = scores.len().checked_sub(1) else { return };
-        let quantile = |place: usize| {
-            let at = last as f64 * place as f64 / (QUANTILES - 1) as f64;
-            let (below, above) = (scores[at.floor() as usize], scores[at.ceil() as usize]);
-            below + (above - below) * at.fract()
-        };
-        self.known = (0..QUANTILES).map(quantile).collect();
-    }
-
-    /// Lets what was said of scores with the weight `before` count less, now that it is `now`: as much
-    /// as the squared ratio of the two, the smaller over the larger.
-    fn discount(&mut self, before: f64, now: f64) {
-        let alike = (before.min(now) / before.max(now)).powi(2);
-        self.errors.iter_mut().for_each(|error| *error *= alike);
-    }
-
-    /// The calibration among n classes of the least cross-entropy of the rows and of one more, which is
-    /// told by nothing, as in the rule of succession: no number of rows says that none is ever wrong.
-    /// The softmax as it is where no row could be left out, or there is one class.
-    fn calibration(&self, n: usize) -> Calibration {
-        if n < 2 || self.errors.iter().all(|error| *error == 0.0) {
-            return Calibration::NONE;
-        }
-        let errors = self.errors.iter().zip(EVENS.iter().cycle()).map(|(error, even)| (even / n as f64).ln() - error);
-        let place = highest(errors).0;
-        Calibration { temperature: TEMPERATURES[place / EVENS.len()], even: EVENS[place % EVENS.len()] }
-    }
-
-    /// Whether text tells more rows than two standard deviations above a guess.
-    fn text_tells(&self) -> bool {
-        let [hits, chance] = self.text;
-        hits > chance + 2.0 * chance.sqrt()
-    }
-
-    /// The bias at which the worse of seen and unseen classes is told best; none where no task has
-    /// been tested before it was learned, or nothing was hit.
-    fn bias(&self) -> Option<f64> {
-        let [unseen_tasks, seen_tasks] = self.tasks;
-        let worse =
-            self.unseen.iter().zip(&self.seen).map(|(unseen, seen)| (unseen / unseen_tasks).min(seen / seen_tasks));
-        let (place, best) = highest(worse);
-        (unseen_tasks > 0.0 && best > 0.0).then(|| bias_at(place))
-    }
-}
-
-/// The first of the highest scores: its place and itself.
-fn highest(scores: impl Iterator<Item = f64>) -> (usize, f64) {
-    scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (place, x)| if x > best.1 { (place, x) } else { best })
-}
-
-fn first_highest(scores: &[f64]) -> usize {
-    highest(scores.iter().copied()).0
 }
 
 #[cfg(test)]

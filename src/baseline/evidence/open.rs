@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{QUANTILES, matrix::product, whitened::Whitened};
+use super::{matrix::product, tally::QUANTILES, whitened::Whitened};
 use crate::{
     baseline::classifier::take_f32,
     calibration::Calibration,
@@ -26,6 +26,8 @@ pub struct Chosen {
     pub shrinkage: f64,
     /// What the evidence weighs among seen classes, where text counts 1.
     pub weight: f64,
+    /// What zero-shot text counts among seen classes: 1, or 0 where it tells them no better than a guess.
+    pub text_weight: f64,
     /// What unseen classes' logits are raised by.
     pub bias: f64,
     /// How scores become probabilities.
@@ -55,14 +57,17 @@ pub struct ClassifierAbout {
     pub logit_scale: f64,
     /// What the evidence weighs among seen classes.
     pub weight: f64,
-    /// What it weighs where seen and unseen classes are told apart.
+    /// As [`Chosen::text_weight`].
+    #[serde(default = "one")]
+    pub text_weight: f64,
+    /// What the evidence weighs where seen and unseen classes are told apart.
     pub gate: f64,
     /// What unseen classes' logits are raised by.
     pub bias: f64,
     /// As [`Chosen::shrinkage`]; scoring does not need it.
     pub shrinkage: f64,
     /// As [`Calibration::temperature`].
-    #[serde(default = "not_tempered")]
+    #[serde(default = "one")]
     pub temperature: f64,
     /// As [`Calibration::even`].
     #[serde(default)]
@@ -72,8 +77,8 @@ pub struct ClassifierAbout {
     pub made_from: Option<serde_json::Value>,
 }
 
-/// The temperature of a file that says none.
-fn not_tempered() -> f64 {
+/// What a file that says nothing of them has as temperature and as the weight of text.
+fn one() -> f64 {
     1.0
 }
 
@@ -197,12 +202,14 @@ impl OpenClassifier {
 
     /// What stands beside its tensors; `classes` are in learning order.
     pub fn about(&self, classes: &[Class]) -> ClassifierAbout {
-        let Chosen { shrinkage, weight, bias, calibration: Calibration { temperature, even } } = self.chosen;
+        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
+            self.chosen;
         ClassifierAbout {
             classes: classes.to_vec(),
             seen: self.seen,
             logit_scale: self.logit_scale,
             weight,
+            text_weight,
             gate: GATE,
             bias,
             shrinkage,
@@ -220,11 +227,12 @@ impl OpenClassifier {
     }
 
     fn from_file(stored: Tensors, about: ClassifierAbout) -> Result<(Self, Vec<Class>)> {
-        let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, shrinkage, .. } = about;
+        let ClassifierAbout { classes, seen, logit_scale, weight, text_weight, gate, bias, shrinkage, .. } = about;
         let calibration = Calibration { temperature: about.temperature, even: about.even };
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
-        for (name, value) in [("logit_scale", logit_scale), ("weight", weight), ("bias", bias)] {
+        let numbers = [("logit_scale", logit_scale), ("weight", weight), ("text_weight", text_weight), ("bias", bias)];
+        for (name, value) in numbers {
             ensure!(value.is_finite(), "{name} is {value}");
         }
         calibration.check()?;
@@ -250,14 +258,20 @@ impl OpenClassifier {
         let known =
             stored.contains_key("known").then(|| take_f32(&mut stored, "known", &[1, QUANTILES])).transpose()?;
         let known = known.map(|known| known.into_iter().map(f64::from).collect());
-        let chosen = Chosen { shrinkage, weight, bias, calibration };
+        let chosen = Chosen { shrinkage, weight, text_weight, bias, calibration };
         Ok((OpenClassifier { text, prompts, whitened, seen, logit_scale, chosen, known }, classes))
     }
 }
 
 impl Chosen {
-    /// Scores from logits (N, C) of zero-shot text, logits (N, n) of learned prompts, of which text
-    /// is half then, and evidence (N, C), where there is any. The first `seen` classes are learned.
+    /// The score of a seen class from its logit of zero-shot text and its evidence.
+    pub(super) fn beside(&self, logit: f64, evidence: f64) -> f64 {
+        weighed(logit, self.text_weight) + self.weight * evidence
+    }
+
+    /// Scores from logits (N, C) of zero-shot text, logits (N, n) of learned prompts, which count half
+    /// and text the other half then, and evidence (N, C), where there is any. The first `seen` classes
+    /// are learned.
     pub(super) fn together(
         &self,
         text: Vec<f64>,
@@ -267,7 +281,8 @@ impl Chosen {
         seen: usize,
     ) -> Together {
         let mut all = text;
-        let mut among_seen: Vec<f64> = all.chunks_exact(classes).flat_map(|row| &row[..seen]).copied().collect(); // (N, n)
+        let of_seen = all.chunks_exact(classes).flat_map(|row| &row[..seen]);
+        let mut among_seen: Vec<f64> = of_seen.map(|&logit| weighed(logit, self.text_weight)).collect(); // (N, n)
         if let Some(prompts) = prompts {
             among_seen.iter_mut().zip(prompts).for_each(|(text, prompt)| *text = 0.5 * (*text + prompt));
         }
@@ -277,8 +292,7 @@ impl Chosen {
             among_seen.chunks_exact_mut(seen).zip(all.chunks_exact_mut(classes)).zip(evidence.chunks_exact(classes))
         {
             // prompts have no say in it: they are sure of what they were trained on
-            let text = all[..seen].iter().zip(evidence).map(|(text, evidence)| text + self.weight * evidence);
-            confidence.push(highest_of(text));
+            confidence.push(highest_of(all.iter().zip(evidence).take(seen).map(|(&logit, &e)| self.beside(logit, e))));
             among_seen.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += self.weight * evidence);
             all.iter_mut().zip(evidence).for_each(|(x, evidence)| *x += GATE * evidence);
             all[seen..].iter_mut().for_each(|x| *x += self.bias);
@@ -307,6 +321,11 @@ fn highest(scores: &[f64]) -> f64 {
 
 fn highest_of(scores: impl Iterator<Item = f64>) -> f64 {
     scores.fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// A logit times what text counts; of what is no candidate it stays −∞.
+pub(super) fn weighed(logit: f64, text_weight: f64) -> f64 {
+    if logit == f64::NEG_INFINITY { logit } else { text_weight * logit }
 }
 
 /// Logits (N, k) of unit rows (N, D) for text features (k, D) of length 1.

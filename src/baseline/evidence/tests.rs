@@ -29,11 +29,14 @@ fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     assert!(worst <= tolerance, "{what}: off by {worst:e}");
 }
 
+fn named(classes: usize) -> Vec<Class> {
+    (0..classes).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect()
+}
+
 /// What is answered by these scores where all classes are candidates.
 fn answers(scores: &Together, rows: &[f64], seen: usize, dim: usize) -> Vec<f64> {
     let (n, all) = (rows.len() / dim, scores.all.len() / (rows.len() / dim));
-    let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
-    let stream = Stream::of_sizes(&classes, &[seen, all - seen]).unwrap();
+    let stream = Stream::of_sizes(&named(all), &[seen, all - seen]).unwrap();
     let test = TestSet {
         sources: vec!["base".into(); n],
         sample_ids: (0..n).map(|i| i.to_string()).collect(),
@@ -90,16 +93,7 @@ fn the_spread_of_few_rows_is_not_taken_for_noise() {
 fn the_bias_is_where_the_worse_share_is_best_and_stays_where_nothing_is_hit() {
     let tally = |unseen: [f64; 3], seen: [f64; 3], tasks: [f64; 2]| {
         let fill = |shares: [f64; 3]| (0..BIASES).map(|place| shares[place / 20]).collect::<Vec<_>>();
-        Tally {
-            hits: Vec::new(),
-            unseen: fill(unseen),
-            seen: fill(seen),
-            tasks,
-            text: [0.0; 2],
-            known: Vec::new(),
-            errors: Vec::new(),
-        }
-        .bias()
+        Tally { unseen: fill(unseen), seen: fill(seen), tasks, ..Tally::new() }.bias()
     };
     // after 4 tasks, of which 2 were tested before: 0.2 and 0.9, 0.6 and 0.5, 0.8 and 0.1
     assert_eq!(tally([0.4, 1.2, 1.6], [3.6, 2.0, 0.4], [2.0, 4.0]), Some(bias_at(20)));
@@ -147,7 +141,7 @@ fn scores_and_what_is_chosen_are_the_references() {
 fn assert_reads_back(evidence: &Evidence, prompts: &[f64], test: &[f64], answers: &[f64]) {
     let single = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
     let (all, dim) = (evidence.classes(), evidence.statistics.dim());
-    let classes: Vec<Class> = (0..all).map(|i| Class { label: i as i64, name: format!("c{i}") }).collect();
+    let classes = named(all);
     let dir_of_file = tempfile::tempdir().unwrap();
     let path = dir_of_file.path().join("classifier.safetensors");
     let (tensors, about) = evidence.classifier(Some(&single(prompts))).unwrap().file(&classes).unwrap();
@@ -326,8 +320,9 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
     for (name, values) in [
         ("hits", vec![0.0; 59]),
-        ("chosen", vec![1.5, 0.1, 0.0, 1.0, 0.1]),
-        ("chosen", vec![0.5, 0.1, 0.0, 0.0, 0.1]),
+        ("alone_hits", vec![0.0; 4]),
+        ("chosen", vec![1.5, 0.1, 1.0, 0.0, 1.0, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 0.0, 0.1]),
         ("tasks", vec![f64::NAN, 1.0]),
     ] {
         let mut state = evidence.state();
@@ -342,7 +337,7 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
     let classes = 12;
     let text = text(classes, 8);
     // rows beside their own text, and beside another class's
-    for (shift, weight) in [(0, WEIGHTS[0]), (5, WEIGHTS[UNJUDGED])] {
+    for (shift, weights) in [(0, (WEIGHTS[0], 1.0)), (5, (ALONE, 0.0))] {
         let mut evidence = Evidence::new(text.clone(), 8, 20.0);
         let row = |class: usize| {
             let own = &text[(class + shift) % classes * 8..][..8];
@@ -350,7 +345,7 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
         };
         let rows: Vec<f64> = (0..classes).flat_map(row).collect();
         learn_new(&mut evidence, &rows, &vec![1; classes]);
-        assert_eq!(evidence.chosen().weight, weight, "{shift}");
+        assert_eq!((evidence.chosen().weight, evidence.chosen().text_weight), weights, "{shift}");
     }
 }
 
@@ -401,10 +396,12 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_another_weight_count_less(
     assert_eq!(tally.calibration(1), Calibration::NONE);
     // a quarter of the weight: a sixteenth of what was said, either way
     tally.errors.fill(32.0);
-    tally.discount(4.0, 1.0);
-    tally.discount(1.0, 2f64.sqrt());
-    tally.discount(0.5, 0.5);
+    tally.discount([4.0, 1.0], [1.0, 1.0]);
+    tally.discount([1.0, 0.0], [2f64.sqrt(), 0.0]);
+    tally.discount([0.5, 1.0], [0.5, 1.0]);
     assert!(tally.errors.iter().all(|error| (error - 1.0).abs() < 1e-12));
+    tally.discount([0.5, 1.0], [0.5, 0.0]);
+    assert!(tally.errors.iter().all(|error| *error == 0.0));
 }
 
 #[test]
@@ -458,4 +455,130 @@ fn a_share_of_the_rows_that_were_left_out_is_below_the_confidence_for_it() {
         let expected = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         assert!((found - expected).abs() < 1e-4, "{found} {expected}");
     }
+}
+
+#[test]
+fn text_tells_where_its_mean_over_classes_is_so_many_standard_errors_above_a_guess() {
+    let tells = |more: &[f64]| {
+        let sum = |power| more.iter().map(|x: &f64| x.powi(power)).sum();
+        Tally { text: [more.len() as f64, sum(1), sum(2)], ..Tally::new() }.text_tells()
+    };
+    assert!(tells(&[])); // nothing is said against it
+    assert!(tells(&[0.1]) && !tells(&[0.0]) && !tells(&[-0.1]));
+    // of two classes it tells both, or it tells nothing
+    assert!(tells(&[0.4, 0.1]) && !tells(&[0.5, -0.1]) && !tells(&[-0.1, -0.1]));
+    // a mean of 0.1 and a standard deviation of 0.3: (n - 1) / 9 against the logarithm of n
+    let spread = |n: usize| {
+        let one = ((n * n - 1) as f64 / 12.0).sqrt(); // of 1 to n
+        (0..n).map(|i| 0.1 + 0.3 / one * (i as f64 - (n - 1) as f64 / 2.0)).collect::<Vec<_>>()
+    };
+    assert!(!tells(&spread(31)) && tells(&spread(34)));
+}
+
+/// Classes and rows as `drawn` has them, and the texts of others.
+fn of_others(classes: usize, rows: usize, dim: usize) -> (Vec<f64>, Vec<(Class, Rows<Train>)>) {
+    let own = text(classes, dim);
+    let others = (0..classes).flat_map(|class| own[(class + 3) % classes * dim..][..dim].to_vec()).collect();
+    (others, (0..classes).map(|class| drawn(class, rows, dim)).collect())
+}
+
+#[test]
+fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
+    let dim = 8;
+    let (text, classes) = of_others(8, 6, dim);
+    let mut evidence = Evidence::new(text.clone(), dim, 20.0);
+    learn(&mut evidence, &classes[..6]);
+    let rows: Vec<f64> = classes[..6].iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
+    let truth: Vec<usize> = (0..36).map(|i| i / 6).collect();
+    let chosen = evidence.chosen();
+    assert_eq!((chosen.weight, chosen.text_weight), (ALONE, 0.0));
+
+    // no map: what nothing is known of is at the mean of means
+    let model = evidence.model.as_ref().unwrap();
+    model.prior.chunks_exact(dim).for_each(|prior| assert_eq!(prior, model.whitened.centre));
+    // the shrinkage is that of the most hits of evidence alone, and those with text are summed up as well
+    let spread = Spread::of(&evidence.statistics).unwrap();
+    let map = evidence.map().unwrap().unwrap();
+    let hits = |shrinkage: f64, map: Option<&Text>, weights: Option<f64>| {
+        let left_out = evidence.fit(&spread, shrinkage, map).left_out(&rows, &truth);
+        let logits = logits(&rows, &text, dim, 20.0);
+        let told = left_out.chunks(8).zip(logits.chunks(8)).zip(&truth).filter(|((evidence, logits), class)| {
+            let score = |c: usize| weights.map_or(evidence[c], |weight| logits[c] + weight * evidence[c]);
+            highest((0..6).map(score)).0 == **class
+        });
+        told.count() as f64
+    };
+    for (i, least) in SHRINKAGES.iter().enumerate() {
+        let shrinkage = least.max(spread.oas);
+        assert_eq!(evidence.tally.alone[i], hits(shrinkage, None, None), "{least}");
+        for (j, weight) in WEIGHTS.iter().enumerate() {
+            let found = evidence.tally.hits[i * WEIGHTS.len() + j];
+            assert_eq!(found, hits(shrinkage, Some(&map), Some(*weight)), "{least}, {weight}");
+        }
+    }
+    assert_eq!(chosen.shrinkage, SHRINKAGES[first_highest(&evidence.tally.alone)].max(spread.oas));
+
+    // scores, with prompts and without, and those of the file
+    let images = drawn(2, 5, dim).1.into_values();
+    let unit = unit_rows(&images, dim);
+    let own = model.whitened.evidence(&unit);
+    let expected: Vec<f64> = own.chunks(8).flat_map(|row| &row[..6]).map(|x| ALONE * x).collect();
+    assert_close("alone", &evidence.together(&unit, None).seen, &expected, 1e-12);
+    let cosines: Vec<f32> = (0..30).map(|i| (i as f32).sin()).collect();
+    let beside: Vec<f64> = expected.iter().zip(&cosines).map(|(x, cosine)| x + 10.0 * f64::from(*cosine)).collect();
+    assert_close("with prompts", &evidence.together(&unit, Some(&cosines)).seen, &beside, 1e-12);
+    let (tensors, about) = evidence.classifier(None).unwrap().file(&named(8)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("classifier.safetensors");
+    crate::tensors::write(&path, &tensors, &about).unwrap();
+    let (classifier, _) = OpenClassifier::read(&path).unwrap();
+    let read: Vec<f64> = classifier.scores(&images).seen.unwrap().into_iter().map(f64::from).collect();
+    assert_close("from the file", &read, &expected, 1e-4);
+    // a class that was taken out is no candidate
+    evidence.leave_out(vec![2]);
+    let without = evidence.together(&unit, None);
+    assert!(without.seen.chunks(6).all(|row| row[2] == f64::NEG_INFINITY && row.iter().all(|x| !x.is_nan())));
+
+    // and so it goes on from what was stored
+    let mut restored = Evidence::new(text, dim, 20.0);
+    restored.restore(evidence.state()).unwrap();
+    restored.leave_out(vec![2]);
+    for evidence in [&mut evidence, &mut restored] {
+        learn(evidence, &classes[6..]);
+    }
+    assert_eq!(restored.scores(&images), evidence.scores(&images));
+    assert_eq!(restored.state(), evidence.state());
+}
+
+#[test]
+fn quantiles_are_on_the_scale_of_the_weights_that_were_chosen_last() {
+    let dim = 8;
+    let mut evidence = Evidence::new(text(4, dim), dim, 20.0);
+    learn(&mut evidence, &(0..4).map(|class| drawn(class, 6, dim)).collect::<Vec<_>>());
+    let before = evidence.tally.known.clone();
+    assert_eq!(evidence.chosen().text_weight, 1.0);
+    // more rows, which text takes for those of other classes
+    let more = |class: usize| (drawn(class, 1, dim).0, drawn((class + 1) % 4, 6, dim).1);
+    for _ in 0..2 {
+        learn(&mut evidence, &(0..4).map(more).collect::<Vec<_>>());
+    }
+    assert_eq!(evidence.chosen().text_weight, 0.0);
+    assert_ne!(evidence.tally.known, before);
+}
+
+#[test]
+fn rows_of_a_class_count_once_whether_text_tells() {
+    // three classes of 8, 2 and 4 rows, of which text tells 8, 1 and none
+    let text = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+    let evidence_of = |told: &[usize]| -> Vec<f64> {
+        told.iter()
+            .enumerate()
+            .flat_map(|(i, &c)| (0..3).map(move |j| if j == c { 1.0 } else { 0.01 * (i + j) as f64 }))
+            .collect()
+    };
+    let mut evidence = Evidence::new(text, 3, 20.0);
+    learn_new(&mut evidence, &evidence_of(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0]), &[8, 2, 4]);
+    let more = [2.0 / 3.0, 1.0 / 6.0, -1.0 / 3.0];
+    let expected = [3.0, more.iter().sum(), more.iter().map(|x| x * x).sum()];
+    assert_close("sums", &evidence.tally.text, &expected, 1e-12);
 }

@@ -30,7 +30,8 @@ pub(super) fn write(head: &Head, path: &Path) -> Result<()> {
 
 /// The formulas of `schemas/classifier.md`.
 fn graph(head: &Head) -> Graph {
-    let ClassifierAbout { classes, seen, logit_scale, weight, gate, bias, temperature, even, .. } = &head.about;
+    let ClassifierAbout { classes, seen, logit_scale, weight, text_weight, gate, bias, temperature, even, .. } =
+        &head.about;
     let (all, seen) = (classes.len(), *seen);
     let mut g = Operators(Graph::default());
     let embedding = g.0.input("embedding", &[Side::Any("N"), Side::Of(head.dim)]);
@@ -53,6 +54,8 @@ fn graph(head: &Head) -> Graph {
         [("start", 0), ("seen", seen), ("all", all), ("axis", 1)].map(|(name, place)| g.0.places(name, &[place]));
     let learned = |g: &mut Operators, of: &Value| g.0.node("Slice", &[of, &start, &end, &axis], &[]); // (N, n)
     let mut among = learned(&mut g, &logits);
+    let text_weight = g.number("text_weight", *text_weight);
+    among = g.mul(&among, &text_weight);
     if head.tensors.contains_key("prompts") {
         let prompts = g.tensor(head, "prompts");
         let prompts = g.logits(&unit, &prompts, &scale);
