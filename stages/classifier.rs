@@ -66,7 +66,7 @@ impl ClassifierOptions {
 }
 
 impl Learned {
-    /// With more classes that are not learned, by name, whose means their texts predict.
+    /// With more classes that are not learned, by name, which are known by their texts.
     pub fn with(mut self, run: &Run, names: &[String], checkpoint: &Checkpoint, clip: TextModel) -> Result<Self> {
         if names.is_empty() {
             return Ok(self);

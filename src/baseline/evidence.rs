@@ -106,10 +106,16 @@ impl Evidence {
         for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
             hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
         }
-        self.add_told(rows, &truth);
+        self.add_told(&rows[..unseen * dim], &truth[..unseen]);
+        // where it counts or not is said anew only of rows that can be left out, or where none ever could
+        let judges = truth[..unseen].iter().any(|&class| self.statistics.counts()[class] > 1);
+        let tells = match judges || self.statistics.rows() == self.seen() {
+            true => self.tally.text_tells(),
+            false => self.chosen.text_weight > 0.0,
+        };
         let best = first_highest(&self.tally.hits);
         let (mut least, mut weight, mut text_weight) = (best / WEIGHTS.len(), WEIGHTS[best % WEIGHTS.len()], 1.0);
-        if !self.tally.text_tells() {
+        if !tells {
             if map.is_some() {
                 (models, places) = self.models(&spread, None);
                 judged = self.judge(&models, rows, &truth);
@@ -127,12 +133,11 @@ impl Evidence {
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
         let (shrinkage, model) = models.swap_remove(place);
-        let before = [self.chosen.weight, self.chosen.text_weight];
-        self.tally.discount(before, [weight, text_weight]);
+        self.tally.discount([self.chosen.weight, self.chosen.text_weight], [weight, text_weight]);
         self.chosen = Chosen { shrinkage, weight, text_weight, ..self.chosen };
         let known = self.add_errors(&model, rows, &truth);
-        // more rows of a few known classes say nothing of all, but on a scale of their own nothing else does
-        if unseen > 0 || self.tally.known.is_empty() || before != [weight, text_weight] {
+        // more rows of a few known classes say nothing of all
+        if unseen > 0 || self.tally.known.is_empty() {
             self.tally.set_known(known);
         }
         self.chosen.calibration = self.tally.calibration(self.candidates());
@@ -141,8 +146,8 @@ impl Evidence {
     }
 
     /// Scores of embeddings (N, D), of any length, for learned and unlearned classes. `prompts` are
-    /// their cosines (N, n) with learned prompts of the seen classes; zero-shot text is half of what
-    /// counts then.
+    /// their cosines (N, n) with learned prompts of the seen classes, which count half then, and
+    /// zero-shot text the other half.
     pub fn open_scores(&self, embeddings: &[f32], prompts: Option<&[f32]>) -> Scores {
         let rows = unit_rows(embeddings, self.statistics.dim());
         self.together(&rows, prompts).scores(self.classes(), self.seen(), self.chosen.calibration)
@@ -244,8 +249,8 @@ impl Evidence {
         found
     }
 
-    /// Adds how many more of the rows (N, D) of each class, which `truth` (N) names class after class,
-    /// text alone tells among the seen ones than a guess would.
+    /// Adds how many more of the rows (N, D) of each new class, which `truth` (N) names class after
+    /// class, text alone tells among the seen ones than a guess would.
     fn add_told(&mut self, rows: &[f64], truth: &[usize]) {
         let (n, dim, guess) = (self.seen(), self.statistics.dim(), 1.0 / self.candidates() as f64);
         if guess == 1.0 {

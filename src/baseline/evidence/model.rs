@@ -36,7 +36,7 @@ pub(super) struct Model {
     pub whitened: Whitened,
     means: Vec<f64>,     // (n, D), whitened
     counts: Vec<f64>,    // (n)
-    pub prior: Vec<f64>, // (C, D), what the text predicts
+    pub prior: Vec<f64>, // (C, D), what the map predicts from text; without one the centre
     pub trust: Vec<f64>, // (n), how much a mean counts against its prior
     part: f64,           // what the scatter counts in the shrunk covariance
 }
@@ -53,9 +53,9 @@ impl Spread {
 }
 
 impl Model {
-    /// Of statistics of unit rows, whose covariance is shrunk so far, and of the text features (C,
-    /// D) of all classes. `map` is of the text of the seen ones, where they are enough to learn
-    /// from.
+    /// Of statistics of unit rows, whose covariance is shrunk so far, and of the text features (C, D)
+    /// of all classes. `map` is of the text of the seen ones; without one, means are shrunk towards
+    /// the mean of means.
     pub fn fit(
         statistics: &ClassStatistics,
         spread: &Spread,

@@ -465,7 +465,7 @@ fn text_tells_where_its_mean_over_classes_is_so_many_standard_errors_above_a_gue
     };
     assert!(tells(&[])); // nothing is said against it
     assert!(tells(&[0.1]) && !tells(&[0.0]) && !tells(&[-0.1]));
-    // of two classes it tells both, or it tells nothing
+    // of two classes it tells both, or next to nothing is said for it
     assert!(tells(&[0.4, 0.1]) && !tells(&[0.5, -0.1]) && !tells(&[-0.1, -0.1]));
     // a mean of 0.1 and a standard deviation of 0.3: (n - 1) / 9 against the logarithm of n
     let spread = |n: usize| {
@@ -475,21 +475,31 @@ fn text_tells_where_its_mean_over_classes_is_so_many_standard_errors_above_a_gue
     assert!(!tells(&spread(31)) && tells(&spread(34)));
 }
 
-/// Classes and rows as `drawn` has them, and the texts of others.
-fn of_others(classes: usize, rows: usize, dim: usize) -> (Vec<f64>, Vec<(Class, Rows<Train>)>) {
+/// The texts (C, D) of classes, each another's.
+fn of_others(classes: usize, dim: usize) -> Vec<f64> {
     let own = text(classes, dim);
-    let others = (0..classes).flat_map(|class| own[(class + 3) % classes * dim..][..dim].to_vec()).collect();
-    (others, (0..classes).map(|class| drawn(class, rows, dim)).collect())
+    (0..classes).flat_map(|class| own[(class + 3) % classes * dim..][..dim].to_vec()).collect()
+}
+
+/// Rows (N, D) of a class, which vary more along some directions than along others.
+fn skewed(class: usize, n: usize, dim: usize) -> (Class, Rows<Train>) {
+    let noise = Rng::new(2, Draw::Embeddings, &[class as u64]).normals(n * dim);
+    let of = |(i, x): (usize, f32)| {
+        let (j, own) = (i % dim, (class * dim + i % dim) as f32);
+        (4.0 * x + (own * 12.9898).sin()) / (1 + j) as f32
+    };
+    let rows = noise.into_iter().enumerate().map(of).collect();
+    (Class { label: class as i64, name: format!("class {class}") }, Rows::new(dim, rows))
 }
 
 #[test]
 fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
-    let dim = 8;
-    let (text, classes) = of_others(8, 6, dim);
+    let dim = 12;
+    let (text, classes) = (of_others(8, dim), (0..8).map(|class| skewed(class, 9, dim)).collect::<Vec<_>>());
     let mut evidence = Evidence::new(text.clone(), dim, 20.0);
     learn(&mut evidence, &classes[..6]);
     let rows: Vec<f64> = classes[..6].iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
-    let truth: Vec<usize> = (0..36).map(|i| i / 6).collect();
+    let truth: Vec<usize> = (0..54).map(|i| i / 9).collect();
     let chosen = evidence.chosen();
     assert_eq!((chosen.weight, chosen.text_weight), (ALONE, 0.0));
 
@@ -499,34 +509,37 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     // the shrinkage is that of the most hits of evidence alone, and those with text are summed up as well
     let spread = Spread::of(&evidence.statistics).unwrap();
     let map = evidence.map().unwrap().unwrap();
-    let hits = |shrinkage: f64, map: Option<&Text>, weights: Option<f64>| {
+    let hits = |shrinkage: f64, map: Option<&Text>, weight: Option<f64>| {
         let left_out = evidence.fit(&spread, shrinkage, map).left_out(&rows, &truth);
         let logits = logits(&rows, &text, dim, 20.0);
         let told = left_out.chunks(8).zip(logits.chunks(8)).zip(&truth).filter(|((evidence, logits), class)| {
-            let score = |c: usize| weights.map_or(evidence[c], |weight| logits[c] + weight * evidence[c]);
+            let score = |c: usize| weight.map_or(evidence[c], |weight| logits[c] + weight * evidence[c]);
             highest((0..6).map(score)).0 == **class
         });
         told.count() as f64
     };
-    for (i, least) in SHRINKAGES.iter().enumerate() {
-        let shrinkage = least.max(spread.oas);
-        assert_eq!(evidence.tally.alone[i], hits(shrinkage, None, None), "{least}");
-        for (j, weight) in WEIGHTS.iter().enumerate() {
-            let found = evidence.tally.hits[i * WEIGHTS.len() + j];
-            assert_eq!(found, hits(shrinkage, Some(&map), Some(*weight)), "{least}, {weight}");
-        }
-    }
-    assert_eq!(chosen.shrinkage, SHRINKAGES[first_highest(&evidence.tally.alone)].max(spread.oas));
+    let shrinkage = |place: usize| SHRINKAGES[place].max(spread.oas);
+    let places = || 0..SHRINKAGES.len();
+    let alone: Vec<f64> = places().map(|place| hits(shrinkage(place), None, None)).collect();
+    assert_eq!(evidence.tally.alone, alone);
+    let beside = places().flat_map(|place| WEIGHTS.map(|weight| hits(shrinkage(place), Some(&map), Some(weight))));
+    assert_eq!(evidence.tally.hits, beside.collect::<Vec<_>>());
+    let best = first_highest(&alone);
+    assert_eq!(chosen.shrinkage, shrinkage(best));
+    // and none of this is the same as with text, or with the map
+    assert_ne!(best, first_highest(&evidence.tally.hits) / WEIGHTS.len());
+    assert_ne!(best, 0);
+    assert_ne!(alone, places().map(|place| hits(shrinkage(place), Some(&map), None)).collect::<Vec<_>>());
 
-    // scores, with prompts and without, and those of the file
-    let images = drawn(2, 5, dim).1.into_values();
+    // scores, with prompts and without, and those of the file and of what was stored
+    let images = skewed(2, 5, dim).1.into_values();
     let unit = unit_rows(&images, dim);
     let own = model.whitened.evidence(&unit);
     let expected: Vec<f64> = own.chunks(8).flat_map(|row| &row[..6]).map(|x| ALONE * x).collect();
     assert_close("alone", &evidence.together(&unit, None).seen, &expected, 1e-12);
     let cosines: Vec<f32> = (0..30).map(|i| (i as f32).sin()).collect();
-    let beside: Vec<f64> = expected.iter().zip(&cosines).map(|(x, cosine)| x + 10.0 * f64::from(*cosine)).collect();
-    assert_close("with prompts", &evidence.together(&unit, Some(&cosines)).seen, &beside, 1e-12);
+    let prompted: Vec<f64> = expected.iter().zip(&cosines).map(|(x, cosine)| x + 10.0 * f64::from(*cosine)).collect();
+    assert_close("with prompts", &evidence.together(&unit, Some(&cosines)).seen, &prompted, 1e-12);
     let (tensors, about) = evidence.classifier(None).unwrap().file(&named(8)).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("classifier.safetensors");
@@ -534,36 +547,45 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     let (classifier, _) = OpenClassifier::read(&path).unwrap();
     let read: Vec<f64> = classifier.scores(&images).seen.unwrap().into_iter().map(f64::from).collect();
     assert_close("from the file", &read, &expected, 1e-4);
+    let mut restored = Evidence::new(text, dim, 20.0);
+    restored.restore(evidence.state()).unwrap();
+    assert_eq!(restored.open_scores(&images, None).open, evidence.open_scores(&images, None).open);
+    assert_eq!(restored.scores(&images), evidence.scores(&images));
     // a class that was taken out is no candidate
     evidence.leave_out(vec![2]);
     let without = evidence.together(&unit, None);
     assert!(without.seen.chunks(6).all(|row| row[2] == f64::NEG_INFINITY && row.iter().all(|x| !x.is_nan())));
-
-    // and so it goes on from what was stored
-    let mut restored = Evidence::new(text, dim, 20.0);
-    restored.restore(evidence.state()).unwrap();
-    restored.leave_out(vec![2]);
-    for evidence in [&mut evidence, &mut restored] {
-        learn(evidence, &classes[6..]);
-    }
-    assert_eq!(restored.scores(&images), evidence.scores(&images));
-    assert_eq!(restored.state(), evidence.state());
 }
 
 #[test]
-fn quantiles_are_on_the_scale_of_the_weights_that_were_chosen_last() {
+fn text_is_judged_anew_by_new_classes_whose_rows_can_be_left_out() {
     let dim = 8;
-    let mut evidence = Evidence::new(text(4, dim), dim, 20.0);
-    learn(&mut evidence, &(0..4).map(|class| drawn(class, 6, dim)).collect::<Vec<_>>());
-    let before = evidence.tally.known.clone();
-    assert_eq!(evidence.chosen().text_weight, 1.0);
-    // more rows, which text takes for those of other classes
-    let more = |class: usize| (drawn(class, 1, dim).0, drawn((class + 1) % 4, 6, dim).1);
-    for _ in 0..2 {
-        learn(&mut evidence, &(0..4).map(more).collect::<Vec<_>>());
-    }
-    assert_eq!(evidence.chosen().text_weight, 0.0);
-    assert_ne!(evidence.tally.known, before);
+    // the first two are called what they are, the others by one another's names
+    let (own, others) = (text(8, dim), of_others(8, dim));
+    let text = [&own[..2 * dim], &others[2 * dim..]].concat();
+    let learned = |tasks: &[Vec<(Class, Rows<Train>)>]| {
+        let mut evidence = Evidence::new(text.clone(), dim, 20.0);
+        let step = |task: &Vec<(Class, Rows<Train>)>| {
+            learn(&mut evidence, task);
+            (evidence.chosen().text_weight, evidence.tally.known.clone(), evidence.tally.text[0])
+        };
+        tasks.iter().map(step).collect::<Vec<_>>()
+    };
+    let named_well = || (0..2).map(|class| drawn(class, 6, dim)).collect::<Vec<_>>();
+    let wrong = |rows| (2..8).map(|class| drawn(class, rows, dim)).collect::<Vec<_>>();
+    let more: Vec<_> = (0..2).map(|class| (drawn(class, 1, dim).0, drawn(1 - class, 40, dim).1)).collect();
+
+    let steps = learned(&[named_well(), wrong(6)]);
+    assert_eq!(steps.iter().map(|step| (step.0, step.2)).collect::<Vec<_>>(), [(1.0, 2.0), (0.0, 8.0)]);
+    assert_ne!(steps[0].1, steps[1].1);
+    // of one row each there is nothing to say how sure the other scores are
+    let steps = learned(&[named_well(), wrong(1)]);
+    assert_eq!((steps[1].0, steps[1].2), (1.0, 8.0));
+    assert_eq!(steps[0].1, steps[1].1);
+    // more rows of known classes do not count once more, and change no quantiles
+    let steps = learned(&[named_well(), more]);
+    assert_eq!((steps[1].0, steps[1].2), (1.0, 2.0));
+    assert_eq!(steps[0].1, steps[1].1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct Whitened {
     pub dim: usize,
     pub whitener: Vec<f64>, // (D, D)
     pub centre: Vec<f64>,   // (D), the mean of the means of seen classes
-    pub mu: Vec<f64>,       // (C, D), means shrunk towards what the text predicts; of unseen classes that
+    pub mu: Vec<f64>,       // (C, D), means shrunk towards their priors; of unseen classes these
 }
 
 impl Whitened {
