@@ -8,7 +8,7 @@ use tempfile::tempdir;
 
 use crate::{
     middle::{CLASSES, STREAM, TRAIN, baseline, imported, joint, learn_all, tune},
-    support::{Rows, golden, path, query, run, values},
+    support::{Rows, about, golden, path, query, run, values},
 };
 
 /// Bytes of the tensors in a safetensors file, without its header.
@@ -177,19 +177,37 @@ fn prompts_and_statistics_are_weighed_as_their_tables_say() {
 /// Prompts are half of what text counts beside the evidence; whether a class is seen is not theirs.
 #[test]
 fn prompts_beside_evidence_move_the_scores_of_seen_classes_by_half_of_what_they_learned() {
+    // rows that have nothing of their texts, and rows that lean towards them
+    let mut rows = Rows::clouds(CLASSES, TRAIN, 6);
+    let (texts, counted) = prompts_beside_evidence(&rows);
+    assert_eq!(counted, [0.0; 3]);
+    let centre: Vec<f64> = (0..48).map(|j| texts.iter().map(|text| text[j]).sum::<f64>() / CLASSES as f64).collect();
+    for (row, &label) in rows.embedding.iter_mut().zip(&rows.label) {
+        let away = texts[label as usize].iter().zip(&centre).map(|(text, centre)| text - centre);
+        row.iter_mut().zip(away).for_each(|(x, away)| *x += 50.0 * away as f32);
+    }
+    assert_eq!(prompts_beside_evidence(&rows).1, [1.0; 3]);
+}
+
+/// The zero-shot text features (C, D) of rows of a table, and what text counts after each task.
+fn prompts_beside_evidence(rows: &Rows) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (dir, model) = (tempdir().unwrap(), golden("checkpoint"));
-    let run_dir = imported(&Rows::clouds(CLASSES, TRAIN, 6), dir.path());
+    let run_dir = imported(rows, dir.path());
     run(&["fit-vae", "--run", path(&run_dir), "--tasks", "3", "--generator", "gaussian"]);
     run(&tune(&run_dir, &model, &["--generator", "gaussian"]));
     run(&["baseline", "evidence", "--run", path(&run_dir), "--model", path(&model), "--tasks", "3"]);
     let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
     let logit_scale = f64::from(values(&weights["logit_scale"])[0]).exp();
-    let mut moved = 0;
-    for learned in [1, 3] {
+    let (mut moved, mut counted, mut zero_shot) = (0, Vec::new(), Vec::new());
+    for learned in 1..=3 {
+        let step = run_dir.join("results").join(STREAM).join("evidence").join(format!("task-0{learned}"));
+        let text_weight = about(&step.join("classifier.safetensors"))["text_weight"].as_f64().unwrap();
+        counted.push(text_weight);
         let texts = |after: usize| {
             rows_of(&run_dir, &format!("SELECT embedding FROM text_features WHERE after_task = {after} ORDER BY label"))
         };
-        let (prompts, zero_shot) = (texts(learned), texts(0));
+        let prompts = texts(learned);
+        zero_shot = texts(0);
         let images = rows_of(
             &run_dir,
             &format!(
@@ -208,11 +226,12 @@ fn prompts_beside_evidence_move_the_scores_of_seen_classes_by_half_of_what_they_
             }
             let (x, class) = (vector(&image["embedding"]), image["predicted"].as_u64().unwrap() as usize);
             let cosine = |texts: &[Value]| dot(&x, &vector(&texts[class]["embedding"])) / dot(&x, &x).sqrt();
-            let expected = 0.5 * logit_scale * (cosine(&prompts) - cosine(&zero_shot));
+            let expected = 0.5 * logit_scale * (cosine(&prompts) - text_weight * cosine(&zero_shot));
             let more = image["more"].as_f64().unwrap();
             assert!((more - expected).abs() < 1e-3, "{more}, not {expected}");
             moved += usize::from(expected.abs() > 0.01);
         }
     }
     assert!(moved > 10, "{moved}");
+    (zero_shot.iter().map(|text| vector(&text["embedding"])).collect(), counted)
 }

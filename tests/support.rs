@@ -150,6 +150,14 @@ pub fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// What stands beside the tensors of a file of the project's.
+pub fn about(file: &Path) -> serde_json::Value {
+    let bytes = fs::read(file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..][..length]).unwrap();
+    serde_json::from_str(header["__metadata__"]["cgil"].as_str().unwrap()).unwrap()
+}
+
 /// Every file below a directory with its bytes.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
