@@ -8,6 +8,7 @@ mod map;
 mod matrix;
 mod model;
 mod open;
+mod spread;
 mod tally;
 mod whitened;
 
@@ -18,9 +19,13 @@ pub use self::open::{Chosen, ClassifierAbout, OpenClassifier};
 pub(crate) use self::whitened::EXACT;
 use self::{
     map::Text,
-    model::{Model, Spread},
-    open::{GATE, Together, logits, unit_rows, weighed},
-    tally::{BIASES, EVENS, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest, highest},
+    model::{Beside, Model},
+    open::{GATE, Together, logits, unit_rows},
+    spread::Spread,
+    tally::{
+        BIASES, EVENS, FINE_SHRINKAGES, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest,
+        highest,
+    },
 };
 use super::{
     classifier::{
@@ -100,39 +105,23 @@ impl Evidence {
         let of_class = |&(class, count): &(usize, usize)| (class, rest.split_off(..count * dim).unwrap_or_default());
         self.statistics.add(&counts.iter().map(of_class).collect::<Vec<_>>());
         let spread = Spread::of(&self.statistics)?;
-        let map = self.map()?;
-        let (mut models, mut places) = self.models(&spread, map.as_ref());
-        let mut judged = self.judge(&models, rows, &truth);
-        for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
-            hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
-        }
+        let likelihoods = spread.log_likelihoods(&self.statistics, rows, &truth);
+        self.tally.likelihoods.iter_mut().zip(likelihoods).for_each(|(sum, own)| *sum += own);
+        let beside_text = self.beside_text(&spread, rows, &truth)?;
         self.add_told(&rows[..unseen * dim], &truth[..unseen]);
-        // where it counts or not is said anew only of rows that can be left out, or where none ever could
-        let judges = truth[..unseen].iter().any(|&class| self.statistics.counts()[class] > 1);
-        let tells = match judges || self.statistics.rows() == self.seen() {
-            true => self.tally.text_tells(),
-            false => self.chosen.text_weight > 0.0,
+        let tried = match self.text_counts(&truth[..unseen]) {
+            true => beside_text,
+            false => self.alone(&spread, rows, &truth)?,
         };
-        let best = first_highest(&self.tally.hits);
-        let (mut least, mut weight, mut text_weight) = (best / WEIGHTS.len(), WEIGHTS[best % WEIGHTS.len()], 1.0);
-        if !tells {
-            if map.is_some() {
-                (models, places) = self.models(&spread, None);
-                judged = self.judge(&models, rows, &truth);
-            }
-            self.tally.alone.iter_mut().zip(&places).for_each(|(hits, &place)| *hits += judged[place].alone);
-            (least, weight, text_weight) = (first_highest(&self.tally.alone), ALONE, 0.0);
-        }
-        let place = places[least];
         if self.seen() < self.classes() {
             let share = |hits: &f64| hits / truth.len() as f64;
-            self.tally.seen.iter_mut().zip(&judged[place].seen).for_each(|(sum, hits)| *sum += share(hits));
+            self.tally.seen.iter_mut().zip(&tried.seen).for_each(|(sum, hits)| *sum += share(hits));
             self.tally.tasks[1] += 1.0;
             // of classes of one row each the evidence says little, so there is little to make up for
             let untested = if self.statistics.rows() == self.seen() { 0.0 } else { UNTESTED };
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
-        let (shrinkage, model) = models.swap_remove(place);
+        let Tried { model, shrinkage, weight, text_weight, .. } = tried;
         self.tally.discount([self.chosen.weight, self.chosen.text_weight], [weight, text_weight]);
         self.chosen = Chosen { shrinkage, weight, text_weight, ..self.chosen };
         let known = self.add_errors(&model, rows, &truth);
@@ -143,6 +132,40 @@ impl Evidence {
         self.chosen.calibration = self.tally.calibration(self.candidates());
         self.model = Some(model);
         Ok(())
+    }
+
+    /// The model and the weight beside text of the most hits so far, those of rows (N, D) of the classes
+    /// `truth` (N) added.
+    fn beside_text(&mut self, spread: &Spread, rows: &[f64], truth: &[usize]) -> Result<Tried> {
+        let (mut models, places) = self.models(spread, &self.beside(true)?);
+        let mut judged = self.judge(&models, rows, truth);
+        for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
+            hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
+        }
+        let best = first_highest(&self.tally.hits);
+        let place = places[best / WEIGHTS.len()];
+        let (shrinkage, model) = models.swap_remove(place);
+        let seen = judged.swap_remove(place).seen;
+        Ok(Tried { model, shrinkage, weight: WEIGHTS[best % WEIGHTS.len()], text_weight: 1.0, seen })
+    }
+
+    /// The model without text, and what it hits of rows (N, D) of the classes `truth` (N).
+    fn alone(&self, spread: &Spread, rows: &[f64], truth: &[usize]) -> Result<Tried> {
+        let shrinkage = self.tally.likeliest().max(spread.oas);
+        let models = [(shrinkage, self.fit(spread, shrinkage, &self.beside(false)?))];
+        let [judged] = self.judge(&models, rows, truth).try_into().unwrap_or_else(|_| unreachable!("one of one model"));
+        let [(_, model)] = models;
+        Ok(Tried { model, shrinkage, weight: ALONE, text_weight: 0.0, seen: judged.seen })
+    }
+
+    /// Whether text counts, now that rows of the new classes `truth` (N) are learned. It is said anew
+    /// only of rows that can be left out, or where none ever could.
+    fn text_counts(&self, truth: &[usize]) -> bool {
+        let judges = truth.iter().any(|&class| self.statistics.counts()[class] > 1);
+        match judges || self.statistics.rows() == self.seen() {
+            true => self.tally.text_tells(),
+            false => self.chosen.text_weight > 0.0,
+        }
     }
 
     /// Scores of embeddings (N, D), of any length, for learned and unlearned classes. `prompts` are
@@ -189,23 +212,29 @@ impl Evidence {
         self.text.len() / self.statistics.dim()
     }
 
-    /// What maps the text of seen classes to means, where there are enough.
-    fn map(&self) -> Result<Option<Text>> {
+    /// What there is beside rows where text counts: what it says of means, as soon as there are enough
+    /// classes. Without it, the fewer rows a class has, the more of how far means lie from each other is
+    /// noise: all of it is taken to be with one row, and with more as much less as a mean errs less.
+    fn beside(&self, text_counts: bool) -> Result<Beside> {
         let (n, dim) = (self.seen(), self.statistics.dim());
-        (n >= FEWEST_FOR_TEXT).then(|| Text::new(&self.text[..n * dim], dim)).transpose()
+        if !text_counts {
+            return Ok(Beside { map: None, evened: (n as f64 / self.statistics.rows() as f64).sqrt() });
+        }
+        let map = (n >= FEWEST_FOR_TEXT).then(|| Text::new(&self.text[..n * dim], dim)).transpose()?;
+        Ok(Beside { map, evened: 0.0 })
     }
 
-    fn fit(&self, spread: &Spread, shrinkage: f64, map: Option<&Text>) -> Model {
-        Model::fit(&self.statistics, spread, shrinkage, &self.text, map)
+    fn fit(&self, spread: &Spread, shrinkage: f64, beside: &Beside) -> Model {
+        Model::fit(&self.statistics, spread, shrinkage, &self.text, beside)
     }
 
     /// The models that are tried, each with its shrinkage, and which of them each of [`SHRINKAGES`] is.
-    fn models(&self, spread: &Spread, map: Option<&Text>) -> (Vec<(f64, Model)>, Vec<usize>) {
+    fn models(&self, spread: &Spread, beside: &Beside) -> (Vec<(f64, Model)>, Vec<usize>) {
         let mut models: Vec<(f64, Model)> = Vec::new();
         let places = SHRINKAGES.iter().map(|least| {
             let shrinkage = least.max(spread.oas);
             models.iter().position(|(there, _)| *there == shrinkage).unwrap_or_else(|| {
-                models.push((shrinkage, self.fit(spread, shrinkage, map)));
+                models.push((shrinkage, self.fit(spread, shrinkage, beside)));
                 models.len() - 1
             })
         });
@@ -295,8 +324,7 @@ impl Evidence {
     /// What each model hits of rows of the classes `truth`, each left out.
     fn judge(&self, models: &[(f64, Model)], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
         let (dim, n, all) = (self.statistics.dim(), self.seen(), self.classes());
-        let mut judged =
-            vec![Judged { hits: vec![0.0; WEIGHTS.len()], alone: 0.0, seen: vec![0.0; BIASES] }; models.len()];
+        let mut judged = vec![Judged { hits: vec![0.0; WEIGHTS.len()], seen: vec![0.0; BIASES] }; models.len()];
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let logits = self.logits(rows, &self.text); // (B, C)
             for (judged, (_, model)) in judged.iter_mut().zip(models) {
@@ -327,7 +355,7 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, alone, text, known, errors } = &self.tally;
+        let Tally { hits, unseen, seen, tasks, likelihoods, text, known, errors } = &self.tally;
         let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
             self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
@@ -335,7 +363,7 @@ impl Incremental for Evidence {
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
-        state.insert("alone_hits".into(), flat(alone));
+        state.insert("log_likelihoods".into(), flat(likelihoods));
         state.insert("text_tells".into(), flat(text));
         if !known.is_empty() {
             state.insert("known".into(), flat(known));
@@ -351,7 +379,7 @@ impl Incremental for Evidence {
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
-            alone: take(&mut state, "alone_hits", &[SHRINKAGES.len()])?,
+            likelihoods: take(&mut state, "log_likelihoods", &[FINE_SHRINKAGES.len()])?,
             text: take(&mut state, "text_tells", &[3])?.try_into().unwrap_or_default(),
             known: match state.contains_key("known") {
                 true => take(&mut state, "known", &[QUANTILES])?,
@@ -371,16 +399,16 @@ impl Incremental for Evidence {
         (self.statistics, self.tally, self.chosen, self.model) = (statistics, tally, chosen, None);
         if classes > 0 {
             let spread = Spread::of(&self.statistics)?;
-            let map = if chosen.text_weight > 0.0 { self.map()? } else { None };
-            self.model = Some(self.fit(&spread, chosen.shrinkage, map.as_ref()));
+            let beside = self.beside(chosen.text_weight > 0.0)?;
+            self.model = Some(self.fit(&spread, chosen.shrinkage, &beside));
         }
         Ok(())
     }
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, tasks, alone, text, known, errors } = &self.tally;
-        let small = alone.len() + tasks.len() + text.len() + CHOSEN;
+        let Tally { hits, unseen, seen, tasks, likelihoods, text, known, errors } = &self.tally;
+        let small = likelihoods.len() + tasks.len() + text.len() + CHOSEN;
         let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + small;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
@@ -403,11 +431,19 @@ impl Classifier for Evidence {
     }
 }
 
+/// A model that was chosen, and what goes with it.
+struct Tried {
+    model: Model,
+    shrinkage: f64,
+    weight: f64,
+    text_weight: f64,
+    seen: Vec<f64>, // (biases), hits of the task's rows, each left out, as images of seen classes
+}
+
 /// Hits of one model on rows of a task.
 #[derive(Clone)]
 struct Judged {
     hits: Vec<f64>, // (weights)
-    alone: f64,     // without text
     seen: Vec<f64>, // (biases), as images of seen classes
 }
 
@@ -419,8 +455,6 @@ impl Judged {
             let scores = logits[..n].iter().zip(evidence).map(|(logit, evidence)| logit + weight * evidence);
             *hits += f64::from(u8::from(highest(scores).0 == class));
         }
-        let alone = logits[..n].iter().zip(evidence).map(|(&logit, evidence)| weighed(logit, 0.0) + evidence);
-        self.alone += f64::from(u8::from(!is_alone && highest(alone).0 == class));
         let score = |c: usize| logits[c] + GATE * evidence[c];
         let (best, seen) = highest((0..n).map(score));
         if best == class && n < logits.len() {

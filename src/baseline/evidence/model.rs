@@ -1,79 +1,50 @@
 //! What class statistics say of embeddings, with one shrinkage of their covariance.
 
-use anyhow::{Context, Result};
-
 use super::{
     map::Text,
     matrix::{less, product},
+    spread::{LEAST_REMAINDER, Spread},
     whitened::{BATCH, EXACT, Whitened, square},
 };
 use crate::{
-    baseline::statistics::{ClassStatistics, NO_COVARIANCE},
-    dense::{covariance::oas, eigen::eigen, moments::mean_row, product::Matrix},
+    baseline::statistics::ClassStatistics,
+    dense::{moments::mean_row, product::Matrix},
 };
 
 /// Least spread of true means around those that their text predicts, where the noise of a mean of
 /// one row is 1.
 const LEAST_SPREAD: f64 = 1e-3;
 
-/// What at least is left of a row's variance, where a covariance is computed without the row.
-const LEAST_REMAINDER: f64 = 0.02;
-
-/// Least variance of unit rows, for classes whose rows are all equal.
-const LEAST_VARIANCE: f64 = 1e-12;
-
-/// The directions of the scatter, and how far it is shrunk at least: made once a task.
-pub(super) struct Spread {
-    variances: Vec<f64>,  // (D), of the scatter, not divided
-    directions: Vec<f64>, // (D, D), columns
-    /// What oracle approximating shrinkage says.
-    pub oas: f64,
+/// What else there is to say of means than their rows.
+pub(super) struct Beside {
+    /// What maps the text of seen classes to means; without it means are shrunk towards the mean of
+    /// means.
+    pub map: Option<Text>,
+    /// How far means are put at one distance from the mean of means, 0 to 1.
+    pub evened: f64,
 }
 
 /// Evidence from counts, means and scatter.
 pub(super) struct Model {
     /// What scores rows.
     pub whitened: Whitened,
-    means: Vec<f64>,     // (n, D), whitened
+    pub means: Vec<f64>, // (n, D), whitened
     counts: Vec<f64>,    // (n)
     pub prior: Vec<f64>, // (C, D), what the map predicts from text; without one the centre
     pub trust: Vec<f64>, // (n), how much a mean counts against its prior
     part: f64,           // what the scatter counts in the shrunk covariance
-}
-
-impl Spread {
-    /// Of the scatter of statistics.
-    pub fn of(statistics: &ClassStatistics) -> Result<Self> {
-        let dim = statistics.dim();
-        let (variances, directions) = eigen(&statistics.scatter().whole(), dim).context(NO_COVARIANCE)?;
-        let mean = statistics.scatter().diagonal().sum::<f64>() / dim as f64;
-        let mean_square = variances.iter().map(|x| (x / mean).powi(2)).sum::<f64>() / (dim * dim) as f64;
-        Ok(Spread { oas: oas(mean_square, dim, statistics.rows()), variances, directions })
-    }
+    evened: f64,
+    radius: f64, // root mean square distance of shrunk means from the centre, before they are evened
 }
 
 impl Model {
     /// Of statistics of unit rows, whose covariance is shrunk so far, and of the text features (C, D)
-    /// of all classes. `map` is of the text of the seen ones; without one, means are shrunk towards
-    /// the mean of means.
-    pub fn fit(
-        statistics: &ClassStatistics,
-        spread: &Spread,
-        shrinkage: f64,
-        text: &[f64],
-        map: Option<&Text>,
-    ) -> Self {
+    /// of all classes.
+    pub fn fit(statistics: &ClassStatistics, spread: &Spread, shrinkage: f64, text: &[f64], beside: &Beside) -> Self {
         let (dim, counts) = (statistics.dim(), statistics.counts());
         let (n, classes) = (counts.len(), text.len() / dim);
         let counts: Vec<f64> = counts.iter().map(|&count| count as f64).collect();
-        let freedom = (statistics.rows() as f64 - n as f64).max(1.0);
-        let variances: Vec<f64> = spread.variances.iter().map(|x| (x / freedom).max(0.0)).collect();
-        let mean = match statistics.rows() == n {
-            true => statistics.half_of_means(),
-            false => variances.iter().sum::<f64>() / dim as f64,
-        };
-        let mean = mean.max(LEAST_VARIANCE);
-        let shrunk: Vec<f64> = variances.iter().map(|x| (1.0 - shrinkage) * x + shrinkage * mean).collect();
+        let shrunk = spread.shrunk(shrinkage);
         let roots: Vec<f64> = shrunk.iter().map(|x| x.sqrt()).collect();
         let whitener: Vec<f64> = spread
             .directions
@@ -82,7 +53,7 @@ impl Model {
             .collect(); // (D, D)
         let means = product(Matrix::new(statistics.means(), dim), Matrix::new(&whitener, dim)); // (n, D)
         let centre = mean_row(&means, dim);
-        let (prior, residuals) = match map {
+        let (prior, residuals) = match &beside.map {
             Some(text_of_seen) => {
                 let map = text_of_seen.map(&means, &whitener);
                 (map.predict(text), map.residuals)
@@ -95,7 +66,7 @@ impl Model {
         // what is left within classes by a whitener that is shrunk; 1 where it is not known
         let within = match statistics.rows() == n {
             true => 1.0,
-            false => variances.iter().zip(&shrunk).map(|(x, shrunk)| x / shrunk).sum::<f64>() / dim as f64,
+            false => spread.variances.iter().zip(&shrunk).map(|(x, shrunk)| x / shrunk).sum::<f64>() / dim as f64,
         };
         let around = around_priors(square(residuals.iter().copied()) / residuals.len() as f64, &counts, within);
         let trust: Vec<f64> = counts.iter().map(|count| count * around).collect();
@@ -103,8 +74,12 @@ impl Model {
         for ((mu, mean), k) in mu.chunks_exact_mut(dim).zip(means.chunks_exact(dim)).zip(&trust) {
             mu.iter_mut().zip(mean).for_each(|(mu, mean)| *mu = (k * mean + *mu) / (1.0 + k));
         }
+        let seen = &mut mu[..n * dim];
+        let radius = (square(less(seen, &centre).into_iter()) / n as f64).sqrt();
+        seen.chunks_exact_mut(dim).for_each(|mu| even(mu, &centre, radius, beside.evened));
         let whitened = Whitened { dim, whitener, centre, mu };
-        Model { whitened, means, counts, prior, trust, part: (1.0 - shrinkage) / freedom }
+        let part = (1.0 - shrinkage) / spread.freedom;
+        Model { whitened, means, counts, prior, trust, part, evened: beside.evened, radius }
     }
 
     /// Evidence (N, C) of unit rows (N, D) that were learned as the classes `classes` (N), each
@@ -133,11 +108,13 @@ impl Model {
             let part = if count > 1.0 { self.part * count / (count - 1.0) } else { 0.0 };
             let downdate = part / (1.0 - part * square(from_mean.iter().copied())).max(LEAST_REMAINDER);
             let k = self.trust[class] * (count - 1.0) / count;
-            let own = |j: usize| {
+            let without = |j: usize| {
                 let mean = self.means[class * dim + j] - if count > 1.0 { from_mean[j] / (count - 1.0) } else { 0.0 };
                 (k * mean + self.prior[class * dim + j]) / (1.0 + k)
             };
-            let offset: Vec<f64> = (0..dim).map(|j| z[j] - own(j)).collect();
+            let mut own: Vec<f64> = (0..dim).map(without).collect();
+            even(&mut own, centre, self.radius, self.evened);
+            let offset: Vec<f64> = z.iter().zip(&own).map(|(z, own)| z - own).collect();
             let from_centre = || z.iter().zip(centre).map(|(z, centre)| z - centre);
             let background = square(from_centre()) + downdate * dot(from_mean, from_centre()).powi(2);
             let (of_row, least) = (dot(from_mean, z.iter().copied()), EXACT * square(z.iter().copied()));
@@ -163,6 +140,15 @@ pub(super) fn around_priors(mean_square: f64, counts: &[f64], within: f64) -> f6
     let (white, shrunk) = (mean_square - noise, mean_square - within * noise);
     let around = if white < 0.5 * shrunk { shrunk } else { white };
     around.max(LEAST_SPREAD)
+}
+
+/// Puts a mean (D) at `radius` from the centre (D), so far: not at all at 0, wholly at 1.
+fn even(mean: &mut [f64], centre: &[f64], radius: f64, far: f64) {
+    let distance = square(mean.iter().zip(centre).map(|(x, centre)| x - centre)).sqrt();
+    if far > 0.0 && distance > 0.0 {
+        let factor = (radius / distance).powf(far);
+        mean.iter_mut().zip(centre).for_each(|(x, centre)| *x = centre + (*x - centre) * factor);
+    }
 }
 
 fn dot(x: &[f64], y: impl Iterator<Item = f64>) -> f64 {

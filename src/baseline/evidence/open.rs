@@ -324,7 +324,7 @@ fn highest_of(scores: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// A logit times what text counts; of what is no candidate it stays −∞.
-pub(super) fn weighed(logit: f64, text_weight: f64) -> f64 {
+fn weighed(logit: f64, text_weight: f64) -> f64 {
     if logit == f64::NEG_INFINITY { logit } else { text_weight * logit }
 }
 

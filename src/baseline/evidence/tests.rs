@@ -4,7 +4,11 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{matrix::product, *};
+use super::{
+    matrix::{less, product},
+    whitened::square,
+    *,
+};
 use crate::{
     dense::{covariance::add_scatter, moments::mean_row, product::Matrix, symmetric::Cholesky},
     evaluate::{TestSet, ZeroShot, evaluate},
@@ -195,19 +199,43 @@ fn learn(evidence: &mut Evidence, classes: &[(Class, Rows<Train>)]) {
 }
 
 /// Leaving a row out in closed form is as computing its class's mean and the scatter without
-/// it, where the shrinkage, the map and the spread are held.
+/// it, where the shrinkage, the map, the spread and the distance that means are evened to are held.
 #[test]
 fn a_row_that_is_left_out_was_never_there() {
+    for text_counts in [true, false] {
+        left_out_was_never_there(text_counts);
+    }
+}
+
+fn left_out_was_never_there(text_counts: bool) {
     let (dim, sizes) = (8, [3, 5, 2, 6, 4]);
     let classes: Vec<_> = sizes.iter().enumerate().map(|(class, &n)| drawn(class, n, dim)).collect();
     let mut evidence = Evidence::new(text(7, dim), dim, 20.0);
     learn(&mut evidence, &classes);
     let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
     let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
-    let model = evidence.model.as_ref().unwrap();
+    let beside = evidence.beside(text_counts).unwrap();
+    assert_eq!((beside.map.is_some(), beside.evened), (text_counts, if text_counts { 0.0 } else { 0.5 }));
+    let (shrinkage, n) = (0.3, truth.len());
+    let model = evidence.fit(&Spread::of(&evidence.statistics).unwrap(), shrinkage, &beside);
     let found = model.left_out(&rows, &truth);
+    // of 20 rows of 5 classes means are put half the way, in logarithms, to one distance
+    let centre = &model.whitened.centre;
+    let mu = |class: usize, mean: &[f64], k: f64| -> Vec<f64> {
+        let prior = &model.prior[class * dim..][..dim];
+        (0..dim).map(|j| (k * mean[j] + prior[j]) / (1.0 + k)).collect()
+    };
+    let evened = |mu: &[f64], radius: f64| -> Vec<f64> {
+        let distance = square(mu.iter().zip(centre).map(|(x, centre)| x - centre)).sqrt();
+        let factor = (radius / distance).powf(beside.evened);
+        mu.iter().zip(centre).map(|(x, centre)| centre + (x - centre) * factor).collect()
+    };
+    let shrunk: Vec<Vec<f64>> =
+        (0..5).map(|class| mu(class, &model.means[class * dim..][..dim], model.trust[class])).collect();
+    let radius = (shrunk.iter().map(|mu| square(less(mu, centre).into_iter())).sum::<f64>() / 5.0).sqrt();
+    let expected: Vec<f64> = shrunk.iter().flat_map(|mu| evened(mu, radius)).collect();
+    assert_close("means", &model.whitened.mu[..5 * dim], &expected, 1e-12);
 
-    let (shrinkage, n) = (evidence.chosen().shrinkage, truth.len());
     let freedom = (n - sizes.len()) as f64;
     let identity: Vec<f64> = (0..dim * dim).map(|i| f64::from(u8::from(i % (dim + 1) == 0))).collect();
     let mean = evidence.statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
@@ -237,18 +265,78 @@ fn a_row_that_is_left_out_was_never_there() {
         };
         let background = distance(&back(&model.whitened.centre));
         let k = model.trust[own] / sizes[own] as f64 * others.len() as f64;
-        let own_mean = mean_row(&without(own), dim);
-        let prior = back(&model.prior[own * dim..][..dim]);
+        let own_mean =
+            product(Matrix::new(&mean_row(&without(own), dim), dim), Matrix::new(&model.whitened.whitener, dim));
         for class in 0..7 {
-            let mu = match class == own {
-                true => (0..dim).map(|j| (k * own_mean[j] + prior[j]) / (1.0 + k)).collect(),
+            let distant = match class == own {
+                true => back(&evened(&mu(own, &own_mean, k), radius)),
                 false => back(&model.whitened.mu[class * dim..][..dim]),
             };
-            let expected = -0.5 * dim as f64 * (distance(&mu) / background).ln();
+            let expected = -0.5 * dim as f64 * (distance(&distant) / background).ln();
             let found = found[row * 7 + class];
             assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "row {row}: {found}, not {expected}");
         }
     }
+}
+
+/// The log-likelihood of a shrinkage is that of each row around the mean, and with the covariance,
+/// of the others; sums go on over tasks.
+#[test]
+fn rows_are_likely_as_draws_around_the_others() {
+    let (dim, sizes) = (6, [3, 5, 1, 6]);
+    let classes: Vec<_> = sizes.iter().enumerate().map(|(class, &n)| drawn(class, n, dim)).collect();
+    let mut evidence = Evidence::new(text(4, dim), dim, 20.0);
+    learn(&mut evidence, &classes);
+    let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
+    let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
+    let found = Spread::of(&evidence.statistics).unwrap().log_likelihoods(&evidence.statistics, &rows, &truth);
+    assert_eq!(evidence.tally.likelihoods, found);
+
+    let (freedom, identity) = (11.0, (0..36).map(|i| f64::from(u8::from(i % 7 == 0))).collect::<Vec<_>>());
+    let mean = evidence.statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
+    for (found, shrinkage) in found.iter().zip(FINE_SHRINKAGES) {
+        let mut expected = 0.0;
+        for row in (0..truth.len()).filter(|&row| truth[row] != 2) {
+            let kept = |class: usize| -> Vec<f64> {
+                let of_class = (0..truth.len()).filter(|&i| i != row && truth[i] == class);
+                of_class.flat_map(|i| rows[i * dim..][..dim].to_vec()).collect()
+            };
+            let mut scatter = vec![0.0; dim * dim];
+            (0..4).for_each(|class| add_scatter(&mut scatter, &kept(class), &mean_row(&kept(class), dim)));
+            let covariance = of_scatter(&scatter, dim, shrinkage, freedom, mean, &identity);
+            let (variances, directions) = crate::dense::eigen::eigen(&covariance, dim).unwrap();
+            let others = kept(truth[row]);
+            let offset: Vec<f64> =
+                rows[row * dim..][..dim].iter().zip(mean_row(&others, dim)).map(|(x, mean)| x - mean).collect();
+            let along = product(Matrix::new(&offset, dim), Matrix::new(&directions, dim));
+            let count = (others.len() / dim) as f64;
+            let distance: f64 = along.iter().zip(&variances).map(|(x, variance)| x * x / variance).sum();
+            let volume: f64 = variances.iter().map(|x| x.ln()).sum();
+            expected -= 0.5 * (distance / (1.0 + 1.0 / count) + volume); // a mean of so many rows is as far off
+        }
+        assert!((found - expected).abs() < 1e-9 * expected.abs(), "{shrinkage}: {found}, not {expected}");
+    }
+    // with the rows of another task
+    evidence.text = text(6, dim);
+    let more: Vec<_> = (4..6).map(|class| drawn(class, 4, dim)).collect();
+    learn(&mut evidence, &more);
+    let rows: Vec<f64> = more.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
+    let own = Spread::of(&evidence.statistics).unwrap().log_likelihoods(
+        &evidence.statistics,
+        &rows,
+        &[4, 4, 4, 4, 5, 5, 5, 5],
+    );
+    let sums: Vec<f64> = found.iter().zip(&own).map(|(before, own)| before + own).collect();
+    assert_eq!(evidence.tally.likelihoods, sums);
+    let likeliest = FINE_SHRINKAGES[first_highest(&sums)];
+    assert_eq!(evidence.tally.likeliest(), likeliest);
+    let mut spread = Spread::of(&evidence.statistics).unwrap();
+    assert!(likeliest > spread.oas);
+    let alone = |spread: &Spread| evidence.alone(spread, &rows, &[4, 4, 4, 4, 5, 5, 5, 5]).unwrap().shrinkage;
+    assert_eq!(alone(&spread), likeliest);
+    spread.oas = 0.99;
+    assert_eq!(alone(&spread), 0.99);
+    assert_eq!(Tally::new().likeliest(), 0.0);
 }
 
 /// The shrunk covariance (D, D) that a scatter makes.
@@ -320,7 +408,7 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     assert_eq!(evidence.stored().total(8) + 8 * 4 * size_of::<f64>(), bytes); // labels and keys do not count
     for (name, values) in [
         ("hits", vec![0.0; 59]),
-        ("alone_hits", vec![0.0; 4]),
+        ("log_likelihoods", vec![0.0; 4]),
         ("chosen", vec![1.5, 0.1, 1.0, 0.0, 1.0, 0.1]),
         ("chosen", vec![0.5, 0.1, 1.0, 0.0, 0.0, 0.1]),
         ("tasks", vec![f64::NAN, 1.0]),
@@ -506,30 +594,24 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     // no map: what nothing is known of is at the mean of means
     let model = evidence.model.as_ref().unwrap();
     model.prior.chunks_exact(dim).for_each(|prior| assert_eq!(prior, model.whitened.centre));
-    // the shrinkage is that of the most hits of evidence alone, and those with text are summed up as well
+    // hits beside text are summed up as well, with the map and from means that are not evened
     let spread = Spread::of(&evidence.statistics).unwrap();
-    let map = evidence.map().unwrap().unwrap();
-    let hits = |shrinkage: f64, map: Option<&Text>, weight: Option<f64>| {
-        let left_out = evidence.fit(&spread, shrinkage, map).left_out(&rows, &truth);
+    let [beside, without] = [true, false].map(|text_counts| evidence.beside(text_counts).unwrap());
+    assert_eq!((beside.map.is_some(), beside.evened), (true, 0.0));
+    let hits = |least: f64, weight: f64| {
+        let left_out = evidence.fit(&spread, least.max(spread.oas), &beside).left_out(&rows, &truth);
         let logits = logits(&rows, &text, dim, 20.0);
         let told = left_out.chunks(8).zip(logits.chunks(8)).zip(&truth).filter(|((evidence, logits), class)| {
-            let score = |c: usize| weight.map_or(evidence[c], |weight| logits[c] + weight * evidence[c]);
-            highest((0..6).map(score)).0 == **class
+            highest((0..6).map(|c| logits[c] + weight * evidence[c])).0 == **class
         });
         told.count() as f64
     };
-    let shrinkage = |place: usize| SHRINKAGES[place].max(spread.oas);
-    let places = || 0..SHRINKAGES.len();
-    let alone: Vec<f64> = places().map(|place| hits(shrinkage(place), None, None)).collect();
-    assert_eq!(evidence.tally.alone, alone);
-    let beside = places().flat_map(|place| WEIGHTS.map(|weight| hits(shrinkage(place), Some(&map), Some(weight))));
-    assert_eq!(evidence.tally.hits, beside.collect::<Vec<_>>());
-    let best = first_highest(&alone);
-    assert_eq!(chosen.shrinkage, shrinkage(best));
-    // and none of this is the same as with text, or with the map
-    assert_ne!(best, first_highest(&evidence.tally.hits) / WEIGHTS.len());
-    assert_ne!(best, 0);
-    assert_ne!(alone, places().map(|place| hits(shrinkage(place), Some(&map), None)).collect::<Vec<_>>());
+    let expected = SHRINKAGES.iter().flat_map(|&least| WEIGHTS.map(|weight| hits(least, weight)));
+    assert_eq!(evidence.tally.hits, expected.collect::<Vec<_>>());
+    // the shrinkage is the one that the rows are likeliest with, but not below OAS's
+    assert_eq!(chosen.shrinkage, evidence.tally.likeliest().max(spread.oas));
+    let expected = evidence.fit(&spread, chosen.shrinkage, &without);
+    assert_eq!(model.whitened.mu, expected.whitened.mu);
 
     // scores, with prompts and without, and those of the file and of what was stored
     let images = skewed(2, 5, dim).1.into_values();
