@@ -122,7 +122,8 @@ impl Evidence {
             self.chosen.bias = self.tally.bias().unwrap_or(untested);
         }
         let Tried { model, shrinkage, weight, text_weight, .. } = tried;
-        self.tally.discount([self.chosen.weight, self.chosen.text_weight], [weight, text_weight]);
+        let weights = [self.chosen.weight, self.chosen.text_weight];
+        self.tally.discount((before, weights), (self.seen(), [weight, text_weight]));
         self.chosen = Chosen { shrinkage, weight, text_weight, ..self.chosen };
         let known = self.add_errors(&model, rows, &truth);
         // more rows of a few known classes say nothing of all

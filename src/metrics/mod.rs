@@ -6,7 +6,7 @@ mod reliability;
 
 pub use detection::{Detection, detection};
 pub use name::{Better, MetricName, Unit};
-pub use reliability::{BINS, Bin, bins, calibration_error};
+pub use reliability::{BINS, Bin, bins, calibration_error, chance_error};
 
 use crate::{
     ausuc::{area, curve},
@@ -144,7 +144,9 @@ pub struct Accuracies {
     pub detection: Option<Detection>,
     /// The expected calibration error on images of seen classes; none where scores are no logits.
     pub calibration_error: Option<f64>,
-    /// The same by the softmax alone, where the method is calibrated.
+    /// What chance alone would make of it.
+    pub chance_error: Option<f64>,
+    /// The error by the softmax alone, where the method is calibrated.
     pub uncalibrated_error: Option<f64>,
 }
 
@@ -167,10 +169,11 @@ impl Accuracies {
             let group = there().filter(|(_, class)| (stream.task_of(*class) < learned) == is_seen);
             group.filter_map(|(p, _)| p.confidence).collect()
         };
-        let error = |probability: &dyn Fn(&Prediction) -> Option<f32>| {
+        let binned = |probability: &dyn Fn(&Prediction) -> Option<f32>| {
             let answer = |(p, class): (Prediction, usize)| Some((probability(&p)?.into(), p.class == Some(class)));
-            calibration_error(&bins(there().filter_map(answer)))
+            bins(there().filter_map(answer))
         };
+        let calibrated = binned(&|p| p.probability);
         let percent = |i: usize| (0..tasks).map(|k| 100.0 * right[k][i] as f64 / known[k][i] as f64).collect();
         Accuracies {
             class_il: percent(0),
@@ -180,8 +183,9 @@ impl Accuracies {
             ausuc: curve(predictions, truth, learned, stream).map(|curve| area(&curve)),
             images: known.iter().map(|of_task| of_task[0]).collect(),
             detection: detection(sure(true), sure(false)),
-            calibration_error: error(&|p| p.probability),
-            uncalibrated_error: error(&|p| p.uncalibrated),
+            calibration_error: calibration_error(&calibrated),
+            chance_error: chance_error(&calibrated),
+            uncalibrated_error: calibration_error(&binned(&|p| p.uncalibrated)),
         }
     }
 }
@@ -250,6 +254,7 @@ impl History {
             (MetricName::Auroc, last.detection.map(|detection| detection.auroc)),
             (MetricName::Fpr95, last.detection.map(|detection| detection.fpr95)),
             (MetricName::CalibrationError, last.calibration_error),
+            (MetricName::ChanceError, last.chance_error),
             (MetricName::UncalibratedError, last.uncalibrated_error),
         ];
         rows.extend(of_step.into_iter().filter_map(|(name, value)| Some(over_tasks(name, value?))));
@@ -367,6 +372,9 @@ mod tests {
         // two at 0.95, both right, one at 0.5, right, one at 0.25, wrong
         let error = of_step(MetricName::CalibrationError).unwrap();
         assert!((error - 100.0 * (0.1 + 0.5 + 0.25) / 4.0).abs() < 1e-5, "{error}");
+        let deviations = (2.0 * 0.95 * 0.05f64).sqrt() + 0.5 + (0.25 * 0.75f64).sqrt();
+        let chance = of_step(MetricName::ChanceError).unwrap();
+        assert!((chance - 25.0 * (2.0 / std::f64::consts::PI).sqrt() * deviations).abs() < 1e-5, "{chance}");
         assert_eq!(of_step(MetricName::UncalibratedError), None);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);

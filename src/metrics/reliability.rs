@@ -1,5 +1,8 @@
-//! Whether probabilities are what they say: confidence against accuracy, and the expected
-//! calibration error (Guo, Pleiss, Sun and Weinberger, 2017).
+//! Whether probabilities are what they say: confidence against accuracy, the expected calibration
+//! error (Guo, Pleiss, Sun and Weinberger, 2017), and what chance makes of it (consistency, as in
+//! Bröcker and Smith, 2007).
+
+use std::f64::consts::FRAC_2_PI;
 
 /// Bins of equal width that probabilities from 0 to 1 are put in.
 pub const BINS: usize = 15;
@@ -13,6 +16,8 @@ pub struct Bin {
     pub confidence: f64,
     /// How many of them are answered right.
     pub right: usize,
+    /// The variance of that number, were each as likely to be right as its probability says.
+    pub variance: f64,
 }
 
 /// The bins of images with the probability of their answer, and whether it is right. A bin has its
@@ -24,6 +29,7 @@ pub fn bins(answers: impl Iterator<Item = (f64, bool)>) -> [Bin; BINS] {
         bins[place].images += 1;
         bins[place].confidence += probability;
         bins[place].right += usize::from(is_right);
+        bins[place].variance += probability * (1.0 - probability);
     }
     bins
 }
@@ -40,5 +46,21 @@ pub fn bins(answers: impl Iterator<Item = (f64, bool)>) -> [Bin; BINS] {
 pub fn calibration_error(bins: &[Bin]) -> Option<f64> {
     let images: usize = bins.iter().map(|bin| bin.images).sum();
     let off: f64 = bins.iter().map(|bin| (bin.confidence - bin.right as f64).abs()).sum();
+    (images > 0).then(|| 100.0 * off / images as f64)
+}
+
+/// The calibration error to be expected of as many images with the same probabilities, were each as
+/// likely to be right as its own says, in percentage points: chance alone, which no calibration takes
+/// away. The number of right ones of a bin is taken to be normal. None without images.
+///
+/// ```
+/// use cgil::metrics::{bins, chance_error};
+/// // 100 coins that say so: 50 right, with a deviation of 5, are √(2 / π) · 5 off in the mean
+/// let coins = bins((0..100).map(|i| (0.5, i % 2 == 0)));
+/// assert!((chance_error(&coins).unwrap() - 3.989).abs() < 1e-3);
+/// ```
+pub fn chance_error(bins: &[Bin]) -> Option<f64> {
+    let images: usize = bins.iter().map(|bin| bin.images).sum();
+    let off: f64 = bins.iter().map(|bin| (FRAC_2_PI * bin.variance).sqrt()).sum();
     (images > 0).then(|| 100.0 * off / images as f64)
 }

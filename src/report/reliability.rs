@@ -40,6 +40,7 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
             images: all.images + bin.images,
             confidence: all.confidence + bin.confidence,
             right: all.right + bin.right,
+            variance: all.variance + bin.variance,
         });
         let sizes = bins.iter().map(|bin| LEAST + MORE * (bin.images as f64 / all.images as f64).sqrt());
         let tips = bins.iter().zip(&points).map(|(bin, (confidence, accuracy))| {
@@ -47,7 +48,8 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         });
         let dots = ScatterPlot::new().with_data(points.iter().copied()).with_color(colour(i));
         plots.push(dots.with_marker(marker(i)).with_sizes(sizes).with_tooltips().with_tooltip_labels(tips).into());
-        let errors = [MetricName::CalibrationError, MetricName::UncalibratedError].map(|metric| of(method, metric));
+        let errors = [MetricName::CalibrationError, MetricName::ChanceError, MetricName::UncalibratedError];
+        let errors = errors.map(|metric| of(method, metric));
         let means = [all.confidence, all.right as f64].map(|sum| format!("{:.1}", mean(sum, &all)));
         rows.push([(*method).clone()].into_iter().chain(errors).chain(means).collect::<Vec<_>>());
     }
@@ -58,7 +60,7 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         counted(names.len(), "method"),
         names.join("; ")
     );
-    let header = ["method", "ECE", "uncalibrated", "mean probability", "accuracy"].map(str::to_owned);
+    let header = ["method", "ECE", "by chance", "uncalibrated", "mean probability", "accuracy"].map(str::to_owned);
     Ok(Figure {
         id,
         title,
@@ -74,8 +76,8 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         note: format!(
             "Images of all tasks after the last one, by the probability of their answer in {BINS} bins. Larger marks are \
              more images; below the diagonal a method is too sure. ECE, the expected calibration error, is the mean distance from the diagonal over images, in \
-             percentage points; of few images it is above 0 however good probabilities are. Uncalibrated: by the softmax \
-             alone, of methods that are calibrated. Over {}.",
+             percentage points. By chance: what it is in the mean of as many images where probabilities are what they \
+             say. Uncalibrated: by the softmax alone, of methods that are calibrated. Over {}.",
             scope.orders_in_words()
         ),
         sheet: Some(Sheet { header: header.into(), rows }),

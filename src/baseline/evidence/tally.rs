@@ -18,7 +18,7 @@ pub const TEMPERATURES: [f64; 17] =
     [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
 
 /// What all classes get that is tried with each.
-pub const EVENS: [f64; 8] = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4];
+pub const EVENS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4];
 
 /// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
 pub const QUANTILES: usize = 101;
@@ -76,11 +76,14 @@ impl Tally {
         self.known = (0..QUANTILES).map(quantile).collect();
     }
 
-    /// Lets what was said of scores with the weights of evidence and text `before` count less, now that
-    /// they are `now`: as much as the squared ratio of the evidence's, the smaller over the larger, and
-    /// nothing where text came or went.
-    pub fn discount(&mut self, before: [f64; 2], now: [f64; 2]) {
-        let alike = if before[1] == now[1] { (before[0].min(now[0]) / before[0].max(now[0])).powi(2) } else { 0.0 };
+    /// Lets what was said of scores among `n` classes with the weights of evidence and text `before`
+    /// count less, now that there are others: as much as the squared ratios of the classes' numbers and
+    /// of the evidence's weights, the smaller over the larger, and nothing where text came or went.
+    pub fn discount(&mut self, before: (usize, [f64; 2]), now: (usize, [f64; 2])) {
+        let ((n_before, [weight_before, text_before]), (n, [weight, text])) = (before, now);
+        let ratio = |a: f64, b: f64| (a.min(b) / a.max(b)).powi(2);
+        let alike =
+            if text_before == text { ratio(n_before as f64, n as f64) * ratio(weight_before, weight) } else { 0.0 };
         self.errors.iter_mut().for_each(|error| *error *= alike);
     }
 

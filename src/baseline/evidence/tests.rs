@@ -440,10 +440,10 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
 #[test]
 fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out() {
     // by hand, from scores that leave each row out
-    let (text, counts) = (text(4, 8), [6, 6, 6, 6]);
+    let counts = [6, 6, 6, 6];
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
     let rows: Vec<f64> = (0..24 * 8).map(value).collect();
-    let mut evidence = Evidence::new(text, 8, 20.0);
+    let mut evidence = Evidence::new(text(4, 8), 8, 20.0);
     learn_new(&mut evidence, &rows, &counts);
     let truth: Vec<usize> = (0..24).map(|i| i / 6).collect();
     let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
@@ -465,10 +465,24 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
         }
     }
     assert_eq!(evidence.chosen().calibration, least.1);
+
+    // rows of the next task, and of what was said among fewer classes the squared share
+    let before = (evidence.tally.errors.clone(), evidence.chosen().weight);
+    evidence.text = text(6, 8);
+    let more: Vec<f64> = (1000..1000 + 12 * 8).map(value).collect();
+    learn_new(&mut evidence, &more, &[6, 6]);
+    let (chosen, classes) = (evidence.chosen(), (0..12).map(|i| 4 + i / 6).collect::<Vec<_>>());
+    let mut alone = Evidence::new(text(6, 8), 8, 20.0);
+    (alone.statistics, alone.chosen) = (evidence.statistics.clone(), chosen);
+    alone.add_errors(evidence.model.as_ref().unwrap(), &more, &classes);
+    let weights = (before.1.min(chosen.weight) / before.1.max(chosen.weight)).powi(2);
+    let expected: Vec<f64> =
+        before.0.iter().zip(&alone.tally.errors).map(|(old, own)| weights * 16.0 / 36.0 * old + own).collect();
+    assert_close("errors", &evidence.tally.errors, &expected, 1e-9);
 }
 
 #[test]
-fn rows_that_are_all_right_leave_a_doubt_and_those_of_another_weight_count_less() {
+fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() {
     let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
     assert_eq!(tally.calibration(5), Calibration::NONE); // no row could be left out
     // n rows right however sure: (1 - even)^n · even is highest at 1 / (n + 1)
@@ -484,11 +498,14 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_another_weight_count_less(
     assert_eq!(tally.calibration(1), Calibration::NONE);
     // a quarter of the weight: a sixteenth of what was said, either way
     tally.errors.fill(32.0);
-    tally.discount([4.0, 1.0], [1.0, 1.0]);
-    tally.discount([1.0, 0.0], [2f64.sqrt(), 0.0]);
-    tally.discount([0.5, 1.0], [0.5, 1.0]);
+    tally.discount((5, [4.0, 1.0]), (5, [1.0, 1.0]));
+    tally.discount((5, [1.0, 0.0]), (5, [2f64.sqrt(), 0.0]));
+    tally.discount((5, [0.5, 1.0]), (5, [0.5, 1.0]));
     assert!(tally.errors.iter().all(|error| (error - 1.0).abs() < 1e-12));
-    tally.discount([0.5, 1.0], [0.5, 0.0]);
+    // three times the classes: a ninth
+    tally.discount((5, [0.5, 1.0]), (15, [0.5, 1.0]));
+    assert!(tally.errors.iter().all(|error| (error - 1.0 / 9.0).abs() < 1e-12));
+    tally.discount((15, [0.5, 1.0]), (15, [0.5, 0.0]));
     assert!(tally.errors.iter().all(|error| *error == 0.0));
 }
 
