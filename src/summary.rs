@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The scores of the table of methods. X-TAIL's are other means of the same accuracies, for who
-/// compares with its tables; FPR95, and ECE by chance and uncalibrated, are to AUROC and ECE what
+/// compares with its tables; FPR95, and ECE if calibrated and uncalibrated, are to AUROC and ECE what
 /// details are: the table `metrics` has them.
 fn scores() -> impl Iterator<Item = MetricName> {
     let is_left_out = |metric: &MetricName| {
@@ -21,7 +21,7 @@ fn scores() -> impl Iterator<Item = MetricName> {
             MetricName::XTailTransfer
                 | MetricName::XTailAverage
                 | MetricName::MeanFpr95
-                | MetricName::ChanceError
+                | MetricName::ErrorIfCalibrated
                 | MetricName::UncalibratedError
         )
     };

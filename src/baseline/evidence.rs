@@ -1,8 +1,9 @@
 //! Evidence from class statistics, beside text: counts, means and one scatter of unit rows, means
 //! shrunk towards what their text predicts, and a heavy-tailed log ratio to the background. How far
 //! the covariance is shrunk, what the evidence weighs and how unseen classes are told is chosen by
-//! leaving out rows of the current task, and from sums of hits on earlier ones. No row is kept. Where
-//! text tells the learned classes no better than a guess, evidence without any text tells them.
+//! leaving out rows of the current task, and from sums over earlier ones. No row is kept. Where text
+//! tells the learned classes no better than a guess, evidence without any text tells them: then the
+//! likelihood of the rows chooses the shrinkage, and distances of means are normalised.
 
 mod map;
 mod matrix;
@@ -23,7 +24,7 @@ use self::{
     open::{GATE, Together, logits, unit_rows},
     spread::Spread,
     tally::{
-        BIASES, EVENS, FINE_SHRINKAGES, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest,
+        BIASES, EVENS, LOOC_SHRINKAGES, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest,
         highest,
     },
 };
@@ -105,8 +106,10 @@ impl Evidence {
         let of_class = |&(class, count): &(usize, usize)| (class, rest.split_off(..count * dim).unwrap_or_default());
         self.statistics.add(&counts.iter().map(of_class).collect::<Vec<_>>());
         let spread = Spread::of(&self.statistics)?;
-        let likelihoods = spread.log_likelihoods(&self.statistics, rows, &truth);
-        self.tally.likelihoods.iter_mut().zip(likelihoods).for_each(|(sum, own)| *sum += own);
+        if self.statistics.varies() {
+            let own = spread.log_likelihoods(&self.statistics, rows, &truth);
+            self.tally.log_likelihoods.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
         let beside_text = self.beside_text(&spread, rows, &truth)?;
         self.add_told(&rows[..unseen * dim], &truth[..unseen]);
         let tried = match self.text_counts(&truth[..unseen]) {
@@ -154,9 +157,9 @@ impl Evidence {
     fn alone(&self, spread: &Spread, rows: &[f64], truth: &[usize]) -> Result<Tried> {
         let shrinkage = self.tally.likeliest().max(spread.oas);
         let models = [(shrinkage, self.fit(spread, shrinkage, &self.beside(false)?))];
-        let [judged] = self.judge(&models, rows, truth).try_into().unwrap_or_else(|_| unreachable!("one of one model"));
+        let seen = self.judge(&models, rows, truth).swap_remove(0).seen;
         let [(_, model)] = models;
-        Ok(Tried { model, shrinkage, weight: ALONE, text_weight: 0.0, seen: judged.seen })
+        Ok(Tried { model, shrinkage, weight: ALONE, text_weight: 0.0, seen })
     }
 
     /// Whether text counts, now that rows of the new classes `truth` (N) are learned. It is said anew
@@ -213,16 +216,13 @@ impl Evidence {
         self.text.len() / self.statistics.dim()
     }
 
-    /// What there is beside rows where text counts: what it says of means, as soon as there are enough
-    /// classes. Without it, the fewer rows a class has, the more of how far means lie from each other is
-    /// noise: all of it is taken to be with one row, and with more as much less as a mean errs less.
+    /// What there is to say of means where text counts: what it predicts, as soon as there are enough
+    /// classes. Where it does not count, how far they lie from each other is said with caution.
     fn beside(&self, text_counts: bool) -> Result<Beside> {
         let (n, dim) = (self.seen(), self.statistics.dim());
-        if !text_counts {
-            return Ok(Beside { map: None, evened: (n as f64 / self.statistics.rows() as f64).sqrt() });
-        }
-        let map = (n >= FEWEST_FOR_TEXT).then(|| Text::new(&self.text[..n * dim], dim)).transpose()?;
-        Ok(Beside { map, evened: 0.0 })
+        let maps = text_counts && n >= FEWEST_FOR_TEXT;
+        let map = maps.then(|| Text::new(&self.text[..n * dim], dim)).transpose()?;
+        Ok(Beside { map, normalises: !text_counts })
     }
 
     fn fit(&self, spread: &Spread, shrinkage: f64, beside: &Beside) -> Model {
@@ -356,7 +356,7 @@ impl Incremental for Evidence {
 
     fn state(&self) -> State {
         let mut state = self.statistics.state();
-        let Tally { hits, unseen, seen, tasks, likelihoods, text, known, errors } = &self.tally;
+        let Tally { hits, unseen, seen, tasks, log_likelihoods, text, known, errors } = &self.tally;
         let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
             self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
@@ -364,7 +364,7 @@ impl Incremental for Evidence {
         state.insert("unseen_hits".into(), flat(unseen));
         state.insert("seen_hits".into(), flat(seen));
         state.insert("tasks".into(), flat(tasks));
-        state.insert("log_likelihoods".into(), flat(likelihoods));
+        state.insert("log_likelihoods".into(), flat(log_likelihoods));
         state.insert("text_tells".into(), flat(text));
         if !known.is_empty() {
             state.insert("known".into(), flat(known));
@@ -380,7 +380,7 @@ impl Incremental for Evidence {
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
             seen: take(&mut state, "seen_hits", &[BIASES])?,
             tasks: take(&mut state, "tasks", &[2])?.try_into().unwrap_or_default(),
-            likelihoods: take(&mut state, "log_likelihoods", &[FINE_SHRINKAGES.len()])?,
+            log_likelihoods: take(&mut state, "log_likelihoods", &[LOOC_SHRINKAGES.len()])?,
             text: take(&mut state, "text_tells", &[3])?.try_into().unwrap_or_default(),
             known: match state.contains_key("known") {
                 true => take(&mut state, "known", &[QUANTILES])?,
@@ -408,8 +408,8 @@ impl Incremental for Evidence {
 
     fn stored(&self) -> Stored {
         let Stored { per_class, shared } = self.statistics.stored();
-        let Tally { hits, unseen, seen, tasks, likelihoods, text, known, errors } = &self.tally;
-        let small = likelihoods.len() + tasks.len() + text.len() + CHOSEN;
+        let Tally { hits, unseen, seen, tasks, log_likelihoods, text, known, errors } = &self.tally;
+        let small = log_likelihoods.len() + tasks.len() + text.len() + CHOSEN;
         let numbers = hits.len() + unseen.len() + seen.len() + known.len() + errors.len() + small;
         Stored { per_class, shared: shared + numbers * size_of::<f64>() }
     }
@@ -432,7 +432,7 @@ impl Classifier for Evidence {
     }
 }
 
-/// A model that was chosen, and what goes with it.
+/// A model that may be chosen, and what goes with it.
 struct Tried {
     model: Model,
     shrinkage: f64,

@@ -6,7 +6,7 @@ mod reliability;
 
 pub use detection::{Detection, detection};
 pub use name::{Better, MetricName, Unit};
-pub use reliability::{BINS, Bin, bins, calibration_error, chance_error};
+pub use reliability::{BINS, Bin, bins, calibration_error, error_if_calibrated};
 
 use crate::{
     ausuc::{area, curve},
@@ -144,8 +144,8 @@ pub struct Accuracies {
     pub detection: Option<Detection>,
     /// The expected calibration error on images of seen classes; none where scores are no logits.
     pub calibration_error: Option<f64>,
-    /// What chance alone would make of it.
-    pub chance_error: Option<f64>,
+    /// What it would be in the mean, were probabilities what they say.
+    pub error_if_calibrated: Option<f64>,
     /// The error by the softmax alone, where the method is calibrated.
     pub uncalibrated_error: Option<f64>,
 }
@@ -184,7 +184,7 @@ impl Accuracies {
             images: known.iter().map(|of_task| of_task[0]).collect(),
             detection: detection(sure(true), sure(false)),
             calibration_error: calibration_error(&calibrated),
-            chance_error: chance_error(&calibrated),
+            error_if_calibrated: error_if_calibrated(&calibrated),
             uncalibrated_error: calibration_error(&binned(&|p| p.uncalibrated)),
         }
     }
@@ -254,7 +254,7 @@ impl History {
             (MetricName::Auroc, last.detection.map(|detection| detection.auroc)),
             (MetricName::Fpr95, last.detection.map(|detection| detection.fpr95)),
             (MetricName::CalibrationError, last.calibration_error),
-            (MetricName::ChanceError, last.chance_error),
+            (MetricName::ErrorIfCalibrated, last.error_if_calibrated),
             (MetricName::UncalibratedError, last.uncalibrated_error),
         ];
         rows.extend(of_step.into_iter().filter_map(|(name, value)| Some(over_tasks(name, value?))));
@@ -372,9 +372,10 @@ mod tests {
         // two at 0.95, both right, one at 0.5, right, one at 0.25, wrong
         let error = of_step(MetricName::CalibrationError).unwrap();
         assert!((error - 100.0 * (0.1 + 0.5 + 0.25) / 4.0).abs() < 1e-5, "{error}");
-        let deviations = (2.0 * 0.95 * 0.05f64).sqrt() + 0.5 + (0.25 * 0.75f64).sqrt();
-        let chance = of_step(MetricName::ChanceError).unwrap();
-        assert!((chance - 25.0 * (2.0 / std::f64::consts::PI).sqrt() * deviations).abs() < 1e-5, "{chance}");
+        // two at 0.95 are 2 · 2 · 0.95 · 0.05 off, one at 0.5 and one at 0.25 as normal ones
+        let normal = (2.0 / std::f64::consts::PI).sqrt() * (0.5 + (0.25 * 0.75f64).sqrt());
+        let if_calibrated = of_step(MetricName::ErrorIfCalibrated).unwrap();
+        assert!((if_calibrated - 25.0 * (0.19 + normal)).abs() < 1e-5, "{if_calibrated}");
         assert_eq!(of_step(MetricName::UncalibratedError), None);
         let metrics = history.metrics();
         let value = |name| metrics.iter().find(|m| m.name.name() == name && m.on_task.is_none()).map(|m| m.value);

@@ -41,8 +41,8 @@ pub enum MetricName {
     MeanFpr95,
     /// Expected calibration error on images of seen classes.
     CalibrationError,
-    /// What chance alone would make of it, were probabilities what they say.
-    ChanceError,
+    /// What it would be in the mean, were probabilities what they say.
+    ErrorIfCalibrated,
     /// Expected calibration error by the softmax alone, of a method that is calibrated.
     UncalibratedError,
     /// Transfer as X-TAIL has it: mean over the tasks but the first of the accuracy before they are
@@ -112,7 +112,7 @@ impl MetricName {
         MetricName::MeanAuroc,
         MetricName::MeanFpr95,
         MetricName::CalibrationError,
-        MetricName::ChanceError,
+        MetricName::ErrorIfCalibrated,
         MetricName::UncalibratedError,
         MetricName::XTailTransfer,
         MetricName::XTailAverage,
@@ -147,7 +147,7 @@ impl MetricName {
             MetricName::MeanAuroc => ("mean_auroc", "AUROC"),
             MetricName::MeanFpr95 => ("mean_fpr95", "FPR95"),
             MetricName::CalibrationError => ("ece", "ECE"),
-            MetricName::ChanceError => ("ece_chance", "ECE by chance"),
+            MetricName::ErrorIfCalibrated => ("ece_if_calibrated", "ECE if calibrated"),
             MetricName::UncalibratedError => ("ece_uncalibrated", "ECE uncalibrated"),
             MetricName::XTailTransfer => ("x_tail_transfer", "Transfer"),
             MetricName::XTailAverage => ("x_tail_average", "Average"),
@@ -186,7 +186,7 @@ impl MetricName {
             | MetricName::Bwt
             | MetricName::Fwt
             | MetricName::CalibrationError
-            | MetricName::ChanceError
+            | MetricName::ErrorIfCalibrated
             | MetricName::UncalibratedError => Unit::PercentagePoints,
             MetricName::StoredBytes => Unit::Bytes,
             _ => Unit::Percent,
@@ -200,7 +200,7 @@ impl MetricName {
             | MetricName::MeanFpr95
             | MetricName::Fpr95
             | MetricName::CalibrationError
-            | MetricName::ChanceError
+            | MetricName::ErrorIfCalibrated
             | MetricName::UncalibratedError
             | MetricName::StoredBytes => Better::Lower,
             _ => Better::Higher,
@@ -240,13 +240,21 @@ mod tests {
         for (i, metric) in MetricName::ALL.into_iter().enumerate() {
             assert_eq!(MetricName::of(metric.name()), Some(metric));
             assert!(MetricName::ALL[..i].iter().all(|other| other.title() != metric.title()));
-            let is_difference =
-                matches!(metric.name(), "forgetting" | "bwt" | "fwt" | "ece" | "ece_chance" | "ece_uncalibrated");
+            let is_difference = matches!(
+                metric.name(),
+                "forgetting" | "bwt" | "fwt" | "ece" | "ece_if_calibrated" | "ece_uncalibrated"
+            );
             assert_eq!(metric.unit() == Unit::PercentagePoints, is_difference, "{metric}");
             assert_eq!(metric.unit() == Unit::Bytes, metric.name() == "stored_bytes", "{metric}");
             let is_cost = matches!(
                 metric.name(),
-                "forgetting" | "mean_fpr95" | "fpr95" | "ece" | "ece_chance" | "ece_uncalibrated" | "stored_bytes"
+                "forgetting"
+                    | "mean_fpr95"
+                    | "fpr95"
+                    | "ece"
+                    | "ece_if_calibrated"
+                    | "ece_uncalibrated"
+                    | "stored_bytes"
             );
             assert_eq!(metric.better() == Better::Lower, is_cost, "{metric}");
         }

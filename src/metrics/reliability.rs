@@ -51,16 +51,17 @@ pub fn calibration_error(bins: &[Bin]) -> Option<f64> {
 
 /// The calibration error to be expected of as many images with the same probabilities, were each as
 /// likely to be right as its own says, in percentage points: chance alone, which no calibration takes
-/// away. The number of right ones of a bin is taken to be normal. None without images.
+/// away. The number of right ones of a bin is taken to be normal, and no further off in the mean than
+/// the sum of its images are, each 2 p (1 − p). None without images.
 ///
 /// ```
-/// use cgil::metrics::{bins, chance_error};
+/// use cgil::metrics::{bins, error_if_calibrated};
 /// // 100 coins that say so: 50 right, with a deviation of 5, are √(2 / π) · 5 off in the mean
 /// let coins = bins((0..100).map(|i| (0.5, i % 2 == 0)));
-/// assert!((chance_error(&coins).unwrap() - 3.989).abs() < 1e-3);
+/// assert!((error_if_calibrated(&coins).unwrap() - 3.989).abs() < 1e-3);
 /// ```
-pub fn chance_error(bins: &[Bin]) -> Option<f64> {
+pub fn error_if_calibrated(bins: &[Bin]) -> Option<f64> {
     let images: usize = bins.iter().map(|bin| bin.images).sum();
-    let off: f64 = bins.iter().map(|bin| (FRAC_2_PI * bin.variance).sqrt()).sum();
+    let off: f64 = bins.iter().map(|bin| (FRAC_2_PI * bin.variance).sqrt().min(2.0 * bin.variance)).sum();
     (images > 0).then(|| 100.0 * off / images as f64)
 }

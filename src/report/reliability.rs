@@ -48,7 +48,7 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         });
         let dots = ScatterPlot::new().with_data(points.iter().copied()).with_color(colour(i));
         plots.push(dots.with_marker(marker(i)).with_sizes(sizes).with_tooltips().with_tooltip_labels(tips).into());
-        let errors = [MetricName::CalibrationError, MetricName::ChanceError, MetricName::UncalibratedError];
+        let errors = [MetricName::CalibrationError, MetricName::ErrorIfCalibrated, MetricName::UncalibratedError];
         let errors = errors.map(|metric| of(method, metric));
         let means = [all.confidence, all.right as f64].map(|sum| format!("{:.1}", mean(sum, &all)));
         rows.push([(*method).clone()].into_iter().chain(errors).chain(means).collect::<Vec<_>>());
@@ -60,7 +60,7 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         counted(names.len(), "method"),
         names.join("; ")
     );
-    let header = ["method", "ECE", "by chance", "uncalibrated", "mean probability", "accuracy"].map(str::to_owned);
+    let header = ["method", "ECE", "if calibrated", "uncalibrated", "mean probability", "accuracy"].map(str::to_owned);
     Ok(Figure {
         id,
         title,
@@ -76,7 +76,7 @@ pub fn diagram(scope: &Scope) -> Result<Figure> {
         note: format!(
             "Images of all tasks after the last one, by the probability of their answer in {BINS} bins. Larger marks are \
              more images; below the diagonal a method is too sure. ECE, the expected calibration error, is the mean distance from the diagonal over images, in \
-             percentage points. By chance: what it is in the mean of as many images where probabilities are what they \
+             percentage points. If calibrated: what it is in the mean of as many images where probabilities are what they \
              say. Uncalibrated: by the softmax alone, of methods that are calibrated. Over {}.",
             scope.orders_in_words()
         ),

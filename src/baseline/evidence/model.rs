@@ -20,8 +20,8 @@ pub(super) struct Beside {
     /// What maps the text of seen classes to means; without it means are shrunk towards the mean of
     /// means.
     pub map: Option<Text>,
-    /// How far means are put at one distance from the mean of means, 0 to 1.
-    pub evened: f64,
+    /// Whether the distances of means from the mean of means are normalised.
+    pub normalises: bool,
 }
 
 /// Evidence from counts, means and scatter.
@@ -33,8 +33,8 @@ pub(super) struct Model {
     pub prior: Vec<f64>, // (C, D), what the map predicts from text; without one the centre
     pub trust: Vec<f64>, // (n), how much a mean counts against its prior
     part: f64,           // what the scatter counts in the shrunk covariance
-    evened: f64,
-    radius: f64, // root mean square distance of shrunk means from the centre, before they are evened
+    normalises: bool,
+    radius: f64, // root mean square distance of shrunk means from the centre, before it is normalised
 }
 
 impl Model {
@@ -76,10 +76,12 @@ impl Model {
         }
         let seen = &mut mu[..n * dim];
         let radius = (square(less(seen, &centre).into_iter()) / n as f64).sqrt();
-        seen.chunks_exact_mut(dim).for_each(|mu| even(mu, &centre, radius, beside.evened));
+        if beside.normalises {
+            seen.chunks_exact_mut(dim).zip(&counts).for_each(|(mu, &count)| normalise(mu, &centre, radius, count));
+        }
         let whitened = Whitened { dim, whitener, centre, mu };
         let part = (1.0 - shrinkage) / spread.freedom;
-        Model { whitened, means, counts, prior, trust, part, evened: beside.evened, radius }
+        Model { whitened, means, counts, prior, trust, part, normalises: beside.normalises, radius }
     }
 
     /// Evidence (N, C) of unit rows (N, D) that were learned as the classes `classes` (N), each
@@ -113,7 +115,9 @@ impl Model {
                 (k * mean + self.prior[class * dim + j]) / (1.0 + k)
             };
             let mut own: Vec<f64> = (0..dim).map(without).collect();
-            even(&mut own, centre, self.radius, self.evened);
+            if self.normalises && count > 1.0 {
+                normalise(&mut own, centre, self.radius, count - 1.0);
+            }
             let offset: Vec<f64> = z.iter().zip(&own).map(|(z, own)| z - own).collect();
             let from_centre = || z.iter().zip(centre).map(|(z, centre)| z - centre);
             let background = square(from_centre()) + downdate * dot(from_mean, from_centre()).powi(2);
@@ -142,11 +146,13 @@ pub(super) fn around_priors(mean_square: f64, counts: &[f64], within: f64) -> f6
     around.max(LEAST_SPREAD)
 }
 
-/// Puts a mean (D) at `radius` from the centre (D), so far: not at all at 0, wholly at 1.
-fn even(mean: &mut [f64], centre: &[f64], radius: f64, far: f64) {
+/// Brings the distance of a mean (D) of `count` rows from the centre (D) nearer to `radius`, by
+/// τ-normalisation (Kang et al., ICLR 2020). τ is what a mean errs, 1 / √count: with one row the
+/// distance is chance, and becomes the radius.
+fn normalise(mean: &mut [f64], centre: &[f64], radius: f64, count: f64) {
     let distance = square(mean.iter().zip(centre).map(|(x, centre)| x - centre)).sqrt();
-    if far > 0.0 && distance > 0.0 {
-        let factor = (radius / distance).powf(far);
+    if distance > 0.0 {
+        let factor = (radius / distance).powf(1.0 / count.sqrt());
         mean.iter_mut().zip(centre).for_each(|(x, centre)| *x = centre + (*x - centre) * factor);
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{matrix::product, tally::FINE_SHRINKAGES, whitened::BATCH};
+use super::{matrix::product, tally::LOOC_SHRINKAGES, whitened::BATCH};
 use crate::{
     baseline::statistics::{ClassStatistics, NO_COVARIANCE},
     dense::{covariance::oas, eigen::eigen, product::Matrix},
@@ -10,6 +10,10 @@ use crate::{
 
 /// What at least is left of a row's variance, where a covariance is computed without the row.
 pub const LEAST_REMAINDER: f64 = 0.02;
+
+/// What is left of a row's variance without it is above 0 where the covariance is shrunk at all, and at
+/// least this where it is rounded.
+const ROUNDED: f64 = 1e-12;
 
 /// Least variance of unit rows, for classes whose rows are all equal.
 const LEAST_VARIANCE: f64 = 1e-12;
@@ -52,11 +56,15 @@ impl Spread {
     }
 
     /// The log-likelihood of unit rows (N, D) that were learned as the classes `classes` (N), but for a
-    /// constant, with each of [`FINE_SHRINKAGES`]: each row as a draw of the Gaussian around its class's
-    /// mean with the shared covariance, both without the row (LOOC: Hoffbeck and Landgrebe, IEEE TPAMI
-    /// 18, 1996). One that is alone in its class has none.
+    /// constant, with each of [`LOOC_SHRINKAGES`]: each row as a draw of what is predicted for its class
+    /// by the mean and the scatter without it, a Gaussian whose covariance is the shared one and the
+    /// mean's error. What variances are shrunk towards and the degrees of freedom are those of all rows.
+    /// One that is alone in its class has none. After LOOC (Hoffbeck and Landgrebe, IEEE TPAMI 18, 1996).
     pub fn log_likelihoods(&self, statistics: &ClassStatistics, rows: &[f64], classes: &[usize]) -> Vec<f64> {
-        let (dim, mut found) = (statistics.dim(), vec![0.0; FINE_SHRINKAGES.len()]);
+        let (dim, mut found) = (statistics.dim(), vec![0.0; LOOC_SHRINKAGES.len()]);
+        let variances = LOOC_SHRINKAGES.map(|shrinkage| self.shrunk(shrinkage));
+        let volumes = variances.each_ref().map(|variances| variances.iter().map(|x| x.ln()).sum::<f64>());
+        let precisions: Vec<f64> = variances.iter().flatten().map(|x| 1.0 / x).collect(); // (shrinkages, D)
         for (rows, classes) in rows.chunks(BATCH * dim).zip(classes.chunks(BATCH)) {
             let means = classes.iter().map(|&class| &statistics.means()[class * dim..][..dim]);
             let from_means: Vec<f64> = rows
@@ -64,18 +72,17 @@ impl Spread {
                 .zip(means)
                 .flat_map(|(x, mean)| x.iter().zip(mean).map(|(x, m)| x - m))
                 .collect();
-            let along = product(Matrix::new(&from_means, dim), Matrix::new(&self.directions, dim)); // (B, D)
-            for (sum, shrinkage) in found.iter_mut().zip(FINE_SHRINKAGES) {
-                let variances = self.shrunk(shrinkage);
-                let volume: f64 = variances.iter().map(|x| x.ln()).sum();
-                for (along, &class) in along.chunks_exact(dim).zip(classes) {
-                    let count = statistics.counts()[class] as f64;
-                    if count > 1.0 {
-                        let more = count / (count - 1.0);
-                        let distance: f64 = along.iter().zip(&variances).map(|(x, variance)| x * x / variance).sum();
-                        let part = (1.0 - shrinkage) / self.freedom * more;
-                        let remainder = (1.0 - part * distance).max(LEAST_REMAINDER);
-                        *sum -= 0.5 * (more * distance / remainder + volume + remainder.ln());
+            let mut along = product(Matrix::new(&from_means, dim), Matrix::new(&self.directions, dim)); // (B, D)
+            along.iter_mut().for_each(|x| *x *= *x);
+            let distances = product(Matrix::new(&along, dim), Matrix::new(&precisions, dim).t()); // (B, shrinkages)
+            for (distances, &class) in distances.chunks_exact(LOOC_SHRINKAGES.len()).zip(classes) {
+                let count = statistics.counts()[class] as f64;
+                if count > 1.0 {
+                    let more = count / (count - 1.0);
+                    for (place, (sum, distance)) in found.iter_mut().zip(distances).enumerate() {
+                        let part = (1.0 - LOOC_SHRINKAGES[place]) / self.freedom * more;
+                        let remainder = (1.0 - part * distance).max(ROUNDED);
+                        *sum -= 0.5 * (more * distance / remainder + volumes[place] + remainder.ln());
                     }
                 }
             }

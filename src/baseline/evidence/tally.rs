@@ -1,13 +1,13 @@
-//! What is tried, and the sums of hits on rows that were left out by which it is chosen: all that is
-//! kept of the rows for it.
+//! What is tried, and the sums over rows that were left out by which it is chosen, hits,
+//! log-likelihoods and cross-entropies: all that is kept of the rows for it.
 
 use crate::calibration::Calibration;
 
-/// Least shrinkages that are tried, each not below oracle approximating shrinkage.
+/// Least shrinkages that are tried where text counts, each not below oracle approximating shrinkage.
 pub const SHRINKAGES: [f64; 5] = [0.0, 0.1, 0.2, 0.3, 0.5];
 
-/// Shrinkages whose likelihood is summed up.
-pub const FINE_SHRINKAGES: [f64; 16] =
+/// Shrinkages whose log-likelihoods are summed up.
+pub const LOOC_SHRINKAGES: [f64; 16] =
     [0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.95];
 
 /// Weights of the evidence that are tried, where text counts 1.
@@ -30,17 +30,17 @@ pub fn bias_at(place: usize) -> f64 {
     -4.0 + 0.5 * place as f64
 }
 
-/// Sums of hits, over the rows or the tasks so far.
+/// Sums over the rows or the tasks so far.
 #[derive(Clone)]
 pub struct Tally {
-    pub hits: Vec<f64>,        // (shrinkages, weights), rows
-    pub unseen: Vec<f64>,      // (biases), shares of the rows of a task before it was learned, over tasks
-    pub seen: Vec<f64>,        // (biases), shares of the rows of a task after that, each left out, over tasks
-    pub tasks: [f64; 2],       // that `unseen` and `seen` are sums over
-    pub likelihoods: Vec<f64>, // (fine shrinkages), log-likelihoods of the rows, each left out
-    pub text: [f64; 3],        // what text tells more of a class's rows than a guess: number, sum, sum of squares
-    pub known: Vec<f64>,       // (quantiles), of the highest scores of the last task's rows, each left out; none before
-    pub errors: Vec<f64>,      // (temperatures, evens), cross-entropies of the rows, each left out
+    pub hits: Vec<f64>,            // (shrinkages, weights), rows
+    pub unseen: Vec<f64>,          // (biases), shares of the rows of a task before it was learned, over tasks
+    pub seen: Vec<f64>,            // (biases), shares of the rows of a task after that, each left out, over tasks
+    pub tasks: [f64; 2],           // that `unseen` and `seen` are sums over
+    pub log_likelihoods: Vec<f64>, // (LOOC shrinkages), of the rows, each left out
+    pub text: [f64; 3],            // what text tells more of a class's rows than a guess: number, sum, sum of squares
+    pub known: Vec<f64>, // (quantiles), of the highest scores of the last task's rows, each left out; none before
+    pub errors: Vec<f64>, // (temperatures, evens), cross-entropies of the rows, each left out
 }
 
 impl Tally {
@@ -51,7 +51,7 @@ impl Tally {
             unseen: vec![0.0; BIASES],
             seen: vec![0.0; BIASES],
             tasks: [0.0; 2],
-            likelihoods: vec![0.0; FINE_SHRINKAGES.len()],
+            log_likelihoods: vec![0.0; LOOC_SHRINKAGES.len()],
             text: [0.0; 3],
             known: Vec::new(),
             errors: vec![0.0; TEMPERATURES.len() * EVENS.len()],
@@ -60,8 +60,8 @@ impl Tally {
 
     /// The shrinkage that the rows are likeliest with; 0 where none could be left out.
     pub fn likeliest(&self) -> f64 {
-        let place = first_highest(&self.likelihoods);
-        if self.likelihoods[place] == 0.0 { 0.0 } else { FINE_SHRINKAGES[place] }
+        let place = first_highest(&self.log_likelihoods);
+        if self.log_likelihoods[place] == 0.0 { 0.0 } else { LOOC_SHRINKAGES[place] }
     }
 
     /// Keeps the quantiles of the highest scores of the last task's rows.

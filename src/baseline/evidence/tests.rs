@@ -199,7 +199,7 @@ fn learn(evidence: &mut Evidence, classes: &[(Class, Rows<Train>)]) {
 }
 
 /// Leaving a row out in closed form is as computing its class's mean and the scatter without
-/// it, where the shrinkage, the map, the spread and the distance that means are evened to are held.
+/// it, where the shrinkage, the map, the spread and the distance that means are normalised to are held.
 #[test]
 fn a_row_that_is_left_out_was_never_there() {
     for text_counts in [true, false] {
@@ -215,25 +215,25 @@ fn left_out_was_never_there(text_counts: bool) {
     let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
     let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
     let beside = evidence.beside(text_counts).unwrap();
-    assert_eq!((beside.map.is_some(), beside.evened), (text_counts, if text_counts { 0.0 } else { 0.5 }));
+    assert_eq!((beside.map.is_some(), beside.normalises), (text_counts, !text_counts));
     let (shrinkage, n) = (0.3, truth.len());
     let model = evidence.fit(&Spread::of(&evidence.statistics).unwrap(), shrinkage, &beside);
     let found = model.left_out(&rows, &truth);
-    // of 20 rows of 5 classes means are put half the way, in logarithms, to one distance
+    // where text does not count, as near to one distance, in logarithms, as the root of the count is to 1
     let centre = &model.whitened.centre;
     let mu = |class: usize, mean: &[f64], k: f64| -> Vec<f64> {
         let prior = &model.prior[class * dim..][..dim];
         (0..dim).map(|j| (k * mean[j] + prior[j]) / (1.0 + k)).collect()
     };
-    let evened = |mu: &[f64], radius: f64| -> Vec<f64> {
+    let normalised = |mu: &[f64], radius: f64, count: usize| -> Vec<f64> {
         let distance = square(mu.iter().zip(centre).map(|(x, centre)| x - centre)).sqrt();
-        let factor = (radius / distance).powf(beside.evened);
+        let factor = (radius / distance).powf(if text_counts { 0.0 } else { 1.0 / (count as f64).sqrt() });
         mu.iter().zip(centre).map(|(x, centre)| centre + (x - centre) * factor).collect()
     };
     let shrunk: Vec<Vec<f64>> =
         (0..5).map(|class| mu(class, &model.means[class * dim..][..dim], model.trust[class])).collect();
     let radius = (shrunk.iter().map(|mu| square(less(mu, centre).into_iter())).sum::<f64>() / 5.0).sqrt();
-    let expected: Vec<f64> = shrunk.iter().flat_map(|mu| evened(mu, radius)).collect();
+    let expected: Vec<f64> = shrunk.iter().zip(sizes).flat_map(|(mu, count)| normalised(mu, radius, count)).collect();
     assert_close("means", &model.whitened.mu[..5 * dim], &expected, 1e-12);
 
     let freedom = (n - sizes.len()) as f64;
@@ -269,7 +269,7 @@ fn left_out_was_never_there(text_counts: bool) {
             product(Matrix::new(&mean_row(&without(own), dim), dim), Matrix::new(&model.whitened.whitener, dim));
         for class in 0..7 {
             let distant = match class == own {
-                true => back(&evened(&mu(own, &own_mean, k), radius)),
+                true => back(&normalised(&mu(own, &own_mean, k), radius, others.len())),
                 false => back(&model.whitened.mu[class * dim..][..dim]),
             };
             let expected = -0.5 * dim as f64 * (distance(&distant) / background).ln();
@@ -279,22 +279,28 @@ fn left_out_was_never_there(text_counts: bool) {
     }
 }
 
-/// The log-likelihood of a shrinkage is that of each row around the mean, and with the covariance,
-/// of the others; sums go on over tasks.
+/// The log-likelihood of a shrinkage is that of each row as it is predicted from the others, with
+/// dimensions to spare and with few rows for them; sums go on over tasks.
 #[test]
 fn rows_are_likely_as_draws_around_the_others() {
-    let (dim, sizes) = (6, [3, 5, 1, 6]);
+    for (dim, sizes) in [(6, [3, 5, 1, 6]), (20, [2, 2, 1, 2])] {
+        predicted_from_the_others(dim, sizes);
+    }
+}
+
+fn predicted_from_the_others(dim: usize, sizes: [usize; 4]) {
     let classes: Vec<_> = sizes.iter().enumerate().map(|(class, &n)| drawn(class, n, dim)).collect();
     let mut evidence = Evidence::new(text(4, dim), dim, 20.0);
     learn(&mut evidence, &classes);
     let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
     let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
     let found = Spread::of(&evidence.statistics).unwrap().log_likelihoods(&evidence.statistics, &rows, &truth);
-    assert_eq!(evidence.tally.likelihoods, found);
+    assert_eq!(evidence.tally.log_likelihoods, found);
 
-    let (freedom, identity) = (11.0, (0..36).map(|i| f64::from(u8::from(i % 7 == 0))).collect::<Vec<_>>());
+    let freedom = (truth.len() - 4) as f64;
+    let identity: Vec<f64> = (0..dim * dim).map(|i| f64::from(u8::from(i % (dim + 1) == 0))).collect();
     let mean = evidence.statistics.scatter().diagonal().sum::<f64>() / freedom / dim as f64;
-    for (found, shrinkage) in found.iter().zip(FINE_SHRINKAGES) {
+    for (found, shrinkage) in found.iter().zip(LOOC_SHRINKAGES) {
         let mut expected = 0.0;
         for row in (0..truth.len()).filter(|&row| truth[row] != 2) {
             let kept = |class: usize| -> Vec<f64> {
@@ -314,9 +320,18 @@ fn rows_are_likely_as_draws_around_the_others() {
             let volume: f64 = variances.iter().map(|x| x.ln()).sum();
             expected -= 0.5 * (distance / (1.0 + 1.0 / count) + volume); // a mean of so many rows is as far off
         }
-        assert!((found - expected).abs() < 1e-9 * expected.abs(), "{shrinkage}: {found}, not {expected}");
+        assert!((found - expected).abs() < 1e-8 * expected.abs(), "{shrinkage}: {found}, not {expected}");
     }
-    // with the rows of another task
+}
+
+/// The log-likelihoods of tasks are added up, those of equal rows say nothing, and the likeliest
+/// shrinkage counts where it is above OAS's.
+#[test]
+fn likelihoods_are_sums_over_tasks() {
+    let (dim, before) = (6, [3, 5, 1, 6]);
+    let mut evidence = Evidence::new(text(4, dim), dim, 20.0);
+    learn(&mut evidence, &[0, 1, 2, 3].map(|class| drawn(class, before[class], dim)));
+    let found = evidence.tally.log_likelihoods.clone();
     evidence.text = text(6, dim);
     let more: Vec<_> = (4..6).map(|class| drawn(class, 4, dim)).collect();
     learn(&mut evidence, &more);
@@ -327,8 +342,8 @@ fn rows_are_likely_as_draws_around_the_others() {
         &[4, 4, 4, 4, 5, 5, 5, 5],
     );
     let sums: Vec<f64> = found.iter().zip(&own).map(|(before, own)| before + own).collect();
-    assert_eq!(evidence.tally.likelihoods, sums);
-    let likeliest = FINE_SHRINKAGES[first_highest(&sums)];
+    assert_eq!(evidence.tally.log_likelihoods, sums);
+    let likeliest = LOOC_SHRINKAGES[first_highest(&sums)];
     assert_eq!(evidence.tally.likeliest(), likeliest);
     let mut spread = Spread::of(&evidence.statistics).unwrap();
     assert!(likeliest > spread.oas);
@@ -337,6 +352,9 @@ fn rows_are_likely_as_draws_around_the_others() {
     spread.oas = 0.99;
     assert_eq!(alone(&spread), 0.99);
     assert_eq!(Tally::new().likeliest(), 0.0);
+    let mut equal = Evidence::new(text(2, dim), dim, 20.0);
+    learn_new(&mut equal, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0].repeat(4), &[2, 2]);
+    assert_eq!(equal.tally.log_likelihoods, [0.0; LOOC_SHRINKAGES.len()]);
 }
 
 /// The shrunk covariance (D, D) that a scatter makes.
@@ -611,10 +629,10 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     // no map: what nothing is known of is at the mean of means
     let model = evidence.model.as_ref().unwrap();
     model.prior.chunks_exact(dim).for_each(|prior| assert_eq!(prior, model.whitened.centre));
-    // hits beside text are summed up as well, with the map and from means that are not evened
+    // hits beside text are summed up as well, with the map and from means that are not normalised
     let spread = Spread::of(&evidence.statistics).unwrap();
     let [beside, without] = [true, false].map(|text_counts| evidence.beside(text_counts).unwrap());
-    assert_eq!((beside.map.is_some(), beside.evened), (true, 0.0));
+    assert_eq!((beside.map.is_some(), beside.normalises), (true, false));
     let hits = |least: f64, weight: f64| {
         let left_out = evidence.fit(&spread, least.max(spread.oas), &beside).left_out(&rows, &truth);
         let logits = logits(&rows, &text, dim, 20.0);
