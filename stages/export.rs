@@ -34,6 +34,9 @@ pub struct Options {
     /// More classes, by what they are called, which nobody has learned: "a red fox,a wolf"
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     also: Vec<String>,
+    /// The image encoder before the classifier: a graph from pixels to probabilities
+    #[arg(long)]
+    with_encoder: bool,
     #[command(flatten)]
     clip: ClipOptions,
 }
@@ -42,6 +45,11 @@ pub fn run(options: &Options) -> Result<()> {
     let out = &options.out;
     let is_there = storage::exists(out) || out.symlink_metadata().is_ok(); // a link may lead nowhere
     ensure!(!is_there, "{} is there already: remove it, or give another --out", out.display());
+    ensure!(
+        !options.with_encoder || options.to == Format::Onnx,
+        "{} has no image encoder: --with-encoder is of --to onnx",
+        options.to
+    );
     let run = Run::open(&options.run, terminal::note)?;
     let made = if options.to.is_of_embeddings() { embeddings(options, &run)? } else { classifier(options, &run)? };
     terminal::print(format!("{}: {made}\n", out.display()))
@@ -56,7 +64,11 @@ fn classifier(options: &Options, run: &Run) -> Result<String> {
     }
     let made_from = Sources::new(run, Some(&learned.stream))?.made_from();
     let made_from = made_from.classifier(&learned.method, &learned.template, &learned.clip_sha256);
-    Head::new(&learned.classifier, &learned.classes, &made_from)?.write(options.to, &options.out)?;
+    let mut head = Head::new(&learned.classifier, &learned.classes, &made_from)?;
+    if options.with_encoder {
+        head = head.with_encoder(checkpoint::open(run, &learned.stream, &options.clip)?.0);
+    }
+    head.write(options.to, &options.out)?;
     Ok(format!("{}, {} of them learned", counted(learned.classes.len(), "class"), learned.classifier.seen()))
 }
 

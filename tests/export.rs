@@ -10,6 +10,7 @@ use std::{
 use arrow::array::{Array, AsArray};
 use cgil::{
     baseline::OpenClassifier,
+    clip::Checkpoint,
     hash::hash_bytes,
     table::{contract, file},
 };
@@ -20,7 +21,7 @@ use tempfile::tempdir;
 use crate::{
     add::Data,
     python::{executes, python, snippets},
-    support::{Rows, copy, fails, files, golden, imported, path, query, run, text},
+    support::{Rows, copy, fails, files, golden, image_folder, imported, path, query, run, text},
 };
 
 /// What holds once the snippets of docs/export.md have run.
@@ -114,6 +115,64 @@ fn other_programs_read_a_classifier_and_answer_as_classify_does() {
     let titles = ["onnx", "safetensors", "npy", "parquet", "clip-retrieval"];
     let shown = titles.map(|title| snippets(&page, title, "python")).concat();
     executes(&python, "docs/export.md", &format!("{shown}{HOLDS}"), &data.root);
+}
+
+/// The page's own program, and all pictures to test on, answer as `classify` does.
+#[test]
+fn a_graph_from_pixels_answers_as_classify_does() {
+    let Some(python) = python(&["numpy", "onnxruntime", "pillow"]) else { return };
+    let (data, page) = documented();
+    fs::write(data.at("answers.json"), answers(&data, &[]).to_string()).unwrap();
+    let holds = "
+from pathlib import Path
+
+for key, expected in json.loads(Path('answers.json').read_text()).items():
+    source, rest = key.split('/', 1)
+    path = {'base': '0', 'delivery-2': '1'}[source] + '/' + rest
+    [found] = session.run(['probabilities'], {'pixels': pixels(path, side)[None]})
+    expected = np.array([expected[name] for name in names])
+    assert abs(found[0] - expected).max() < 1e-5, (path, found, expected)
+";
+    let shown = snippets(&page, "onnx from pixels", "python");
+    executes(&python, "pixels", &format!("{shown}{holds}"), &data.root);
+    let [run_dir, out] = ["runs/birds", "no.npy"].map(|name| data.at(name));
+    let args = ["export", "--run", &run_dir, "--to", "npy", "--with-encoder", "--out", &out];
+    fails(&args, &["npy has no image encoder", "--to onnx"]);
+}
+
+/// A checkpoint's own graph from pixels answers as `classify` does.
+pub fn answers_from_pixels(model: &Path) {
+    let Some(python) = python(&["numpy", "onnxruntime"]) else { return };
+    let dir = tempdir().unwrap();
+    let at = |name: &str| path(&dir.path().join(name)).to_owned();
+    let [pictures, run_dir, out] = ["pictures", "run", "whole.onnx"].map(at);
+    image_folder(Path::new(&pictures), 4, 3);
+    run(&["extract", "--model", path(model), "--data", &pictures, "--run", &run_dir]);
+    run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]);
+    run(&["export", "--run", &run_dir, "--to", "onnx", "--with-encoder", "--out", &out]);
+    let preprocess = Checkpoint::open(model).unwrap().preprocess().unwrap();
+    let (mut seen, mut expected) = (Vec::new(), Vec::new());
+    let test = format!("{pictures}/test");
+    for line in run(&["classify", "--run", &run_dir, &test, "--top", "99", "--format", "jsonl"]).lines() {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        seen.extend(preprocess.pixels(&fs::read(answer["path"].as_str().unwrap()).unwrap()).unwrap());
+        expected.push(answer["classes"].clone());
+    }
+    fs::write(at("pixels"), seen).unwrap();
+    fs::write(at("expected.json"), json!(expected).to_string()).unwrap();
+    let program = "
+import json, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession('whole.onnx')
+names = [c['name'] for c in json.loads(session.get_modelmeta().custom_metadata_map['cgil'])['classes']]
+pixels = np.fromfile('pixels', np.uint8).reshape(-1, *session.get_inputs()[0].shape[1:])
+[found] = session.run(['probabilities'], {'pixels': pixels})
+expected = [{c['class']: c['probability'] for c in row} for row in json.load(open('expected.json'))]
+expected = np.array([[row[name] for name in names] for row in expected])
+assert found.shape == expected.shape and len(found) > 5 and np.ptp(expected, 0).max() > 0.01
+assert abs(found - expected).max() < 2e-5, abs(found - expected).max()
+print(abs(found - expected).max())
+";
+    executes(&python, &model.display().to_string(), program, dir.path());
 }
 
 #[test]

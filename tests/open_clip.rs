@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::{
+    export::answers_from_pixels,
     parity::{image_embeddings, least_cosine, text_features},
     support::{copy_checkpoint, fails, golden, golden_tensors, image_folder, path, query, run, values},
 };
@@ -59,6 +60,11 @@ fn edit(dir: &Path, change: impl FnOnce(&mut Value)) {
 fn pixels(checkpoint: &Checkpoint, pictures: &Value) -> Vec<u8> {
     let preprocess = checkpoint.preprocess().unwrap();
     strings(pictures).iter().flat_map(|name| preprocess.pixels(&fs::read(golden(name)).unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn graphs_from_pixels_answer_as_classify_does() {
+    MODELS.map(directory).iter().for_each(|dir| answers_from_pixels(dir.path()));
 }
 
 #[test]

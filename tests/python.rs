@@ -146,7 +146,8 @@ pub fn python(packages: &[&str]) -> Option<PathBuf> {
         return None;
     }
     let name = |package: &str| package.split(['[', '<', '>', '=']).next().unwrap_or_default().to_owned();
-    let imports = packages.iter().map(|package| format!("import {}\n", name(package))).collect::<String>();
+    let module = |package: &&str| if name(package) == "pillow" { "PIL".to_owned() } else { name(package) };
+    let imports = packages.iter().map(|package| format!("import {}\n", module(package))).collect::<String>();
     let has_them = || succeeds(Command::new(&python).args(["-c", &imports]));
     let install = || succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
     if has_them() || install() {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::{
+    export::answers_from_pixels,
     parity::{dtypes, half_precision_embeddings, image_embeddings, least_cosine, text_features},
     support::{
         assert_close, encoded, fails, golden, golden_tensors, image_folder, imported, path, picture, query, run, values,
@@ -84,6 +85,11 @@ fn tokens_and_features_are_transformers() {
             assert!(cosine >= 0.9999, "{name}: cosine {cosine}");
         }
     }
+}
+
+#[test]
+fn graphs_from_pixels_answer_as_classify_does() {
+    MODELS.map(directory).iter().for_each(|dir| answers_from_pixels(dir.path()));
 }
 
 /// Whatever other images are encoded with one, its embedding is the same to the last bit: a source's

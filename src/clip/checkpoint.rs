@@ -200,7 +200,8 @@ impl Checkpoint {
         tensor::text::TextEncoder::new(&self.config, &self.weights_on(device, DType::F32))
     }
 
-    fn on_the_cpu(&self) -> Weights<'_> {
+    /// The weights, in float32.
+    pub(crate) fn on_the_cpu(&self) -> Weights<'_> {
         self.weights_on(&Device::Cpu, DType::F32)
     }
 

@@ -6,7 +6,7 @@ pub mod config;
 pub mod cpu;
 mod format;
 pub mod image;
-mod layout;
+pub(crate) mod layout;
 mod model_id;
 mod normalisation;
 mod open_clip;
@@ -15,7 +15,7 @@ mod sentence_piece;
 pub mod tensor;
 pub mod tokenizer;
 mod tokenizer_files;
-mod weights;
+pub(crate) mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use config::Config;

@@ -127,7 +127,7 @@ impl WeightFiles {
 }
 
 /// The weights below a prefix.
-pub(in crate::clip) struct Weights<'a> {
+pub(crate) struct Weights<'a> {
     files: &'a WeightFiles,
     device: &'a Device,
     dtype: DType,
@@ -140,6 +140,11 @@ impl Weights<'_> {
     /// The weights below `name`.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         Weights { prefix: format!("{}{name}.", self.prefix), read: self.read.clone(), ..*self }
+    }
+
+    /// What a weight is asked for by.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// An error if there are more than the `layers` layers of the configuration.
@@ -173,7 +178,7 @@ impl Weights<'_> {
 
     /// As `get`, in this number type.
     pub fn get_in(&self, dtype: DType, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let place = self.files.layout.place(&format!("{}{name}", self.prefix));
+        let place = self.files.layout.place(&self.name(name));
         let mut tensor = self.files.load(&place, shape, self.device)?;
         if let Some(name) = &place.scale {
             let factors = Place { name: name.clone(), third: None, transposed: false, scale: None };
@@ -188,7 +193,7 @@ impl Weights<'_> {
 
     /// A single number, which some checkpoints have as a list of one.
     pub fn number(&self, name: &str) -> Result<f32> {
-        let stored = self.files.layout.stored(&format!("{}{name}", self.prefix));
+        let stored = self.files.layout.stored(&self.name(name));
         let is_list = self.files.mapped.get(&stored).is_ok_and(|found| found.shape() == [1]);
         Ok(self.values(name, if is_list { &[1] } else { &[] })?[0])
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::made_from::MadeFrom;
 use crate::{
     baseline::{ClassifierAbout, OpenClassifier},
+    clip::Checkpoint,
     task::Class,
     tensors::Tensors,
 };
@@ -20,6 +21,8 @@ pub struct Head {
     pub(super) about: ClassifierAbout,
     /// Values per embedding, D.
     pub(super) dim: usize,
+    /// What makes the embeddings, where it leaves with it.
+    pub(super) encoder: Option<Checkpoint>,
 }
 
 impl Head {
@@ -28,7 +31,12 @@ impl Head {
         let tensors = classifier.tensors();
         let about = ClassifierAbout { made_from: Some(serde_json::to_value(made_from)?), ..classifier.about(classes) };
         let dim = tensors.get("centre").map_or(0, |(_, values)| values.len());
-        Ok(Head { tensors, about, dim })
+        Ok(Head { tensors, about, dim, encoder: None })
+    }
+
+    /// With the image encoder of the CLIP before it.
+    pub fn with_encoder(self, checkpoint: Checkpoint) -> Self {
+        Head { encoder: Some(checkpoint), ..self }
     }
 
     /// The values of a tensor; empty where there is none.

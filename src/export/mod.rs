@@ -12,7 +12,7 @@ mod tables;
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 pub use self::{
     head::Head,
@@ -41,8 +41,9 @@ impl Format {
 }
 
 impl Head {
-    /// Writes it to `path`, which must not be there.
+    /// Writes it to `path`, which must not be there. Its image encoder goes into a graph alone.
     pub fn write(&self, format: Format, path: &Path) -> Result<()> {
+        ensure!(self.encoder.is_none() || format == Format::Onnx, "{format} has no image encoder");
         match format {
             Format::Safetensors => tensors::write(path, &self.tensors, &self.about),
             Format::Npy => npy::write(self, path),

@@ -1,5 +1,7 @@
 //! A graph of ONNX's operators. Numbers of fields and types are those of its onnx.proto.
 
+use std::collections::HashSet;
+
 use super::wire::Message;
 
 /// Version of the file format, and of the operators that go with it (ONNX 1.12).
@@ -8,8 +10,9 @@ const OPERATORS: i64 = 17;
 
 /// What numbers are stored as.
 #[derive(Clone, Copy)]
-enum Number {
+pub enum Number {
     Float = 1,
+    Byte = 2,
     Int = 7,
     Double = 11,
 }
@@ -22,6 +25,7 @@ pub enum Side<'a> {
 
 /// An attribute of an operator.
 pub enum Attribute<'a> {
+    Float(f32),
     Int(i64),
     Ints(&'a [i64]),
 }
@@ -34,28 +38,34 @@ pub type Value = String;
 pub struct Graph {
     nodes: Vec<Message>,
     tensors: Vec<Message>,
+    names: HashSet<String>, // of the tensors
     inputs: Vec<Message>,
     outputs: Vec<Message>,
 }
 
 impl Graph {
-    /// Takes float32 from outside.
-    pub fn input(&mut self, name: &str, shape: &[Side]) -> Value {
-        self.inputs.push(value_info(name, shape));
+    /// Takes numbers from outside.
+    pub fn input(&mut self, name: &str, number: Number, shape: &[Side]) -> Value {
+        self.inputs.push(value_info(name, number, shape));
         name.to_owned()
     }
 
     /// Gives a value out, as float32.
     pub fn output(&mut self, name: &str, value: &Value, shape: &[Side]) {
-        self.outputs.push(value_info(name, shape));
+        self.outputs.push(value_info(name, Number::Float, shape));
         self.add("Cast", &[value], &[("to", Attribute::Int(Number::Float as i64))], name);
     }
 
     /// Values that are stored in float32, as float64.
     pub fn tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let stored = self.stored(name, shape, Number::Float, &bytes);
+        let stored = self.float(name, shape, values);
         self.double(&stored)
+    }
+
+    /// Values in float32.
+    pub fn float(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.stored(name, shape, Number::Float, &bytes)
     }
 
     /// A row of numbers.
@@ -64,13 +74,17 @@ impl Graph {
         self.stored(name, &[values.len()], Number::Double, &bytes)
     }
 
-    /// A row of places.
-    pub fn places(&mut self, name: &str, values: &[usize]) -> Value {
-        let bytes: Vec<u8> = values.iter().flat_map(|&x| (x as i64).to_le_bytes()).collect();
+    /// A row of places, or of sides.
+    pub fn places(&mut self, name: &str, values: &[i64]) -> Value {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.stored(name, &[values.len()], Number::Int, &bytes)
     }
 
+    /// A tensor; one that is there already is the one of its name.
     fn stored(&mut self, name: &str, shape: &[usize], number: Number, bytes: &[u8]) -> Value {
+        if !self.names.insert(name.to_owned()) {
+            return name.to_owned();
+        }
         let tensor = Message::default().ints(1, shape.iter().map(|&side| side as i64));
         self.tensors.push(tensor.int(2, number as i64).text(8, name).bytes(9, bytes));
         name.to_owned()
@@ -107,22 +121,24 @@ impl Graph {
 }
 
 fn attribute(name: &str, value: &Attribute) -> Message {
+    const FLOAT: i64 = 1;
     const INT: i64 = 2;
     const INTS: i64 = 7;
     let attribute = Message::default().text(1, name);
     match value {
+        Attribute::Float(value) => attribute.float(2, *value).int(20, FLOAT),
         Attribute::Int(value) => attribute.int(3, *value).int(20, INT),
         Attribute::Ints(values) => attribute.ints(8, values.iter().copied()).int(20, INTS),
     }
 }
 
-/// What goes in or out: float32 in a shape.
-fn value_info(name: &str, shape: &[Side]) -> Message {
+/// What goes in or out: numbers in a shape.
+fn value_info(name: &str, number: Number, shape: &[Side]) -> Message {
     let side = |side: &Side| match side {
         Side::Of(size) => Message::default().int(1, *size as i64),
         Side::Any(name) => Message::default().text(2, name),
     };
     let sides: Vec<Message> = shape.iter().map(side).collect();
-    let tensor = Message::default().int(1, Number::Float as i64).message(2, &Message::default().messages(1, &sides));
+    let tensor = Message::default().int(1, number as i64).message(2, &Message::default().messages(1, &sides));
     Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
 }

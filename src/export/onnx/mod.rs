@@ -1,7 +1,9 @@
 //! The classifier as an ONNX graph: `embedding` (N, D) of any length in, `logits` and
 //! `probabilities` (N, C) out. In between it computes in float64, as
-//! [`OpenClassifier`](crate::baseline::OpenClassifier) does.
+//! [`OpenClassifier`](crate::baseline::OpenClassifier) does. With the image encoder before it
+//! `pixels` (N, S, S, 3) go in.
 
+mod encoder;
 mod graph;
 mod wire;
 
@@ -9,7 +11,7 @@ use std::{io::Write, path::Path};
 
 use anyhow::{Result, ensure};
 
-use self::graph::{Attribute, Graph, Side, Value};
+use self::graph::{Attribute, Graph, Number, Side, Value};
 use super::head::{Head, KEY};
 use crate::{
     atomic,
@@ -23,18 +25,29 @@ const TINY: f64 = 1e-300;
 const MOST: usize = i32::MAX as usize;
 
 pub(super) fn write(head: &Head, path: &Path) -> Result<()> {
-    let model = graph(head).model(&[(KEY, &head.json()?.to_string())]);
+    if let Some(checkpoint) = &head.encoder {
+        let [bytes, _] = checkpoint.parameters().map(|numbers| numbers * size_of::<f32>());
+        ensure!(
+            bytes <= MOST,
+            "the image encoder has {bytes} bytes, and an ONNX file has {MOST} at most: leave --with-encoder out, and \
+             give the graph embeddings"
+        );
+    }
+    let model = graph(head)?.model(&[(KEY, &head.json()?.to_string())]);
     ensure!(model.len() <= MOST, "the graph would have {} bytes, and an ONNX file has {MOST} at most", model.len());
     atomic::write_file(path, |file| Ok(file.write_all(&model)?))
 }
 
 /// The formulas of `schemas/classifier.md`.
-fn graph(head: &Head) -> Graph {
+fn graph(head: &Head) -> Result<Graph> {
     let ClassifierAbout { classes, seen, logit_scale, weight, text_weight, gate, bias, temperature, even, .. } =
         &head.about;
     let (all, seen) = (classes.len(), *seen);
     let mut g = Operators(Graph::default());
-    let embedding = g.0.input("embedding", &[Side::Any("N"), Side::Of(head.dim)]);
+    let embedding = match &head.encoder {
+        Some(checkpoint) => encoder::embeddings(&mut g.0, checkpoint)?,
+        None => g.0.input("embedding", Number::Float, &[Side::Any("N"), Side::Of(head.dim)]),
+    };
     let scale = g.number("logit_scale", *logit_scale);
     let unit = g.unit(&embedding);
     let text = g.tensor(head, "text");
@@ -50,8 +63,8 @@ fn graph(head: &Head) -> Graph {
     let open = g.of("Add", &open, &biases); // (N, C)
 
     // among learned classes
-    let [start, end, last, axis] =
-        [("start", 0), ("seen", seen), ("all", all), ("axis", 1)].map(|(name, place)| g.0.places(name, &[place]));
+    let [start, end, last, axis] = [("start", 0), ("seen", seen), ("all", all), ("axis", 1)]
+        .map(|(name, place)| g.0.places(name, &[place as i64]));
     let learned = |g: &mut Operators, of: &Value| g.0.node("Slice", &[of, &start, &end, &axis], &[]); // (N, n)
     let mut among = learned(&mut g, &logits);
     let text_weight = g.number("text_weight", *text_weight);
@@ -89,7 +102,7 @@ fn graph(head: &Head) -> Graph {
     for (name, value) in [("logits", logits), ("probabilities", probabilities)] {
         g.0.output(name, &value, &[Side::Any("N"), Side::Of(all)]);
     }
-    g.0
+    Ok(g.0)
 }
 
 /// A graph, and what its operators make together.

@@ -1,8 +1,9 @@
-//! Messages in the wire format of Protocol Buffers, as far as ONNX needs it: varints, and fields of
-//! a length (<https://protobuf.dev/programming-guides/encoding>).
+//! Messages in the wire format of Protocol Buffers, as far as ONNX needs it: varints, fields of four
+//! bytes, and of a length (<https://protobuf.dev/programming-guides/encoding>).
 
 const VARINT: u64 = 0;
 const LENGTH: u64 = 2;
+const FOUR_BYTES: u64 = 5;
 
 /// A message, field after field.
 #[derive(Default)]
@@ -19,6 +20,13 @@ impl Message {
     /// With an integer for each of a repeated field.
     pub fn ints(self, field: u64, values: impl IntoIterator<Item = i64>) -> Self {
         values.into_iter().fold(self, |message, value| message.int(field, value))
+    }
+
+    /// With a float in a field.
+    pub fn float(mut self, field: u64, value: f32) -> Self {
+        self.varint(field << 3 | FOUR_BYTES);
+        self.0.extend(value.to_le_bytes());
+        self
     }
 
     /// With bytes in a field.
@@ -65,6 +73,7 @@ mod tests {
     #[test]
     fn messages_are_as_the_format_s_own_page_has_them() {
         assert_eq!(Message::default().int(1, 150).into_bytes(), [0x08, 0x96, 0x01]);
+        assert_eq!(Message::default().float(1, 1.0).into_bytes(), [0x0d, 0, 0, 0x80, 0x3f]);
         assert_eq!(Message::default().text(2, "testing").into_bytes(), b"\x12\x07testing");
         let inner = Message::default().int(1, 150);
         assert_eq!(Message::default().message(3, &inner).into_bytes(), [0x1a, 0x03, 0x08, 0x96, 0x01]);
