@@ -128,7 +128,6 @@ impl Operators<'_> {
     }
 
     fn activation(&mut self, x: &Value) -> Value {
-        let [one, half] = [("one", 1.0), ("a_half", 0.5)].map(|(name, value)| self.number(name, value));
         match self.size.activation {
             Activation::QuickGelu => {
                 let factor = self.number("quick_gelu", 1.702);
@@ -140,26 +139,28 @@ impl Operators<'_> {
                 let factor = self.number("gelu", std::f32::consts::FRAC_1_SQRT_2);
                 let y = self.of("Mul", x, &factor);
                 let y = self.graph.node("Erf", &[&y], &[]);
-                self.half_gated(x, y, &one, &half)
+                self.half_gated(x, &y)
             }
             Activation::GeluPytorchTanh => {
                 let [root, cubic] = [("gelu_root", ROOT), ("gelu_cubic", CUBIC)].map(|(n, x)| self.number(n, x));
                 let square = self.of("Mul", x, x);
                 let y = self.of("Mul", &square, &cubic);
+                let one = self.number("one", 1.0);
                 let y = self.of("Add", &y, &one);
                 let y = self.of("Mul", &y, x);
                 let y = self.of("Mul", &y, &root);
                 let y = self.graph.node("Tanh", &[&y], &[]);
-                self.half_gated(x, y, &one, &half)
+                self.half_gated(x, &y)
             }
         }
     }
 
     /// ½ x (1 + y)
-    fn half_gated(&mut self, x: &Value, y: Value, one: &Value, half: &Value) -> Value {
-        let y = self.of("Add", &y, one);
+    fn half_gated(&mut self, x: &Value, y: &Value) -> Value {
+        let [one, half] = [("one", 1.0), ("a_half", 0.5)].map(|(name, value)| self.number(name, value));
+        let y = self.of("Add", y, &one);
         let y = self.of("Mul", x, &y);
-        self.of("Mul", &y, half)
+        self.of("Mul", &y, &half)
     }
 
     fn feed_forward(&mut self, x: &Value, weights: &Weights) -> Result<Value> {
