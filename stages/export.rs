@@ -58,15 +58,28 @@ pub fn run(options: &Options) -> Result<()> {
 /// Exports the classifier after the last task.
 fn classifier(options: &Options, run: &Run) -> Result<String> {
     let mut learned = options.classifier.open(run)?;
-    if !options.also.is_empty() {
+    let mut encoder = None;
+    if options.with_encoder || !options.also.is_empty() {
         let (checkpoint, clip) = checkpoint::open(run, &learned.stream, &options.clip)?;
+        ensure!(
+            !options.with_encoder || clip.model_sha256 == learned.clip_sha256,
+            "{} was learned with another CLIP (sha256 {:.12}…) than the one given (sha256 {:.12}…), whose embeddings it \
+             does not know: give the one that made them by --model",
+            learned.method,
+            learned.clip_sha256,
+            clip.model_sha256
+        );
         learned = learned.with(run, &options.also, &checkpoint, clip)?;
+        encoder = options.with_encoder.then_some(checkpoint);
     }
     let made_from = Sources::new(run, Some(&learned.stream))?.made_from();
-    let made_from = made_from.classifier(&learned.method, &learned.template, &learned.clip_sha256);
+    let mut made_from = made_from.classifier(&learned.method, &learned.template, &learned.clip_sha256);
+    if let Some(checkpoint) = &encoder {
+        made_from = made_from.prepared(checkpoint.preprocess()?.id());
+    }
     let mut head = Head::new(&learned.classifier, &learned.classes, &made_from)?;
-    if options.with_encoder {
-        head = head.with_encoder(checkpoint::open(run, &learned.stream, &options.clip)?.0);
+    if let Some(checkpoint) = encoder {
+        head = head.with_encoder(checkpoint);
     }
     head.write(options.to, &options.out)?;
     Ok(format!("{}, {} of them learned", counted(learned.classes.len(), "class"), learned.classifier.seen()))

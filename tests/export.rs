@@ -135,9 +135,35 @@ for key, expected in json.loads(Path('answers.json').read_text()).items():
 ";
     let shown = snippets(&page, "onnx from pixels", "python");
     executes(&python, "pixels", &format!("{shown}{holds}"), &data.root);
-    let [run_dir, out] = ["runs/birds", "no.npy"].map(|name| data.at(name));
+}
+
+/// A graph from pixels has the CLIP that its classifier was learned with, and says how pixels are made
+/// even where embeddings came without.
+#[test]
+fn a_graph_from_pixels_is_of_the_clip_that_was_learned_with() {
+    let data = Data::new();
+    let model = golden("checkpoint");
+    let [extracted, vectors, run_dir, out] = ["extracted", "vectors", "run", "whole.onnx"].map(|name| data.at(name));
+    run(&["extract", "--model", path(&model), "--data", &data.at("0"), "--run", &extracted]);
+    run(&["export", "--run", &extracted, "--to", "clip-retrieval", "--out", &vectors]);
+    run(&["import", &vectors, "--run", &run_dir]);
+    run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1", "--model", path(&model)]);
     let args = ["export", "--run", &run_dir, "--to", "npy", "--with-encoder", "--out", &out];
     fails(&args, &["npy has no image encoder", "--to onnx"]);
+    // another CLIP of the same sizes
+    let other = data.root.join("other");
+    copy(&model, &other);
+    let weights = other.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let export = ["export", "--run", &run_dir, "--to", "onnx", "--with-encoder", "--out", &out, "--model"];
+    fails(&[&export[..], &[path(&other)]].concat(), &["evidence was learned with another CLIP", "--model"]);
+    assert!(!Path::new(&out).exists());
+    run(&[&export[..], &[path(&model)]].concat());
+    let made = fs::read(&out).unwrap();
+    let prepared = b"\"preprocessing\":\"rgb8; shortest side 64, bicubic";
+    assert!(made.windows(prepared.len()).any(|window| window == prepared));
 }
 
 /// A checkpoint's own graph from pixels answers as `classify` does.
@@ -166,6 +192,8 @@ session = onnxruntime.InferenceSession('whole.onnx')
 names = [c['name'] for c in json.loads(session.get_modelmeta().custom_metadata_map['cgil'])['classes']]
 pixels = np.fromfile('pixels', np.uint8).reshape(-1, *session.get_inputs()[0].shape[1:])
 [found] = session.run(['probabilities'], {'pixels': pixels})
+assert session.run(['probabilities'], {'pixels': pixels[:0]})[0].shape == (0, len(names))
+assert abs(session.run(['probabilities'], {'pixels': pixels[:1]})[0] - found[:1]).max() < 1e-5
 expected = [{c['class']: c['probability'] for c in row} for row in json.load(open('expected.json'))]
 expected = np.array([[row[name] for name in names] for row in expected])
 assert found.shape == expected.shape and len(found) > 5 and np.ptp(expected, 0).max() > 0.01

@@ -21,7 +21,7 @@ pub struct Head {
     pub(super) about: ClassifierAbout,
     /// Values per embedding, D.
     pub(super) dim: usize,
-    /// What makes the embeddings, where it leaves with it.
+    /// The image encoder to export before it, if any.
     pub(super) encoder: Option<Checkpoint>,
 }
 

@@ -65,4 +65,10 @@ impl MadeFrom {
             ..self
         }
     }
+
+    /// With an image encoder, which takes images that were prepared so; where embeddings say otherwise,
+    /// as theirs were.
+    pub fn prepared(self, preprocessing: String) -> Self {
+        MadeFrom { preprocessing: self.preprocessing.or(Some(preprocessing)), ..self }
+    }
 }

@@ -41,7 +41,7 @@ impl Format {
 }
 
 impl Head {
-    /// Writes it to `path`, which must not be there. Its image encoder goes into a graph alone.
+    /// Writes it to `path`, which must not be there. Only ONNX takes its image encoder.
     pub fn write(&self, format: Format, path: &Path) -> Result<()> {
         ensure!(self.encoder.is_none() || format == Format::Onnx, "{format} has no image encoder");
         match format {

@@ -1,5 +1,6 @@
 //! An image encoder as operators, from RGB pixels to embeddings, all in float32: the computation of
-//! [`crate::clip`], with weights by the names that it asks for.
+//! [`crate::clip`], whose weights it reads by the same names. Weights of products are stored
+//! transposed, (I, O).
 
 use anyhow::Result;
 
@@ -42,7 +43,7 @@ pub fn embeddings(graph: &mut Graph, checkpoint: &Checkpoint) -> Result<Value> {
     let patch = embeddings.at("patch_embedding");
     let filter = g.graph.float("patches", &[w, 3, p, p], &patch.values("weight", &[w, c.num_channels, p, p])?);
     let x = g.graph.node("Conv", &[&x, &filter], &[("strides", Attribute::Ints(&[p as i64; 2]))]); // (N, W, S/p, S/p)
-    let x = g.reshaped(&x, "flat", &[0, 0, -1]);
+    let x = g.reshaped(&x, "flat", &[0, 0, patches as i64]);
     let mut x = g.permuted(&x, &[0, 2, 1]); // (N, patches, W)
     let positions = |count| embeddings.at("position_embedding").values("weight", &[count, w]);
     let found = match config.family {
@@ -60,7 +61,7 @@ pub fn embeddings(graph: &mut Graph, checkpoint: &Checkpoint) -> Result<Value> {
             x = g.transformer(x, &model)?;
             let first = g.graph.places("first", &[0]);
             let x = g.graph.node("Gather", &[&x, &first], &[("axis", Attribute::Int(1))]); // (N, 1, W)
-            let x = g.reshaped(&x, "class_rows", &[-1, w as i64]);
+            let x = g.reshaped(&x, "rows", &[0, w as i64]);
             let x = g.norm(&x, &model.at("post_layernorm"))?;
             g.product(&x, "visual_projection", &weights.at("visual_projection"), config.projection_dim, w)?
         }
@@ -93,7 +94,7 @@ impl Operators<'_> {
         self.graph.node("Transpose", &[x], &[("perm", Attribute::Ints(order))])
     }
 
-    /// In another shape: 0 keeps a side, −1 is what is left. A name stands for one shape.
+    /// In another shape: 0 keeps a side. A name stands for one shape.
     fn reshaped(&mut self, x: &Value, name: &str, shape: &[i64]) -> Value {
         let shape = self.graph.places(name, shape);
         self.of("Reshape", x, &shape)
@@ -204,7 +205,7 @@ impl Operators<'_> {
         let shares = self.graph.node("Softmax", &[&scores], &[("axis", Attribute::Int(-1))]);
         let mixed = self.of("MatMul", &shares, &v);
         let mixed = self.permuted(&mixed, &[0, 2, 1, 3]);
-        self.reshaped(&mixed, "joined", &[0, 0, -1])
+        self.reshaped(&mixed, "joined", &[0, 0, self.size.width as i64])
     }
 
     /// (N, T, W) → (N, H, T, D)
@@ -237,7 +238,7 @@ impl Operators<'_> {
         };
         let (keys, values) = (part(1, "head_keys"), part(2, "head_values"));
         let mixed = self.attended(&query, &keys, &values); // (N, 1, W)
-        let mixed = self.reshaped(&mixed, "head_rows", &[-1, w as i64]);
+        let mixed = self.reshaped(&mixed, "rows", &[0, w as i64]);
         let pooled = self.affine(&mixed, &attention.at("out_proj"), w, w)?;
         let normal = self.norm(&pooled, &weights.at("layernorm"))?;
         let more = self.feed_forward(&normal, &weights.at("mlp"))?;

@@ -109,8 +109,9 @@ impl Graph {
     }
 
     /// The file: the graph, and pairs of metadata.
-    pub fn model(&self, metadata: &[(&str, &str)]) -> Vec<u8> {
-        let graph = Message::default().messages(1, &self.nodes).text(2, "cgil").messages(5, &self.tensors);
+    pub fn model(self, metadata: &[(&str, &str)]) -> Vec<u8> {
+        let graph = Message::default().messages(1, &self.nodes).text(2, "cgil");
+        let graph = self.tensors.into_iter().fold(graph, |graph, tensor| graph.message(5, &tensor)); // frees each
         let graph = graph.messages(11, &self.inputs).messages(12, &self.outputs);
         let pairs: Vec<Message> =
             metadata.iter().map(|(key, value)| Message::default().text(1, key).text(2, value)).collect();
