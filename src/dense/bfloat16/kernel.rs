@@ -1,6 +1,8 @@
 //! The instructions that multiply in bfloat16, and what they do to tiles. All that is unsafe about
 //! products in bfloat16 is here.
 
+use std::ops::Range;
+
 use half::bf16;
 
 /// Rows of a block, and columns: a block of sums is two tiles by two.
@@ -20,6 +22,15 @@ pub struct Step(pub [[[bf16; DEPTH]; 16]; 2]);
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Sums(pub [[f32; BLOCK]; BLOCK]);
+
+/// What is wanted soon and may come into the cache meanwhile. Nothing is read from the addresses.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// Steps of the right side.
+    pub right: &'a [Step],
+    /// The first of the rows that sums go to, 32 values of each, and how many values they are apart.
+    pub onto: Option<(*const f32, usize)>,
+}
 
 /// Instructions that this machine has: there is none without them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,26 +66,24 @@ impl Unit {
 
     /// `sums[i]` = the block i of the left side times the one block `b` of the right side, of the first
     /// `rows` rows of the left side at least. Both are the steps of a block, those of the left side
-    /// block after block. Whatever the number of blocks, a sum is added up in the same order. What
-    /// stands `ahead` is wanted soon: it may come into the cache meanwhile, half of as many steps as
-    /// `b` has for every four blocks.
-    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-    pub fn multiply(self, a: &[Step], rows: usize, b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
+    /// block after block. Whatever the number of blocks, a sum is added up in the same order.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub fn multiply(self, a: &[Step], rows: usize, b: &[Step], ahead: Ahead, sums: &mut [Sums]) {
         assert!(!b.is_empty() && a.len() == b.len() * sums.len() && rows.div_ceil(BLOCK) >= sums.len());
         // Safety: this machine has the instructions, since nothing else makes a unit, and the
         // lengths were checked.
         match self.0 {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums) },
+            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead.right, sums) },
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, rows, b, sums) },
+            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, rows, b, ahead, sums) },
         }
     }
 
-    /// Rounds values to the nearest bfloat16, of two the even one, into a row of as many steps as they
-    /// fill, followed by zeros. What is too small for a normal float32 becomes 0.
-    pub fn round(self, x: &[f32], steps: &mut [Step], row: usize) {
-        assert!(row < BLOCK && x.len().div_ceil(DEPTH) == steps.len());
+    /// Rounds rows of values to the nearest bfloat16, of two the even one, into as many steps as each
+    /// fills, followed by zeros, from `row` on. What is too small for a normal float32 becomes 0.
+    pub fn round(self, x: &[&[f32]], steps: &mut [Step], row: usize) {
+        assert!(row + x.len() <= BLOCK && x.iter().all(|x| x.len().div_ceil(DEPTH) == steps.len()));
         // Safety: this machine has the instructions, and the lengths were checked.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -115,6 +124,20 @@ impl Unit {
         }
     }
 
+    /// Of the `steps` that the next block of the right side has, those to come into the cache while
+    /// this one meets the left side's group `group` of four blocks.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    pub fn ahead(self, group: usize, steps: usize) -> Range<usize> {
+        match self.0 {
+            // a half with each of two groups
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => (group * steps / 2).min(steps)..steps,
+            // all with the first group, which may be the only one
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => (group.min(1) * steps)..steps,
+        }
+    }
+
     /// Its name among the features of a CPU.
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -128,9 +151,12 @@ impl Unit {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::{asm, x86_64::*};
+    use std::{
+        arch::{asm, x86_64::*},
+        ops::Range,
+    };
 
-    use super::{BLOCK, DEPTH, Step, Sums};
+    use super::{Ahead, BLOCK, DEPTH, Step, Sums};
 
     /// Whether the CPU has AMX with bfloat16 and Linux lets this process use it, which it has to ask
     /// for: tiles make the state of a thread 8 KB larger.
@@ -244,18 +270,22 @@ mod x86 {
 
     /// # Safety
     ///
-    /// The machine has AVX512-BF16, `row` is one of a block, and `steps` are as many as `x` fills.
+    /// The machine has AVX512-BF16, a block has as many rows from `row` on, and `steps` are as many as
+    /// each of `x` fills.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn round(x: &[f32], steps: &mut [Step], row: usize) {
-        for (x, step) in x.chunks(DEPTH).zip(steps) {
-            // Safety: no more than there are values is read, and a row of a step is 64 bytes, aligned.
-            unsafe {
-                let half = |i: usize| {
-                    let values = x.len().saturating_sub(16 * i).min(16);
-                    _mm512_maskz_loadu_ps(((1u32 << values) - 1) as u16, x.as_ptr().wrapping_add(16 * i))
-                };
-                let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(half(1), half(0)));
-                _mm512_store_si512(step.0[row / 16][row % 16].as_mut_ptr().cast(), rounded);
+    pub unsafe fn round(x: &[&[f32]], steps: &mut [Step], row: usize) {
+        for (i, step) in steps.iter_mut().enumerate() {
+            for (x, rounded) in x.iter().zip(&mut step.0.as_flattened_mut()[row..]) {
+                let x = &x[i * DEPTH..];
+                // Safety: no more than there are values is read, and a row of a step is 64 bytes, aligned.
+                unsafe {
+                    let half = |i: usize| {
+                        let values = x.len().saturating_sub(16 * i).min(16);
+                        _mm512_maskz_loadu_ps(((1u32 << values) - 1) as u16, x.as_ptr().wrapping_add(16 * i))
+                    };
+                    let values: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(half(1), half(0)));
+                    _mm512_store_si512(rounded.as_mut_ptr().cast(), values);
+                }
             }
         }
     }
@@ -282,13 +312,25 @@ mod x86 {
     ///
     /// The machine has AVX512-BF16, and `a` has the length of `b` for each of `sums`.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn multiply_avx512(a: &[Step], rows: usize, b: &[Step], sums: &mut [Sums]) {
+    pub unsafe fn multiply_avx512(a: &[Step], rows: usize, b: &[Step], ahead: Ahead, sums: &mut [Sums]) {
+        let Range { start: mut line, end } = ahead.right.as_ptr_range();
         for (i, (a, sums)) in a.chunks_exact(b.len()).zip(sums).enumerate() {
             for first in (0..BLOCK.min(rows - i * BLOCK)).step_by(ROWS) {
+                if let Some((onto, stride)) = ahead.onto {
+                    for row in i * BLOCK + first..i * BLOCK + first + ROWS {
+                        let row = onto.wrapping_add(row * stride);
+                        _mm_prefetch::<_MM_HINT_T0>(row.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(16).cast());
+                    }
+                }
                 let mut total = [[_mm512_setzero_ps(); 2]; ROWS];
                 for (a, b) in a.iter().zip(b) {
                     let a = &a.0[first / 16][first % 16..][..ROWS];
                     for pair in 0..DEPTH / 2 {
+                        if line < end {
+                            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                            line = line.wrapping_byte_add(64);
+                        }
                         // Safety: a row of a tile of the right side is 64 bytes, aligned.
                         let b: [__m512bh; 2] = std::array::from_fn(|i| unsafe {
                             std::mem::transmute(_mm512_load_si512(b.0[i][pair].as_ptr().cast()))

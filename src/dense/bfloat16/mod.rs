@@ -12,7 +12,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use half::bf16;
 pub use kernel::Unit;
-use kernel::{BLOCK, DEPTH, Step, Sums};
+use kernel::{Ahead, BLOCK, DEPTH, Step, Sums};
 
 use super::{
     huge_pages::{HugePages, Plain},
@@ -22,6 +22,10 @@ use super::{
 
 /// Blocks of rows between two looks at their sums, which stay in the cache.
 const GROUP: usize = 4;
+
+/// Rows that are rounded side by side, so that what is written is 512 bytes in a row: a step has no
+/// more than 64 of one row, and the next step is 2 KB on.
+const TOGETHER: usize = 8;
 
 /// The left side of a product: rows, rounded.
 #[derive(Default)]
@@ -72,8 +76,10 @@ impl Rows {
     pub fn set(&mut self, unit: Unit, x: Matrix) {
         self.resize(x.rows(), x.columns());
         let steps = self.columns.div_ceil(DEPTH);
-        for row in 0..x.rows() {
-            unit.round(x.row(row), &mut self.steps[row / BLOCK * steps..][..steps], row % BLOCK);
+        for first in (0..x.rows()).step_by(TOGETHER) {
+            let rows = TOGETHER.min(x.rows() - first);
+            let x: [&[f32]; TOGETHER] = std::array::from_fn(|i| if i < rows { x.row(first + i) } else { &[] });
+            unit.round(&x[..rows], &mut self.steps[first / BLOCK * steps..][..steps], first % BLOCK);
         }
     }
 
@@ -113,7 +119,7 @@ impl Packed {
         for output in 0..outputs {
             let steps = &mut self.steps[output / BLOCK * per_block..][..per_block];
             match output < w.rows() {
-                true => self.unit.round(w.row(output), &mut rounded, 0),
+                true => self.unit.round(&[w.row(output)], &mut rounded, 0),
                 false => rounded.fill(Step::ZERO),
             }
             for (step, rounded) in steps.iter_mut().zip(&rounded) {
@@ -171,9 +177,10 @@ impl Packed {
     pub fn scaled(&self, x: &Rows, scale: f32, y: &mut [f32], stride: usize) {
         self.each_row(
             x,
+            y,
+            stride,
             #[inline(always)]
-            |row, columns, sums| {
-                let y = &mut y[row * stride..][columns];
+            |y, _, sums| {
                 y.iter_mut().zip(sums).for_each(|(y, sum)| *y = scale * sum);
             },
         );
@@ -183,9 +190,10 @@ impl Packed {
     pub fn forward(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
         self.each_row(
             x,
+            y,
+            self.outputs,
             #[inline(always)]
-            |row, columns, sums| {
-                let y = &mut y[row * self.outputs..][columns.clone()];
+            |y, columns, sums| {
                 y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y = sum + bias);
             },
         );
@@ -195,9 +203,10 @@ impl Packed {
     pub fn add(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
         self.each_row(
             x,
+            y,
+            self.outputs,
             #[inline(always)]
-            |row, columns, sums| {
-                let y = &mut y[row * self.outputs..][columns.clone()];
+            |y, columns, sums| {
                 y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y += sum + bias);
             },
         );
@@ -207,7 +216,7 @@ impl Packed {
     pub fn forward_mapped(&self, x: &Rows, bias: &[f32], f: impl Fn(f32) -> f32, y: &mut Rows) {
         y.resize(x.rows, self.outputs);
         let per_block = self.outputs.div_ceil(DEPTH);
-        self.multiply(x, |rows, columns, sums| {
+        self.multiply(x, None, |rows, columns, sums| {
             let mut own = [0.0; BLOCK];
             own[..columns.len()].copy_from_slice(&bias[columns.clone()]);
             vectorised(
@@ -227,25 +236,37 @@ impl Packed {
         });
     }
 
-    /// x (N, I) times this: `each` is given a row, up to 32 columns, and their sums. It has to be
-    /// inlined.
+    /// x (N, I) times this, for y (N, O), of which rows are `stride` values apart: `each` is given up
+    /// to 32 values of a row, their columns, and their sums. It has to be inlined.
     #[inline(always)]
-    fn each_row(&self, x: &Rows, mut each: impl FnMut(usize, Range<usize>, &[f32; BLOCK])) {
-        self.multiply(x, |rows, columns, sums| {
+    fn each_row(
+        &self,
+        x: &Rows,
+        y: &mut [f32],
+        stride: usize,
+        mut each: impl FnMut(&mut [f32], Range<usize>, &[f32; BLOCK]),
+    ) {
+        self.multiply(x, Some((y.as_ptr(), stride)), |rows, columns, sums| {
             vectorised(
                 #[inline(always)]
                 || {
                     for (sums, row) in sums.iter().flat_map(|sums| &sums.0).zip(rows) {
-                        each(row, columns.clone(), sums);
+                        each(&mut y[row * stride..][columns.clone()], columns.clone(), sums);
                     }
                 },
             );
         });
     }
 
-    /// x (N, I) times this: `each` is given rows, up to 32 columns, and the blocks of their sums.
+    /// x (N, I) times this: `each` is given rows, up to 32 columns, and the blocks of their sums. If
+    /// these go to rows, `onto` is where the first begins, and how many values they are apart.
     #[inline(always)]
-    fn multiply(&self, x: &Rows, mut each: impl FnMut(Range<usize>, Range<usize>, &mut [Sums])) {
+    fn multiply(
+        &self,
+        x: &Rows,
+        onto: Option<(*const f32, usize)>,
+        mut each: impl FnMut(Range<usize>, Range<usize>, &mut [Sums]),
+    ) {
         assert_eq!(x.columns, self.inputs);
         let per_block = self.inputs.div_ceil(DEPTH);
         let left = &x.steps[..x.rows.div_ceil(BLOCK) * per_block];
@@ -257,8 +278,12 @@ impl Packed {
                 let columns = block * BLOCK..self.outputs.min((block + 1) * BLOCK);
                 for (group, a) in left.chunks(GROUP * per_block).enumerate() {
                     let (sums, rows) = (&mut sums[..a.len() / per_block], first + group * GROUP * BLOCK..x.rows);
-                    let ahead = (block + 1) * per_block + (group * per_block / 2).min(per_block);
-                    self.unit.multiply(a, rows.len(), b, self.steps.get(ahead..).unwrap_or_default(), sums);
+                    let right = self.steps[block * per_block..].get(per_block..).unwrap_or_default();
+                    let ahead = Ahead {
+                        right: right.get(self.unit.ahead(group, per_block)).unwrap_or_default(),
+                        onto: onto.map(|(y, stride)| (y.wrapping_add(rows.start * stride + columns.start), stride)),
+                    };
+                    self.unit.multiply(a, rows.len(), b, ahead, sums);
                     each(rows, columns.clone(), sums);
                 }
             }
