@@ -142,7 +142,7 @@ impl Evidence {
     /// `truth` (N) added.
     fn beside_text(&mut self, spread: &Spread, rows: &[f64], truth: &[usize]) -> Result<Tried> {
         let (mut models, places) = self.models(spread, &self.beside(true)?);
-        let mut judged = self.judge(&models, rows, truth);
+        let mut judged = self.judge(&models, &WEIGHTS, rows, truth);
         for (hits, &place) in self.tally.hits.chunks_exact_mut(WEIGHTS.len()).zip(&places) {
             hits.iter_mut().zip(&judged[place].hits).for_each(|(hits, own)| *hits += own);
         }
@@ -157,7 +157,7 @@ impl Evidence {
     fn alone(&self, spread: &Spread, rows: &[f64], truth: &[usize]) -> Result<Tried> {
         let shrinkage = self.tally.likeliest().max(spread.oas);
         let models = [(shrinkage, self.fit(spread, shrinkage, &self.beside(false)?))];
-        let seen = self.judge(&models, rows, truth).swap_remove(0).seen;
+        let seen = self.judge(&models, &[], rows, truth).swap_remove(0).seen;
         let [(_, model)] = models;
         Ok(Tried { model, shrinkage, weight: ALONE, text_weight: 0.0, seen })
     }
@@ -216,13 +216,14 @@ impl Evidence {
         self.text.len() / self.statistics.dim()
     }
 
-    /// What there is to say of means where text counts: what it predicts, as soon as there are enough
-    /// classes. Where it does not count, how far they lie from each other is said with caution.
+    /// What there is to say of means: where text counts, what it predicts, as soon as there are enough
+    /// classes.
     fn beside(&self, text_counts: bool) -> Result<Beside> {
+        if !text_counts {
+            return Ok(Beside::Nothing);
+        }
         let (n, dim) = (self.seen(), self.statistics.dim());
-        let maps = text_counts && n >= FEWEST_FOR_TEXT;
-        let map = maps.then(|| Text::new(&self.text[..n * dim], dim)).transpose()?;
-        Ok(Beside { map, normalises: !text_counts })
+        Ok(Beside::Text((n >= FEWEST_FOR_TEXT).then(|| Text::new(&self.text[..n * dim], dim)).transpose()?))
     }
 
     fn fit(&self, spread: &Spread, shrinkage: f64, beside: &Beside) -> Model {
@@ -322,17 +323,19 @@ impl Evidence {
         known
     }
 
-    /// What each model hits of rows of the classes `truth`, each left out.
-    fn judge(&self, models: &[(f64, Model)], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
+    /// What each model hits, with each of `weights`, of rows of the classes `truth`, each left out.
+    fn judge(&self, models: &[(f64, Model)], weights: &[f64], rows: &[f64], truth: &[usize]) -> Vec<Judged> {
         let (dim, n, all) = (self.statistics.dim(), self.seen(), self.classes());
-        let mut judged = vec![Judged { hits: vec![0.0; WEIGHTS.len()], seen: vec![0.0; BIASES] }; models.len()];
+        let mut judged = vec![Judged { hits: vec![0.0; weights.len()], seen: vec![0.0; BIASES] }; models.len()];
         for (rows, truth) in rows.chunks(BATCH * dim).zip(truth.chunks(BATCH)) {
             let logits = self.logits(rows, &self.text); // (B, C)
             for (judged, (_, model)) in judged.iter_mut().zip(models) {
                 let evidence = model.left_out(rows, truth); // (B, C)
                 for ((logits, evidence), &class) in logits.chunks_exact(all).zip(evidence.chunks_exact(all)).zip(truth)
                 {
-                    judged.add(logits, evidence, class, n, self.statistics.counts()[class] == 1);
+                    // one that is alone in its class says nothing of weights: without it the class has no mean
+                    let weights = if self.statistics.counts()[class] > 1 { weights } else { &[] };
+                    judged.add(logits, evidence, class, n, weights);
                 }
             }
         }
@@ -449,10 +452,10 @@ struct Judged {
 }
 
 impl Judged {
-    /// Counts a row of a class, from its logits (C) and its evidence (C), of which n are seen. One
-    /// that is alone in its class says nothing of weights: without it the class has no mean.
-    fn add(&mut self, logits: &[f64], evidence: &[f64], class: usize, n: usize, is_alone: bool) {
-        for (hits, weight) in self.hits.iter_mut().zip(WEIGHTS).filter(|_| !is_alone) {
+    /// Counts a row of a class, from its logits (C) and its evidence (C), of which n are seen, with
+    /// `weights` of the evidence.
+    fn add(&mut self, logits: &[f64], evidence: &[f64], class: usize, n: usize, weights: &[f64]) {
+        for (hits, weight) in self.hits.iter_mut().zip(weights) {
             let scores = logits[..n].iter().zip(evidence).map(|(logit, evidence)| logit + weight * evidence);
             *hits += f64::from(u8::from(highest(scores).0 == class));
         }

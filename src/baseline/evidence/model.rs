@@ -16,12 +16,12 @@ use crate::{
 const LEAST_SPREAD: f64 = 1e-3;
 
 /// What else there is to say of means than their rows.
-pub(super) struct Beside {
-    /// What maps the text of seen classes to means; without it means are shrunk towards the mean of
-    /// means.
-    pub map: Option<Text>,
-    /// Whether the distances of means from the mean of means are normalised.
-    pub normalises: bool,
+pub(super) enum Beside {
+    /// What maps the text of seen classes to means. With too few classes for one, means are shrunk
+    /// towards the mean of means.
+    Text(Option<Text>),
+    /// Nothing: means are shrunk towards the mean of means, and their distances from it normalised.
+    Nothing,
 }
 
 /// Evidence from counts, means and scatter.
@@ -53,12 +53,12 @@ impl Model {
             .collect(); // (D, D)
         let means = product(Matrix::new(statistics.means(), dim), Matrix::new(&whitener, dim)); // (n, D)
         let centre = mean_row(&means, dim);
-        let (prior, residuals) = match &beside.map {
-            Some(text_of_seen) => {
+        let (prior, residuals) = match beside {
+            Beside::Text(Some(text_of_seen)) => {
                 let map = text_of_seen.map(&means, &whitener);
                 (map.predict(text), map.residuals)
             }
-            None => {
+            Beside::Text(None) | Beside::Nothing => {
                 let whole = n as f64 / (n as f64 - 1.0).max(1.0);
                 (centre.repeat(classes), less(&means, &centre).into_iter().map(|x| x * whole).collect())
             }
@@ -76,12 +76,13 @@ impl Model {
         }
         let seen = &mut mu[..n * dim];
         let radius = (square(less(seen, &centre).into_iter()) / n as f64).sqrt();
-        if beside.normalises {
+        let normalises = matches!(beside, Beside::Nothing);
+        if normalises {
             seen.chunks_exact_mut(dim).zip(&counts).for_each(|(mu, &count)| normalise(mu, &centre, radius, count));
         }
         let whitened = Whitened { dim, whitener, centre, mu };
         let part = (1.0 - shrinkage) / spread.freedom;
-        Model { whitened, means, counts, prior, trust, part, normalises: beside.normalises, radius }
+        Model { whitened, means, counts, prior, trust, part, normalises, radius }
     }
 
     /// Evidence (N, C) of unit rows (N, D) that were learned as the classes `classes` (N), each

@@ -215,7 +215,7 @@ fn left_out_was_never_there(text_counts: bool) {
     let rows: Vec<f64> = classes.iter().flat_map(|(_, rows)| unit_rows(rows.values(), dim)).collect();
     let truth: Vec<usize> = sizes.iter().enumerate().flat_map(|(class, &n)| vec![class; n]).collect();
     let beside = evidence.beside(text_counts).unwrap();
-    assert_eq!((beside.map.is_some(), beside.normalises), (text_counts, !text_counts));
+    assert!(matches!((text_counts, &beside), (true, Beside::Text(Some(_))) | (false, Beside::Nothing)));
     let (shrinkage, n) = (0.3, truth.len());
     let model = evidence.fit(&Spread::of(&evidence.statistics).unwrap(), shrinkage, &beside);
     let found = model.left_out(&rows, &truth);
@@ -632,7 +632,7 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     // hits beside text are summed up as well, with the map and from means that are not normalised
     let spread = Spread::of(&evidence.statistics).unwrap();
     let [beside, without] = [true, false].map(|text_counts| evidence.beside(text_counts).unwrap());
-    assert_eq!((beside.map.is_some(), beside.normalises), (true, false));
+    assert!(matches!(beside, Beside::Text(Some(_))));
     let hits = |least: f64, weight: f64| {
         let left_out = evidence.fit(&spread, least.max(spread.oas), &beside).left_out(&rows, &truth);
         let logits = logits(&rows, &text, dim, 20.0);

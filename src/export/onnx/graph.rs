@@ -1,6 +1,6 @@
 //! A graph of ONNX's operators. Numbers of fields and types are those of its onnx.proto.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, hash_map::Entry};
 
 use super::wire::Message;
 
@@ -38,7 +38,7 @@ pub type Value = String;
 pub struct Graph {
     nodes: Vec<Message>,
     tensors: Vec<Message>,
-    names: HashSet<String>, // of the tensors
+    places: HashMap<String, usize>, // of the tensors, by name
     inputs: Vec<Message>,
     outputs: Vec<Message>,
 }
@@ -80,13 +80,17 @@ impl Graph {
         self.stored(name, &[values.len()], Number::Int, &bytes)
     }
 
-    /// A tensor; one that is there already is the one of its name.
+    /// A tensor; one that is there already has to be the same.
     fn stored(&mut self, name: &str, shape: &[usize], number: Number, bytes: &[u8]) -> Value {
-        if !self.names.insert(name.to_owned()) {
-            return name.to_owned();
-        }
         let tensor = Message::default().ints(1, shape.iter().map(|&side| side as i64));
-        self.tensors.push(tensor.int(2, number as i64).text(8, name).bytes(9, bytes));
+        let tensor = tensor.int(2, number as i64).text(8, name).bytes(9, bytes);
+        match self.places.entry(name.to_owned()) {
+            Entry::Occupied(there) => assert!(self.tensors[*there.get()] == tensor, "two tensors are called {name}"),
+            Entry::Vacant(place) => {
+                place.insert(self.tensors.len());
+                self.tensors.push(tensor);
+            }
+        }
         name.to_owned()
     }
 

@@ -6,7 +6,7 @@ const LENGTH: u64 = 2;
 const FOUR_BYTES: u64 = 5;
 
 /// A message, field after field.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub struct Message(Vec<u8>);
 
 impl Message {
