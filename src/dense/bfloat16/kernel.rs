@@ -25,6 +25,7 @@ pub struct Sums(pub [[f32; BLOCK]; BLOCK]);
 
 /// What is wanted soon and may come into the cache meanwhile. Nothing is read from the addresses.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub struct Ahead<'a> {
     /// Steps of the right side.
     pub right: &'a [Step],

@@ -23,8 +23,8 @@ use super::{
 /// Blocks of rows between two looks at their sums, which stay in the cache.
 const GROUP: usize = 4;
 
-/// Rows that are rounded side by side, so that what is written is 512 bytes in a row: a step has no
-/// more than 64 of one row, and the next step is 2 KB on.
+/// Rows that are rounded side by side: a step holds 64 bytes of each row, so eight rows are 512 bytes
+/// that lie together, where the next 64 of one row are 2 KB on.
 const TOGETHER: usize = 8;
 
 /// The left side of a product: rows, rounded.
