@@ -32,7 +32,7 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
 
 /// Raised by every change of what evidence chooses or keeps: other statistics stay as they are, whose
 /// rows may not be there any more.
-const EVIDENCE_RULE: u32 = 7;
+const EVIDENCE_RULE: u32 = 8;
 
 /// Those that learn a class once: what they keep of it has no count.
 const LEARN_ONCE: [&str; 3] = [CLASS_MEANS, "class-cache", "linear"];

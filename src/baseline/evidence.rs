@@ -24,8 +24,8 @@ use self::{
     open::{GATE, Together, logits, unit_rows},
     spread::Spread,
     tally::{
-        BIASES, EVENS, LOOC_SHRINKAGES, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at, first_highest,
-        highest,
+        BIASES, EVENS, LOOC_SHRINKAGES, POWER, QUANTILES, SHRINKAGES, TEMPERATURES, Tally, WEIGHTS, bias_at,
+        first_highest, highest,
     },
 };
 use super::{
@@ -40,7 +40,7 @@ use crate::{calibration::Calibration, evaluate::Scores, task::Class, tensors::Te
 const ALONE: f64 = 4.0;
 
 /// Numbers of [`Chosen`].
-const CHOSEN: usize = 6;
+const CHOSEN: usize = 7;
 
 /// The bias while no task has been tested before it was learned.
 const UNTESTED: f64 = 4.0;
@@ -310,9 +310,10 @@ impl Evidence {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
                     known.push(highest);
+                    let spread = Calibration { power: POWER, ..Calibration::NONE }.divisor(scores[..n].iter().copied());
                     for (errors, temperature) in self.tally.errors.chunks_exact_mut(EVENS.len()).zip(TEMPERATURES) {
-                        let power = |x: &f64| ((x - highest) / temperature).exp();
-                        let own = power(&scores[class]) / scores[..n].iter().map(power).sum::<f64>();
+                        let exp = |x: &f64| ((x - highest) / (spread * temperature)).exp();
+                        let own = exp(&scores[class]) / scores[..n].iter().map(exp).sum::<f64>();
                         for (error, even) in errors.iter_mut().zip(EVENS) {
                             *error -= ((1.0 - even) * own + even / candidates).ln();
                         }
@@ -360,7 +361,7 @@ impl Incremental for Evidence {
     fn state(&self) -> State {
         let mut state = self.statistics.state();
         let Tally { hits, unseen, seen, tasks, log_likelihoods, text, known, errors } = &self.tally;
-        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
+        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, power, even } } =
             self.chosen;
         let flat = |values: &[f64]| (vec![values.len()], values.to_vec());
         state.insert("hits".into(), (vec![SHRINKAGES.len(), WEIGHTS.len()], hits.clone()));
@@ -373,7 +374,7 @@ impl Incremental for Evidence {
             state.insert("known".into(), flat(known));
         }
         state.insert("errors".into(), (vec![TEMPERATURES.len(), EVENS.len()], errors.clone()));
-        state.insert("chosen".into(), flat(&[shrinkage, weight, text_weight, bias, temperature, even]));
+        state.insert("chosen".into(), flat(&[shrinkage, weight, text_weight, bias, temperature, power, even]));
         state
     }
 
@@ -392,7 +393,7 @@ impl Incremental for Evidence {
             errors: take(&mut state, "errors", &[TEMPERATURES.len(), EVENS.len()])?,
         };
         let chosen = take(&mut state, "chosen", &[CHOSEN])?;
-        let calibration = Calibration { temperature: chosen[4], even: chosen[5] };
+        let calibration = Calibration { temperature: chosen[4], power: chosen[5], even: chosen[6] };
         calibration.check().context("tensor \"chosen\"")?;
         let chosen =
             Chosen { shrinkage: chosen[0], weight: chosen[1], text_weight: chosen[2], bias: chosen[3], calibration };

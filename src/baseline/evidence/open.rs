@@ -69,6 +69,9 @@ pub struct ClassifierAbout {
     /// As [`Calibration::temperature`].
     #[serde(default = "one")]
     pub temperature: f64,
+    /// As [`Calibration::power`].
+    #[serde(default)]
+    pub power: f64,
     /// As [`Calibration::even`].
     #[serde(default)]
     pub even: f64,
@@ -134,16 +137,17 @@ impl OpenClassifier {
 
     /// The logarithms of the probabilities (N, C) of all classes for embeddings (N, D), in learning
     /// order. Logits are on one scale: among learned classes they differ as the scores do that tell
-    /// those apart, over the temperature, which was learned from these; and the highest of them stands
-    /// to those of the others as it does where learned and other classes are told apart.
+    /// those apart, divided as the calibration says, which was learned from these; and the highest of
+    /// them stands to those of the others as it does where learned and other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
-        let Calibration { temperature, even } = self.chosen.calibration;
+        let calibration = self.chosen.calibration;
         let Together { seen, mut all, .. } = self.together(embeddings);
         for (all, seen) in all.chunks_exact_mut(self.whitened.classes()).zip(seen.chunks_exact(self.seen)) {
             let learned = &mut all[..self.seen];
             let best = [highest(learned), highest(seen)];
-            learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = best[0] + (score - best[1]) / temperature);
-            Calibration { temperature: 1.0, even }.logarithms(all);
+            let divisor = calibration.divisor(seen.iter().copied());
+            learned.iter_mut().zip(seen).for_each(|(logit, score)| *logit = best[0] + (score - best[1]) / divisor);
+            Calibration { even: calibration.even, ..Calibration::NONE }.logarithms(all);
         }
         all
     }
@@ -202,7 +206,7 @@ impl OpenClassifier {
 
     /// What stands beside its tensors; `classes` are in learning order.
     pub fn about(&self, classes: &[Class]) -> ClassifierAbout {
-        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, even } } =
+        let Chosen { shrinkage, weight, text_weight, bias, calibration: Calibration { temperature, power, even } } =
             self.chosen;
         ClassifierAbout {
             classes: classes.to_vec(),
@@ -214,6 +218,7 @@ impl OpenClassifier {
             bias,
             shrinkage,
             temperature,
+            power,
             even,
             made_from: None,
         }
@@ -228,7 +233,7 @@ impl OpenClassifier {
 
     fn from_file(stored: Tensors, about: ClassifierAbout) -> Result<(Self, Vec<Class>)> {
         let ClassifierAbout { classes, seen, logit_scale, weight, text_weight, gate, bias, shrinkage, .. } = about;
-        let calibration = Calibration { temperature: about.temperature, even: about.even };
+        let calibration = Calibration { temperature: about.temperature, power: about.power, even: about.even };
         ensure!((1..=classes.len()).contains(&seen), "{seen} of {} classes are learned", classes.len());
         ensure!(gate == GATE, "the gate is {gate}, and this version has {GATE}");
         let numbers = [("logit_scale", logit_scale), ("weight", weight), ("text_weight", text_weight), ("bias", bias)];

@@ -17,6 +17,10 @@ pub const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0
 pub const TEMPERATURES: [f64; 17] =
     [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
 
+/// The power of the standard deviation, as [`Calibration`] has it: 0 believes images whose scores lie far
+/// apart too much, and 1 knows no difference between images of two classes.
+pub const POWER: f64 = 0.5;
+
 /// What all classes get that is tried with each.
 pub const EVENS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4];
 
@@ -96,7 +100,8 @@ impl Tally {
         }
         let errors = self.errors.iter().zip(EVENS.iter().cycle()).map(|(error, even)| (even / n as f64).ln() - error);
         let place = highest(errors).0;
-        Calibration { temperature: TEMPERATURES[place / EVENS.len()], even: EVENS[place % EVENS.len()] }
+        let (temperature, even) = (TEMPERATURES[place / EVENS.len()], EVENS[place % EVENS.len()]);
+        Calibration { temperature, power: POWER, even }
     }
 
     /// Whether text tells more than a guess, by the mean over classes and its standard error, since rows

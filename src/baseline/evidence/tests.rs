@@ -468,7 +468,8 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
     let mut scores = evidence.logits(&rows, &evidence.text);
     scores.iter_mut().zip(model.left_out(&rows, &truth)).for_each(|(x, own)| *x += weight * own);
     let mut least = (f64::INFINITY, Calibration::NONE);
-    let both = TEMPERATURES.iter().flat_map(|&temperature| EVENS.map(|even| Calibration { temperature, even }));
+    let both =
+        TEMPERATURES.iter().flat_map(|&temperature| EVENS.map(|even| Calibration { temperature, power: 0.5, even }));
     for (found, calibration) in evidence.tally.errors.iter().zip(both) {
         let of_row = |(row, &class): (&[f64], &usize)| {
             let mut row = row.to_vec();
@@ -511,7 +512,7 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() 
     };
     for (rows, even) in [(4.0, 0.2), (19.0, 0.05), (199.0, 0.005)] {
         tally.errors.iter_mut().enumerate().for_each(right(rows));
-        assert_eq!(tally.calibration(5), Calibration { temperature: TEMPERATURES[0], even });
+        assert_eq!(tally.calibration(5), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
     }
     assert_eq!(tally.calibration(1), Calibration::NONE);
     // a quarter of the weight: a sixteenth of what was said, either way
@@ -528,12 +529,12 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() 
 }
 
 #[test]
-fn the_temperature_divides_what_tells_learned_classes_apart_and_nothing_else() {
+fn the_calibration_divides_what_tells_learned_classes_apart_and_nothing_else() {
     let mut evidence = Evidence::new(text(6, 8), 8, 20.0);
     learn(&mut evidence, &(0..4).map(|class| drawn(class, 5, 8)).collect::<Vec<_>>());
     let rows = drawn(2, 3, 8).1.into_values();
     let mut classifier = evidence.classifier(None).unwrap();
-    classifier.chosen.calibration = Calibration { temperature: 8.0, even: 0.0 };
+    classifier.chosen.calibration = Calibration { temperature: 8.0, power: 0.5, even: 0.0 };
     let scores = classifier.scores(&rows);
     let (seen, unseen) = (scores.seen.unwrap(), scores.unseen.unwrap());
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::NEG_INFINITY, f64::max);
@@ -541,8 +542,11 @@ fn the_temperature_divides_what_tells_learned_classes_apart_and_nothing_else() {
         let [seen, open] = [&seen, &scores.open].map(|scores| &scores[row * 4..][..4]);
         let best = most(&mut found[..4].iter().copied());
         let best_score = most(&mut seen.iter().map(|&x| x.into()));
+        let mean = seen.iter().map(|&x| f64::from(x)).sum::<f64>() / 4.0;
+        let variance = seen.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 4.0;
         for (x, score) in found.iter().zip(seen) {
-            assert!((best - x - (best_score - f64::from(*score)) / 8.0).abs() < 1e-3, "row {row}");
+            let below = (best_score - f64::from(*score)) / (8.0 * variance.powf(0.25));
+            assert!((best - x - below).abs() < 1e-3, "row {row}");
         }
         let known = most(&mut open.iter().map(|&x| x.into()));
         for (x, score) in found[4..].iter().zip(&unseen[row * 2..]) {

@@ -18,7 +18,7 @@ use crate::{
     baseline::{ClassifierAbout, EXACT},
 };
 
-/// What a length is at least, so that a row of zeros stays one.
+/// What a row is divided by at least, so that one of zeros stays one.
 const TINY: f64 = 1e-300;
 
 /// Most bytes of a message that its readers take.
@@ -40,8 +40,9 @@ pub(super) fn write(head: &Head, path: &Path) -> Result<()> {
 
 /// The formulas of `schemas/classifier.md`.
 fn graph(head: &Head) -> Result<Graph> {
-    let ClassifierAbout { classes, seen, logit_scale, weight, text_weight, gate, bias, temperature, even, .. } =
-        &head.about;
+    let ClassifierAbout {
+        classes, seen, logit_scale, weight, text_weight, gate, bias, temperature, power, even, ..
+    } = &head.about;
     let (all, seen) = (classes.len(), *seen);
     let mut g = Operators(Graph::default());
     let embedding = match &head.encoder {
@@ -86,7 +87,11 @@ fn graph(head: &Head) -> Result<Graph> {
     let highest = [g.highest(&open_learned), g.highest(&among)];
     let below = g.of("Sub", &among, &highest[1]);
     let temperature = g.number("temperature", *temperature);
-    let below = g.of("Div", &below, &temperature);
+    let spread = g.deviation(&among, seen, *power);
+    let divisor = g.mul(&spread, &temperature);
+    let tiny = g.number("tiny", TINY);
+    let divisor = g.of("Max", &divisor, &tiny);
+    let below = g.of("Div", &below, &divisor);
     let among = g.of("Add", &below, &highest[0]);
     let others = g.0.node("Slice", &[&open, &end, &last, &axis], &[]); // (N, C - n)
     let together = g.0.node("Concat", &[&among, &others], &[("axis", Attribute::Int(1))]);
@@ -134,6 +139,17 @@ impl Operators {
     /// The highest of each row (N, 1).
     fn highest(&mut self, rows: &Value) -> Value {
         self.0.node("ReduceMax", &[rows], &[("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))])
+    }
+
+    /// A power of the standard deviation of each row (N, 1) of n values.
+    fn deviation(&mut self, rows: &Value, n: usize, power: f64) -> Value {
+        let by_row = [("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))];
+        let mean = self.0.node("ReduceMean", &[rows], &by_row);
+        let away = self.of("Sub", rows, &mean);
+        let sum = self.square(&away);
+        let [n, half] = [("n", n as f64), ("half_power", power / 2.0)].map(|(name, value)| self.number(name, value));
+        let variance = self.of("Div", &sum, &n);
+        self.of("Pow", &variance, &half)
     }
 
     /// a bᵀ (N, k) of rows (N, D) and (k, D).
