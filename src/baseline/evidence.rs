@@ -133,7 +133,7 @@ impl Evidence {
         if unseen > 0 || self.tally.known.is_empty() {
             self.tally.set_known(known);
         }
-        self.chosen.calibration = self.tally.calibration(self.candidates());
+        self.chosen.calibration = self.tally.calibration(self.candidates(), text_weight > 0.0);
         self.model = Some(model);
         Ok(())
     }

@@ -24,6 +24,10 @@ pub const POWER: f64 = 0.5;
 /// What all classes get that is tried with each.
 pub const EVENS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4];
 
+/// The calibration of evidence without text while no row could be left out, whose softmax is sure of
+/// everything: about what classes of two rows ask for.
+const UNJUDGED: Calibration = Calibration { temperature: 8.0, power: POWER, even: 0.02 };
+
 /// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
 pub const QUANTILES: usize = 101;
 
@@ -93,10 +97,10 @@ impl Tally {
 
     /// The calibration among n classes of the least cross-entropy of the rows and of one more, which is
     /// told by nothing, as in the rule of succession: no number of rows says that none is ever wrong.
-    /// The softmax as it is where no row could be left out, or there is one class.
-    pub fn calibration(&self, n: usize) -> Calibration {
+    /// Where no row could be left out, the softmax as it is if text counts.
+    pub fn calibration(&self, n: usize, text_counts: bool) -> Calibration {
         if n < 2 || self.errors.iter().all(|error| *error == 0.0) {
-            return Calibration::NONE;
+            return if n < 2 || text_counts { Calibration::NONE } else { UNJUDGED };
         }
         let errors = self.errors.iter().zip(EVENS.iter().cycle()).map(|(error, even)| (even / n as f64).ln() - error);
         let place = highest(errors).0;

@@ -451,7 +451,9 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
         };
         let rows: Vec<f64> = (0..classes).flat_map(row).collect();
         learn_new(&mut evidence, &rows, &vec![1; classes]);
-        assert_eq!((evidence.chosen().weight, evidence.chosen().text_weight), weights, "{shift}");
+        let Chosen { weight, text_weight, calibration, .. } = evidence.chosen();
+        assert_eq!((weight, text_weight), weights, "{shift}");
+        assert_eq!(calibration == Calibration::NONE, text_weight == 1.0, "{shift}");
     }
 }
 
@@ -503,7 +505,9 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
 #[test]
 fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() {
     let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
-    assert_eq!(tally.calibration(5), Calibration::NONE); // no row could be left out
+    // no row could be left out
+    assert_eq!(tally.calibration(5, true), Calibration::NONE);
+    assert_eq!(tally.calibration(5, false), Calibration { temperature: 8.0, power: 0.5, even: 0.02 });
     // n rows right however sure: (1 - even)^n · even is highest at 1 / (n + 1)
     let right = |rows: f64| {
         move |(place, error): (usize, &mut f64)| {
@@ -512,9 +516,9 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() 
     };
     for (rows, even) in [(4.0, 0.2), (19.0, 0.05), (199.0, 0.005)] {
         tally.errors.iter_mut().enumerate().for_each(right(rows));
-        assert_eq!(tally.calibration(5), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
+        assert_eq!(tally.calibration(5, true), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
     }
-    assert_eq!(tally.calibration(1), Calibration::NONE);
+    [true, false].map(|text| assert_eq!(tally.calibration(1, text), Calibration::NONE));
     // a quarter of the weight: a sixteenth of what was said, either way
     tally.errors.fill(32.0);
     tally.discount((5, [4.0, 1.0]), (5, [1.0, 1.0]));
