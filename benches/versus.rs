@@ -77,14 +77,16 @@ fn pixels(model: &str, batches: usize, device: &DeviceChoice, precision: Precisi
     let (side, size) = (checkpoint.config.vision_config.image_size, encoders[0].batch());
     let normalisation = &checkpoint.preprocess()?.normalisation();
     let pixels: Vec<u8> = noise(size * 3 * side * side, 0).iter().map(|x| (x * 64.0 + 128.0) as u8).collect();
-    let run = |batches: usize| {
+    let mut workspaces: Vec<_> = (0..workers).map(|_| Workspace::default()).collect();
+    let mut run = |batches: usize| {
         std::thread::scope(|scope| {
-            let works: Vec<_> = (0..workers)
-                .map(|i| {
-                    let (encoder, pixels) = (&encoders[i % encoders.len()], &pixels);
+            let works: Vec<_> = workspaces
+                .iter_mut()
+                .zip(encoders.iter().cycle())
+                .map(|(workspace, encoder)| {
+                    let pixels = &pixels;
                     scope.spawn(move || {
-                        let mut workspace = Workspace::default();
-                        (0..batches).try_for_each(|_| encoder.encode(pixels, normalisation, &mut workspace).map(|_| ()))
+                        (0..batches).try_for_each(|_| encoder.encode(pixels, normalisation, workspace).map(|_| ()))
                     })
                 })
                 .collect();
