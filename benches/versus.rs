@@ -2,7 +2,7 @@
 //! DEVICE is cpu or cuda.
 //!
 //!     cargo bench --bench versus -- encode MODEL IMAGES                   per image, files on disk to embeddings
-//!     cargo bench --bench versus -- pixels MODEL BATCHES DEVICE DTYPE     per image, pixels in memory to embeddings
+//!     cargo bench --bench versus -- pixels MODEL IMAGES DEVICE DTYPE      per image, pixels in memory to embeddings
 //!     cargo bench --bench versus -- vae DIM CLASSES ROWS EPOCHS DEVICE    per class and epoch
 //!     cargo bench --bench versus -- step MODEL NAMES CLASSES STEPS DEVICE per prompt step on 128 embeddings; NAMES is a file
 
@@ -66,8 +66,9 @@ fn encode(model: &str, images: &str) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() / done as f64)
 }
 
-/// As extract does: on a device two encoders, on the CPU one for each thread.
-fn pixels(model: &str, batches: usize, device: &DeviceChoice, precision: Precision) -> Result<f64> {
+/// As extract does: on a device two encoders, on the CPU one for each thread. So many images, or
+/// what fills all their batches.
+fn pixels(model: &str, images: usize, device: &DeviceChoice, precision: Precision) -> Result<f64> {
     let checkpoint = Checkpoint::open(Path::new(model))?;
     let devices = device.open(2)?;
     precision.prepare(&devices)?;
@@ -75,6 +76,7 @@ fn pixels(model: &str, batches: usize, device: &DeviceChoice, precision: Precisi
         devices.iter().map(|device| checkpoint.image_encoder(device, precision.dtype())).collect::<Result<_>>()?;
     let workers = if devices[0].is_cpu() { rayon::current_num_threads() } else { encoders.len() };
     let (side, size) = (checkpoint.config.vision_config.image_size, encoders[0].batch());
+    let batches = images.div_ceil(workers * size);
     let normalisation = &checkpoint.preprocess()?.normalisation();
     let pixels: Vec<u8> = noise(size * 3 * side * side, 0).iter().map(|x| (x * 64.0 + 128.0) as u8).collect();
     let mut workspaces: Vec<_> = (0..workers).map(|_| Workspace::default()).collect();

@@ -2,15 +2,15 @@
 
 use anyhow::{Result, ensure};
 
-/// How logits become probabilities. A temperature alone makes all of them more or less sure; an image
-/// whose logits lie far apart needs a higher one, and what is wrong however sure it is a share that
+/// How logits become probabilities. A temperature makes all images more or less sure. One whose
+/// logits lie far apart needs a higher one, and what is wrong however sure it is needs a share that
 /// every class gets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Calibration {
     /// What logits are divided by.
     pub temperature: f64,
-    /// The power of the standard deviation of an image's logits by which they are divided, too, 0 to 1:
-    /// 0 takes them as far apart as they are, 1 all images' as equally far.
+    /// The power of the standard deviation of an image's logits by which they are divided, too, 0
+    /// to 1: 0 takes them as far apart as they are, 1 all images' as equally far.
     pub power: f64,
     /// What all classes get in equal parts, 0 to 1; the softmax has the rest.
     pub even: f64,
@@ -50,14 +50,15 @@ impl Calibration {
         }
     }
 
-    /// What the logits (n) of an image are divided by, above 0. Those that are no candidates, −∞, do not
-    /// count.
+    /// What the logits (n) of an image are divided by, above 0. Those that are no candidates, −∞, do
+    /// not count.
     ///
     /// ```
     /// use cgil::calibration::Calibration;
     /// let calibration = Calibration { temperature: 3.0, power: 0.5, even: 0.0 };
     /// let logits = [-2.0, 6.0, f64::NEG_INFINITY]; // 4 is their standard deviation
     /// assert_eq!(calibration.divisor(logits.into_iter()), 3.0 * 2.0);
+    /// assert!(calibration.divisor([1.0, 1.0].into_iter()) > 0.0);
     /// ```
     pub fn divisor(self, logits: impl Iterator<Item = f64> + Clone) -> f64 {
         let logits = logits.filter(|x| *x > f64::NEG_INFINITY);

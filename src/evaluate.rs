@@ -456,7 +456,8 @@ mod tests {
         let most = Some((2.0 * third * 1e5).round() / 1e5);
         let plain = said(&|| Scores::logits(rows.clone(), 0.5));
         assert_eq!(plain, [[most, Some(0.75), None], [Some(0.5), Some(0.5), None], [most, None, None]]);
-        let calibration = Some(Calibration { temperature: 2.0, power: 0.0, even: 0.2 });
+        // the first row's standard deviation is ln 3, and the second's 0
+        let calibration = Some(Calibration { temperature: 2.0 / f64::from(third).sqrt(), power: 0.5, even: 0.2 });
         let tempered = said(&|| Scores {
             confidence: Some(vec![7.0, 8.0, 9.0]),
             logits: Some(Logits { scale: 1.0, calibration }),

@@ -59,6 +59,7 @@ agrees(probabilities(x.astype(np.float64), about, **wide), table['class_name'].t
 assert about == of_graph('birds.onnx', 'answers.json', 4)
 of_graph('also.onnx', 'also.json', 6)
 of_graph('evidence.onnx', 'evidence.json', 4)
+of_graph('one.onnx', 'one.json', 2)
 made = about['made_from']
 assert made['clip']['name'] == 'checkpoint' and len(made['clip']['sha256']) == 64 and made['preprocessing'], made
 assert [source['name'] for source in made['sources']] == ['base', 'delivery-2'], made
@@ -112,6 +113,12 @@ fn other_programs_read_a_classifier_and_answer_as_classify_does() {
     graph("also", &["--also", "a red fox,wolf"]);
     run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]); // which has no prompts
     graph("evidence", &["--method", "evidence"]);
+    // scores of one learned class have no deviation
+    for class in ["bee", "cat", "dog"] {
+        run(&["remove-class", "--run", &run_dir, class]);
+    }
+    run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]);
+    graph("one", &["--method", "evidence", "--also", "wolf"]);
     let titles = ["onnx", "safetensors", "npy", "parquet", "clip-retrieval"];
     let shown = titles.map(|title| snippets(&page, title, "python")).concat();
     executes(&python, "docs/export.md", &format!("{shown}{HOLDS}"), &data.root);

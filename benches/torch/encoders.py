@@ -1,6 +1,6 @@
 """CLIP's image encoder by the libraries that run it on a CPU: rivals that `make bench-torch` times.
 
-    python encoders.py LIBRARY MODEL DTYPE     seconds per image, pixels in memory to embeddings
+    python encoders.py LIBRARY MODEL IMAGES DTYPE     seconds per image, pixels in memory to embeddings
 
 LIBRARY is torch, onnxruntime or openvino, DTYPE float32 or bfloat16. Uses as many threads as OMP_NUM_THREADS says, and of
 two batch sizes, and of one stream and one for each thread where a library has streams, what is fastest.
@@ -16,7 +16,6 @@ import torch
 from transformers import CLIPModel
 
 BATCHES = 4, 16
-IMAGES = 64
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 
 
@@ -78,16 +77,16 @@ def of_openvino(encoder: Encoder, directory: pathlib.Path, dtype: str):
 
 
 @torch.inference_mode()
-def main(library: str, model: str, dtype: str) -> None:
+def main(library: str, model: str, images: str, dtype: str) -> None:
     torch.set_num_threads(THREADS)
     best = float("inf")
-    for images, run in globals()[f"of_{library}"](Encoder(model), pathlib.Path(model), dtype):
+    for batch, run in globals()[f"of_{library}"](Encoder(model), pathlib.Path(model), dtype):
         run(), run()  # warm up
-        times = max(1, IMAGES // images)
+        times = max(1, int(images) // batch)
         start = time.perf_counter()
         for _ in range(times):
             run()
-        best = min(best, (time.perf_counter() - start) / times / images)
+        best = min(best, (time.perf_counter() - start) / times / batch)
     print(best)
 
 

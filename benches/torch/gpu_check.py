@@ -226,14 +226,14 @@ def measure(programs: Programs, report: Report, large: pathlib.Path, base: pathl
     names = PLACE / "names.txt"
     names.write_text("\n".join(NAMES))
     ours = lambda *arguments: lambda: float(output(programs.versus, *arguments))
-    number, batches = ("bfloat16", 12) if CUDA else ("float32", 1)
+    number, images = ("bfloat16", 12 * 512) if CUDA else ("float32", 1)
     kinds = [False, True] if CUDA else [False]
-    report.row(f"extract: ViT-L/14, {number}, from memory", "images/s", ours("pixels", large, batches, DEVICE, number),
+    report.row(f"extract: ViT-L/14, {number}, from memory", "images/s", ours("pixels", large, images, DEVICE, number),
                *(lambda compiled=compiled: encode(large, getattr(torch, number), compiled) for compiled in kinds))
     if CUDA:
-        report.row("extract: ViT-L/14, tf32, from memory", "images/s", ours("pixels", large, 4, DEVICE, "tf32"),
+        report.row("extract: ViT-L/14, tf32, from memory", "images/s", ours("pixels", large, 4 * 512, DEVICE, "tf32"),
                    lambda: encode(large, torch.float32))
-    report.row(f"extract: ViT-B/32, {number}, from memory", "images/s", ours("pixels", base, batches, DEVICE, number),
+    report.row(f"extract: ViT-B/32, {number}, from memory", "images/s", ours("pixels", base, images, DEVICE, number),
                lambda: encode(base, getattr(torch, number)))
 
     def files(model: pathlib.Path) -> float:

@@ -22,8 +22,8 @@ EMBEDDINGS = "sources/base/embeddings"
 PAGE = ROOT / "docs" / "performance.md"
 ROUNDS = 5
 ENCODER_ROUNDS = 3
-TIMINGS = 4  # of the encoder in a round: as many as OpenVINO has of two batch sizes and numbers of streams
-BATCHES = {"float32": 2, "bfloat16": 4}  # of the encoder's own size that are timed: as many images on two cores as the rivals'
+IMAGES = 64  # that the encoder is timed with at a time
+TIMINGS = 4  # in a round: as many as OpenVINO has of two batch sizes and numbers of streams
 RIVALS = {"PyTorch": "torch", "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}  # of the image encoder
 BEGIN, END = "<!-- written by make bench-torch -->", "<!-- end -->"
 NAMES = ["red star", "blue circle", "green triangle", "yellow square", "black cross", "white heart", "orange moon",
@@ -76,10 +76,10 @@ def encoders(versus: str, python: pathlib.Path, model: pathlib.Path) -> list[lis
         rivals = {name: library for name, library in RIVALS.items() if (dtype, library) != ("bfloat16", "onnxruntime")}
         times = {name: [] for name in ["cgil", *rivals]}
         for _ in range(ENCODER_ROUNDS):
-            times["cgil"] += [float(output(versus, "pixels", model, BATCHES[dtype], "cpu", dtype)) for _ in range(TIMINGS)]
+            times["cgil"] += [float(output(versus, "pixels", model, IMAGES, "cpu", dtype)) for _ in range(TIMINGS)]
             for name, library in rivals.items():
                 script = ROOT / "benches" / "torch" / "encoders.py"
-                times[name].append(float(output(python, script, library, model, dtype, stderr=subprocess.DEVNULL).split()[-1]))
+                times[name].append(float(output(python, script, library, model, IMAGES, dtype, stderr=subprocess.DEVNULL).split()[-1]))
         least = {name: 1e3 * min(seconds) for name, seconds in times.items()}
         shown = [f"{least[name]:.1f}" if name in least else "–" for name in ["cgil", *RIVALS]]
         rows.append([dtype, *shown, f"{min(least[name] for name in rivals) / least['cgil']:.2f}"])

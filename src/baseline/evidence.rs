@@ -310,9 +310,10 @@ impl Evidence {
                 if self.statistics.counts()[class] > 1 {
                     let highest = highest(scores[..n].iter().copied()).1;
                     known.push(highest);
-                    let spread = Calibration { power: POWER, ..Calibration::NONE }.divisor(scores[..n].iter().copied());
+                    let divisor =
+                        Calibration { power: POWER, ..Calibration::NONE }.divisor(scores[..n].iter().copied());
                     for (errors, temperature) in self.tally.errors.chunks_exact_mut(EVENS.len()).zip(TEMPERATURES) {
-                        let exp = |x: &f64| ((x - highest) / (spread * temperature)).exp();
+                        let exp = |x: &f64| ((x - highest) / (divisor * temperature)).exp();
                         let own = exp(&scores[class]) / scores[..n].iter().map(exp).sum::<f64>();
                         for (error, even) in errors.iter_mut().zip(EVENS) {
                             *error -= ((1.0 - even) * own + even / candidates).ln();

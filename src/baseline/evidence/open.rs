@@ -137,8 +137,8 @@ impl OpenClassifier {
 
     /// The logarithms of the probabilities (N, C) of all classes for embeddings (N, D), in learning
     /// order. Logits are on one scale: among learned classes they differ as the scores do that tell
-    /// those apart, divided as the calibration says, which was learned from these; and the highest of
-    /// them stands to those of the others as it does where learned and other classes are told apart.
+    /// those apart, divided as the calibration says; and the highest of them stands to those of the
+    /// others as it does where learned and other classes are told apart.
     pub fn logits(&self, embeddings: &[f32]) -> Vec<f64> {
         let calibration = self.chosen.calibration;
         let Together { seen, mut all, .. } = self.together(embeddings);

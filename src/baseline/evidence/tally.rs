@@ -17,15 +17,15 @@ pub const WEIGHTS: [f64; 12] = [0.05, 0.07, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0
 pub const TEMPERATURES: [f64; 17] =
     [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 23.0, 32.0, 45.0, 64.0];
 
-/// The power of the standard deviation, as [`Calibration`] has it: 0 believes images whose scores lie far
-/// apart too much, and 1 knows no difference between images of two classes.
+/// The power of the standard deviation, as [`Calibration`] has it. With 0 images whose scores lie
+/// far apart are believed too much; with 1, of two classes, all have the same probability.
 pub const POWER: f64 = 0.5;
 
 /// What all classes get that is tried with each.
 pub const EVENS: [f64; 12] = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4];
 
-/// The calibration of evidence without text while no row could be left out, whose softmax is sure of
-/// everything: about what classes of two rows ask for.
+/// The calibration of evidence without text while no row could be left out: its softmax would be
+/// sure of everything. About what is chosen for classes of two rows.
 const UNJUDGED: Calibration = Calibration { temperature: 8.0, power: POWER, even: 0.02 };
 
 /// Quantiles of the highest scores of rows that are kept, from the lowest to the highest.
@@ -97,7 +97,8 @@ impl Tally {
 
     /// The calibration among n classes of the least cross-entropy of the rows and of one more, which is
     /// told by nothing, as in the rule of succession: no number of rows says that none is ever wrong.
-    /// Where no row could be left out, the softmax as it is if text counts.
+    /// Where no row could be left out, the softmax as it is if text counts, and else [`UNJUDGED`];
+    /// that of one class is 1 anyway.
     pub fn calibration(&self, n: usize, text_counts: bool) -> Calibration {
         if n < 2 || self.errors.iter().all(|error| *error == 0.0) {
             return if n < 2 || text_counts { Calibration::NONE } else { UNJUDGED };

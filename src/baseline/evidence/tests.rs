@@ -388,6 +388,7 @@ fn few_classes_few_rows_equal_rows_and_many_dimensions_are_defined() {
             assert!(scores.seen.iter().chain(&scores.all).all(|x| x.is_finite()), "{what}");
             let Chosen { shrinkage, weight, bias, .. } = evidence.chosen();
             assert!((0.0..=1.0).contains(&shrinkage) && weight > 0.0 && bias.is_finite(), "{what}");
+            assert!(evidence.tally.errors.iter().all(|error| error.is_finite()), "{what}");
             // rows that are all equal are told from the others by them alone
             if what == "equal rows" {
                 for (c, (_, rows)) in classes.iter().enumerate() {
@@ -427,14 +428,23 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     for (name, values) in [
         ("hits", vec![0.0; 59]),
         ("log_likelihoods", vec![0.0; 4]),
-        ("chosen", vec![1.5, 0.1, 1.0, 0.0, 1.0, 0.1]),
-        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 0.0, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0, 0.1]),
+        ("chosen", vec![1.5, 0.1, 1.0, 0.0, 1.0, 0.5, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 0.0, 0.5, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0, 1.5, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0, 0.5, f64::NAN]),
         ("tasks", vec![f64::NAN, 1.0]),
     ] {
         let mut state = evidence.state();
         state.insert(name.into(), (vec![values.len()], values));
         assert!(restored.restore(state).is_err(), "{name}");
     }
+    let mut state = evidence.state();
+    state.insert("chosen".into(), (vec![CHOSEN], vec![0.5, 0.1, 1.0, 0.0, 1.0, 0.5, 0.1]));
+    restored.restore(state).unwrap();
+    let calibration = Calibration { temperature: 1.0, power: 0.5, even: 0.1 };
+    let expected = Chosen { shrinkage: 0.5, weight: 0.1, text_weight: 1.0, bias: 0.0, calibration };
+    assert_eq!(restored.chosen(), expected);
     assert!(Evidence::new(text(7, 8), 8, 20.0).restore(evidence.state()).is_err());
 }
 
@@ -459,11 +469,11 @@ fn of_one_row_a_class_text_counts_only_where_it_tells_more_than_a_guess() {
 
 #[test]
 fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out() {
-    // by hand, from scores that leave each row out
+    // by hand, from scores that leave each row out, of four of six classes
     let counts = [6, 6, 6, 6];
     let value = |i: usize| (i as f64 * 12.9898).sin() + if i % 8 == i / 48 { 1.0 } else { 0.0 };
     let rows: Vec<f64> = (0..24 * 8).map(value).collect();
-    let mut evidence = Evidence::new(text(4, 8), 8, 20.0);
+    let mut evidence = Evidence::new(text(6, 8), 8, 20.0);
     learn_new(&mut evidence, &rows, &counts);
     let truth: Vec<usize> = (0..24).map(|i| i / 6).collect();
     let (model, weight) = (evidence.model.as_ref().unwrap(), evidence.chosen().weight);
@@ -474,11 +484,11 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
         TEMPERATURES.iter().flat_map(|&temperature| EVENS.map(|even| Calibration { temperature, power: 0.5, even }));
     for (found, calibration) in evidence.tally.errors.iter().zip(both) {
         let of_row = |(row, &class): (&[f64], &usize)| {
-            let mut row = row.to_vec();
+            let mut row = row[..4].to_vec();
             calibration.logarithms(&mut row);
             -row[class]
         };
-        let expected: f64 = scores.chunks(4).zip(&truth).map(of_row).sum();
+        let expected: f64 = scores.chunks(6).zip(&truth).map(of_row).sum();
         assert!((found - expected).abs() < 1e-6 * expected.max(1.0), "{calibration:?}: {found} {expected}");
         let with_one_more = expected - (calibration.even / 4.0).ln();
         if with_one_more < least.0 - 1e-9 {
@@ -489,7 +499,6 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
 
     // rows of the next task, and of what was said among fewer classes the squared share
     let before = (evidence.tally.errors.clone(), evidence.chosen().weight);
-    evidence.text = text(6, 8);
     let more: Vec<f64> = (1000..1000 + 12 * 8).map(value).collect();
     learn_new(&mut evidence, &more, &[6, 6]);
     let (chosen, classes) = (evidence.chosen(), (0..12).map(|i| 4 + i / 6).collect::<Vec<_>>());
@@ -518,7 +527,9 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() 
         tally.errors.iter_mut().enumerate().for_each(right(rows));
         assert_eq!(tally.calibration(5, true), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
     }
-    [true, false].map(|text| assert_eq!(tally.calibration(1, text), Calibration::NONE));
+    for text_counts in [true, false] {
+        assert_eq!(tally.calibration(1, text_counts), Calibration::NONE);
+    }
     // a quarter of the weight: a sixteenth of what was said, either way
     tally.errors.fill(32.0);
     tally.discount((5, [4.0, 1.0]), (5, [1.0, 1.0]));
@@ -672,6 +683,17 @@ fn where_text_tells_nothing_evidence_without_it_scores_learned_classes() {
     let (classifier, _) = OpenClassifier::read(&path).unwrap();
     let read: Vec<f64> = classifier.scores(&images).seen.unwrap().into_iter().map(f64::from).collect();
     assert_close("from the file", &read, &expected, 1e-4);
+    // a file from before scores were divided by their standard deviation says nothing of it
+    let read_with = |power: Option<f64>| {
+        let mut about = about.clone();
+        about["power"] = power.into();
+        about.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        crate::tensors::write(&path, &tensors, &about).unwrap();
+        OpenClassifier::read(&path).map(|(classifier, _)| classifier.chosen.calibration)
+    };
+    assert_eq!(read_with(None).unwrap(), Calibration { power: 0.0, ..chosen.calibration });
+    assert_eq!(read_with(Some(1.0)).unwrap().power, 1.0);
+    assert!(read_with(Some(1.5)).is_err());
     let mut restored = Evidence::new(text, dim, 20.0);
     restored.restore(evidence.state()).unwrap();
     assert_eq!(restored.open_scores(&images, None).open, evidence.open_scores(&images, None).open);

@@ -58,9 +58,7 @@ pub fn embeddings(graph: &mut Graph, checkpoint: &Checkpoint) -> Result<Value> {
             let positions = g.graph.float("positions", &[1 + patches, w], &positions(1 + patches)?);
             x = g.of("Add", &x, &positions);
             x = g.norm(&x, &model.at("pre_layrnorm"))?; // so spelled in every checkpoint
-            x = g.transformer(x, &model)?;
-            let first = g.graph.places("first", &[0]);
-            let x = g.graph.node("Gather", &[&x, &first], &[("axis", Attribute::Int(1))]); // (N, 1, W)
+            x = g.transformer(x, &model, Operators::class_token)?; // (N, 1, W)
             let x = g.reshaped(&x, "rows", &[0, w as i64]);
             let x = g.norm(&x, &model.at("post_layernorm"))?;
             g.product(&x, "visual_projection", &weights.at("visual_projection"), config.projection_dim, w)?
@@ -70,7 +68,7 @@ pub fn embeddings(graph: &mut Graph, checkpoint: &Checkpoint) -> Result<Value> {
             let positions = g.graph.float("positions", &[patches, w], &positions(patches)?);
             x = g.of("Add", &x, &bias);
             x = g.of("Add", &x, &positions);
-            x = g.transformer(x, &model)?;
+            x = g.transformer(x, &model, |_, x| x.clone())?;
             x = g.norm(&x, &model.at("post_layernorm"))?;
             g.pooled(&x, &model.at("head"))?
         }
@@ -171,14 +169,23 @@ impl Operators<'_> {
         self.affine(&hidden, &weights.at("fc2"), w, f)
     }
 
-    /// x (N, T, W) → (N, T, W)
-    fn transformer(&mut self, mut x: Value, weights: &Weights) -> Result<Value> {
+    /// x (N, T, W) → (N, Q, W): of the last block's output the Q positions alone that `wanted` takes of T.
+    fn transformer(
+        &mut self,
+        mut x: Value,
+        weights: &Weights,
+        wanted: impl Fn(&mut Self, &Value) -> Value,
+    ) -> Result<Value> {
         let layers = weights.at("encoder").at("layers");
         layers.require_no_more(self.size.layers)?;
         for i in 0..self.size.layers {
             let block = layers.at(i);
             let normal = self.norm(&x, &block.at("layer_norm1"))?;
-            let mixed = self.attention(&normal, &block.at("self_attn"))?;
+            let mut asking = normal.clone();
+            if i + 1 == self.size.layers {
+                [asking, x] = [&normal, &x].map(|of| wanted(self, of));
+            }
+            let mixed = self.attention(&asking, &normal, &block.at("self_attn"))?;
             x = self.of("Add", &x, &mixed);
             let normal = self.norm(&x, &block.at("layer_norm2"))?;
             let more = self.feed_forward(&normal, &block.at("mlp"))?;
@@ -187,9 +194,11 @@ impl Operators<'_> {
         Ok(x)
     }
 
-    fn attention(&mut self, x: &Value, weights: &Weights) -> Result<Value> {
+    /// What positions `asking` (N, Q, W) see of all, x (N, T, W): (N, Q, W).
+    fn attention(&mut self, asking: &Value, x: &Value, weights: &Weights) -> Result<Value> {
         let w = self.size.width;
-        let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|name| self.affine(x, &weights.at(name), w, w));
+        let [q, k, v] =
+            [(asking, "q_proj"), (x, "k_proj"), (x, "v_proj")].map(|(x, name)| self.affine(x, &weights.at(name), w, w));
         let q = self.heads(&q?);
         let scale = self.number("attention_scale", self.scale());
         let q = self.of("Mul", &q, &scale);
@@ -206,6 +215,12 @@ impl Operators<'_> {
         let mixed = self.of("MatMul", &shares, &v);
         let mixed = self.permuted(&mixed, &[0, 2, 1, 3]);
         self.reshaped(&mixed, "joined", &[0, 0, self.size.width as i64])
+    }
+
+    /// x (N, T, W) → (N, 1, W)
+    fn class_token(&mut self, x: &Value) -> Value {
+        let first = self.graph.places("first", &[0]);
+        self.graph.node("Gather", &[x, &first], &[("axis", Attribute::Int(1))])
     }
 
     /// (N, T, W) → (N, H, T, D)

@@ -87,7 +87,7 @@ fn graph(head: &Head) -> Result<Graph> {
     let highest = [g.highest(&open_learned), g.highest(&among)];
     let below = g.of("Sub", &among, &highest[1]);
     let temperature = g.number("temperature", *temperature);
-    let spread = g.deviation(&among, seen, *power);
+    let spread = g.power_of_deviation(&among, seen, *power);
     let divisor = g.mul(&spread, &temperature);
     let tiny = g.number("tiny", TINY);
     let divisor = g.of("Max", &divisor, &tiny);
@@ -142,7 +142,7 @@ impl Operators {
     }
 
     /// A power of the standard deviation of each row (N, 1) of n values.
-    fn deviation(&mut self, rows: &Value, n: usize, power: f64) -> Value {
+    fn power_of_deviation(&mut self, rows: &Value, n: usize, power: f64) -> Value {
         let by_row = [("axes", Attribute::Ints(&[1])), ("keepdims", Attribute::Int(1))];
         let mean = self.0.node("ReduceMean", &[rows], &by_row);
         let away = self.of("Sub", rows, &mean);
