@@ -63,10 +63,10 @@ test:
 test-cluster: build
 	tests/cluster/run.sh
 
-# The snippets of docs/python.md and docs/export.md that need PyTorch and datasets, too: CGIL_PYTHON names a Python that
-# has them, else they are installed below target/.
+# The snippets of docs/python.md, docs/export.md and docs/tutorial.md that need PyTorch and datasets, too: CGIL_PYTHON
+# names a Python that has them, else they are installed below target/.
 test-python:
-	$(CARGO) test --release --test cgil -- --include-ignored python:: export::
+	$(CARGO) test --release --test cgil -- --include-ignored python:: export:: add::pytorch
 
 # The wheel in an empty virtual environment: the demo runs from it.
 test-wheel: wheel

@@ -10,7 +10,10 @@ use arrow::{array::AsArray, datatypes::Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{copy, encoded, fails, files, golden, path, picture, query, run, text};
+use crate::{
+    python::{executes, python, snippets},
+    support::{copy, encoded, fails, files, golden, path, picture, query, run, text},
+};
 
 const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "emu", "fox"];
 
@@ -353,11 +356,27 @@ fn pictures_come_from_anywhere_and_go_where_their_class_is() {
     fails(&["classify", "--run", &run_dir, &data.at("nowhere")], &["nowhere", "is not there"]);
 }
 
-/// The shell commands of docs/tutorial.md below a heading.
+const TUTORIAL: &str = include_str!("../docs/tutorial.md");
+
+/// The shell commands of the tutorial below a heading.
 fn commands_of_tutorial(heading: &str) -> String {
-    let page = include_str!("../docs/tutorial.md");
-    let part = &page[page.find(heading).expect("the heading is there")..];
+    let part = &TUTORIAL[TUTORIAL.find(heading).expect("the heading is there")..];
     part.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect::<Vec<_>>().concat()
+}
+
+/// A directory where the tutorial's second half ran, and what it printed, both ways.
+fn second_half_of_the_tutorial() -> (TempDir, String, String) {
+    let dir = tempdir().unwrap();
+    unpack_photos(dir.path());
+    copy(Path::new("data/demo/clip"), &dir.path().join("cgil-demo/clip"));
+    let program = Path::new(env!("CARGO_BIN_EXE_cgil")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let script = commands_of_tutorial("## New classes arrive");
+    assert_eq!(script.matches("cgil ").count(), 10, "{script}");
+    let output = Command::new("sh").args(["-ec", &script]).env("PATH", path).current_dir(&dir).output().unwrap();
+    let (said, told) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}\n{told}");
+    (dir, said, told)
 }
 
 /// The demo's pictures as the tutorial has them: photos/SPLIT/CLASS/NNNN.jpg.
@@ -385,21 +404,14 @@ fn unpack_photos(to: &Path) {
 
 #[test]
 fn the_second_half_of_the_tutorial_runs_as_it_stands() {
-    let dir = tempdir().unwrap();
-    unpack_photos(dir.path());
-    copy(Path::new("data/demo/clip"), &dir.path().join("cgil-demo/clip"));
-    let program = Path::new(env!("CARGO_BIN_EXE_cgil")).parent().unwrap();
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
-    let script = commands_of_tutorial("## New classes arrive");
-    assert_eq!(script.matches("cgil ").count(), 8, "{script}");
-    let output = Command::new("sh").args(["-ec", &script]).env("PATH", path).current_dir(&dir).output().unwrap();
-    let (said, told) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{said}\n{told}");
+    let (dir, said, told) = second_half_of_the_tutorial();
     for part in [
         "forgotten: 600 training embeddings of base",
         "forgotten: 390 training embeddings of delivery-2",
         "forgotten: 10 training embeddings of delivery-3",
         "a teal car (",
+        "shop.safetensors: 19 classes, 19 of them learned",
+        "shop-embeddings: 0 training embeddings and 475 to test on",
     ] {
         assert!(said.contains(part), "expected {part:?} in:\n{said}");
     }
@@ -413,4 +425,22 @@ fn the_second_half_of_the_tutorial_runs_as_it_stands() {
     });
     assert_eq!(sorted.len(), 500);
     assert!(right.count() >= 480); // the page's figures, but for an image or two
+}
+
+#[test]
+#[ignore = "installs PyTorch: make test-python"]
+fn pytorch_reads_what_the_tutorial_exports_and_answers_as_classify_does() {
+    let Some(python) = python(&["torch", "numpy", "pyarrow", "safetensors"]) else { return };
+    let (dir, ..) = second_half_of_the_tutorial();
+    let at = |name: &str| path(&dir.path().join(name)).to_owned();
+    let args = ["classify", "--run", &at("runs/shop"), &at("photos/test"), "--top", "99", "--format", "jsonl"];
+    fs::write(at("answers.jsonl"), run(&args)).unwrap();
+    let holds = "
+answers = [json.loads(line) for line in open('answers.jsonl')]
+answers = {tuple(a['path'].split('/')[-3:]): {c['class']: c['probability'] for c in a['classes']} for a in answers}
+expected = [[answers[tuple(row['image_path'].split('/')[-3:])][name] for name in names] for row in rows]
+assert (likely - torch.tensor(expected)).abs().max() < 1e-5 and likely.shape == (475, 19)
+assert sum(right) >= 460, sum(right)
+";
+    executes(&python, "the tutorial", &(snippets(TUTORIAL, "Elsewhere", "python") + holds), dir.path());
 }
