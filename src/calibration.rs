@@ -79,7 +79,7 @@ impl Calibration {
     }
 
     /// A probability of the softmax over n classes, with its part of what all get.
-    fn with_even(self, probability: f64, n: f64) -> f64 {
+    pub fn with_even(self, probability: f64, n: f64) -> f64 {
         (1.0 - self.even) * probability + self.even / n
     }
 }

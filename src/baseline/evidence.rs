@@ -316,7 +316,7 @@ impl Evidence {
                         let exp = |x: &f64| ((x - highest) / (divisor * temperature)).exp();
                         let own = exp(&scores[class]) / scores[..n].iter().map(exp).sum::<f64>();
                         for (error, even) in errors.iter_mut().zip(EVENS) {
-                            *error -= ((1.0 - even) * own + even / candidates).ln();
+                            *error -= Calibration { even, ..Calibration::NONE }.with_even(own, candidates).ln();
                         }
                     }
                 }
