@@ -117,8 +117,15 @@ impl Run {
         let has = |dir: &Path, name: &String| storage::is_file(&dir.join(name).join(&step).join(MANIFEST));
         let (statistics, results) = (self.dir.join(STATISTICS).join(stream), self.dir.join(RESULTS).join(stream));
         let goes_on = |name: &String| {
-            let first = Manifest::find(&statistics.join(name).join(step_name(1)), &artefact::STATISTICS);
-            first.ok().flatten().is_none_or(|manifest| can_learn(&manifest.options))
+            let dir = statistics.join(name);
+            let Some(first) = names(&dir).iter().filter_map(|name| step_number(name)).min() else { return true };
+            let made = Manifest::find(&dir.join(step_name(first)), &artefact::STATISTICS);
+            let Some(made) = made.ok().flatten() else { return true };
+            // another rule may have learned the tasks before its first
+            let own = self.place(&dir);
+            let is_other = |before: &Input| !Path::new(&before.path).starts_with(&own);
+            let follows = made.inputs.get("before").is_some_and(is_other);
+            can_learn(&made.options) && !(follows && number < first)
         };
         match names(&statistics).into_iter().find(|name| !has(&statistics, name) && goes_on(name)) {
             Some(learner) => Some(format!("{STATISTICS}/{stream}/{learner}")),

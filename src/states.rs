@@ -4,6 +4,7 @@
 //! made them ([`Sums`]).
 
 use std::{
+    cell::OnceCell,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -25,6 +26,7 @@ use crate::{
     stream::Stream,
     sums::{Part, Sums},
     tensors,
+    words::counted,
 };
 
 /// File of the tensors, beside the manifest.
@@ -42,6 +44,15 @@ pub struct Learner {
     /// Whether the names of classes that are learned later count: then the state is of the tasks
     /// that the stream had when it was made.
     pub looks_ahead: bool,
+    /// The options by earlier rules, the newest first, whose states the classifier can go on from.
+    pub earlier: Vec<Value>,
+}
+
+impl Learner {
+    /// Directory of the states with these options, in that of all learners of the stream.
+    fn slug(&self, options: &Value) -> String {
+        slug(&if options.is_null() { self.name.to_owned() } else { format!("{}{}", self.name, canonical(options)) })
+    }
 }
 
 /// The states of a classifier on a stream.
@@ -50,6 +61,8 @@ pub struct States<'a, C> {
     stream: &'a Stream,
     learner: Learner,
     dir: PathBuf,
+    /// How many tasks were learned by earlier rules, from images that are forgotten.
+    kept: OnceCell<usize>,
     classifier: C,
     /// How many tasks `classifier` has learned.
     at: usize,
@@ -58,17 +71,44 @@ pub struct States<'a, C> {
 impl<'a, C: Incremental> States<'a, C> {
     /// Of a classifier that has learned nothing yet.
     pub fn new(run: &'a Run, stream: &'a Stream, learner: Learner, classifier: C) -> Self {
-        let name = if learner.options.is_null() {
-            learner.name.to_owned()
-        } else {
-            format!("{}{}", learner.name, canonical(&learner.options))
-        };
-        let dir = dir(run, stream).join(slug(&name));
-        States { run, stream, learner, dir, classifier, at: 0 }
+        let dir = dir(run, stream).join(learner.slug(&learner.options));
+        States { run, stream, learner, dir, kept: OnceCell::new(), classifier, at: 0 }
     }
 
-    fn step_dir(&self, learned: usize) -> PathBuf {
-        self.dir.join(step_name(learned))
+    /// The options of the state after `learned` tasks, and where it lies. Another rule cannot learn
+    /// from rows that are forgotten, so what an earlier one has learned from them stays.
+    fn step(&self, learned: usize) -> Result<(&Value, PathBuf)> {
+        let kept = self.kept()?;
+        let mut earlier = self.earlier().filter(|(_, dir)| learned <= kept && made(dir, learned).is_some());
+        let (options, dir) = earlier.next().unwrap_or((&self.learner.options, self.dir.clone()));
+        Ok((options, dir.join(step_name(learned))))
+    }
+
+    fn step_dir(&self, learned: usize) -> Result<PathBuf> {
+        Ok(self.step(learned)?.1)
+    }
+
+    /// How many tasks were learned by earlier rules, if rows of one of them are forgotten that this rule
+    /// has not learned from; else 0.
+    fn kept(&self) -> Result<usize> {
+        if let Some(&kept) = self.kept.get() {
+            return Ok(kept);
+        }
+        let tasks = self.stream.tasks();
+        let last = self.earlier().filter_map(|(_, dir)| (1..=tasks).rev().find(|&step| made(&dir, step).is_some()));
+        let (last, mut kept) = (last.max().unwrap_or(0), 0);
+        for t in (0..last).filter(|&t| self.stream.source(t).is_some() && made(&self.dir, t + 1).is_none()) {
+            if self.stream.embeddings(self.run, t)?.is_forgotten::<Train>() {
+                kept = last;
+            }
+        }
+        Ok(*self.kept.get_or_init(|| kept))
+    }
+
+    /// The options by earlier rules, the newest first, and where their states lie.
+    fn earlier(&self) -> impl Iterator<Item = (&Value, PathBuf)> {
+        let (learner, dir) = (&self.learner, dir(self.run, self.stream));
+        learner.earlier.iter().map(move |options| (options, dir.join(learner.slug(options))))
     }
 
     fn plan(&self, learned: usize) -> Result<Plan> {
@@ -77,20 +117,21 @@ impl<'a, C: Incremental> States<'a, C> {
     }
 
     fn plan_after(&self, before: Option<Input>, learned: usize) -> Result<Plan> {
+        let (options, dir) = self.step(learned)?;
         if !self.learner.looks_ahead {
-            return Ok(self.plan_of(before, learned, learned));
+            return Ok(self.plan_of(options, before, learned, learned));
         }
         // what is there may have been made when the stream had fewer tasks
-        let (made, now) = (Manifest::find(&self.step_dir(learned), &artefact::STATISTICS)?, self.stream.tasks());
-        let of = |known: usize| self.plan_of(before.clone(), learned, known);
+        let (made, now) = (Manifest::find(&dir, &artefact::STATISTICS)?, self.stream.tasks());
+        let of = |known: usize| self.plan_of(options, before.clone(), learned, known);
         let known =
             (learned..=now).rev().find(|&known| made.as_ref().is_some_and(|m| m.identity == of(known).identity()));
         Ok(of(known.unwrap_or(now)))
     }
 
-    /// What the state after `learned` tasks is made from where the first `known` count.
-    fn plan_of(&self, before: Option<Input>, learned: usize, known: usize) -> Plan {
-        let Learner { name, options, looks_ahead } = &self.learner;
+    /// What the state after `learned` tasks with these options is made from where the first `known` count.
+    fn plan_of(&self, options: &Value, before: Option<Input>, learned: usize, known: usize) -> Plan {
+        let Learner { name, looks_ahead, .. } = &self.learner;
         let mut options = json!({"learner": name, "options": options, "seed": self.stream.draws()});
         if *looks_ahead {
             options["learned"] = learned.into();
@@ -105,7 +146,7 @@ impl<'a, C: Incremental> States<'a, C> {
         let mut before = None;
         for step in 1..=learned {
             let identity = self.plan_after(before.take(), step)?.identity();
-            before = Some(Input::new(self.run.dir(), &self.step_dir(step), identity));
+            before = Some(Input::new(self.run.dir(), &self.step_dir(step)?, identity));
         }
         before.context("there is no state before the first task")
     }
@@ -136,14 +177,14 @@ impl<'a, C: Incremental> States<'a, C> {
     }
 
     fn is_there(&self, learned: usize) -> Result<bool> {
-        Ok(self.plan(learned)?.find(&self.step_dir(learned), ADVICE)?.is_some())
+        Ok(self.plan(learned)?.find(&self.step_dir(learned)?, ADVICE)?.is_some())
     }
 
     /// Sets the classifier to its state after `learned` tasks, which is there.
     fn restore(&mut self, learned: usize) -> Result<()> {
-        let dir = self.step_dir(learned);
+        ensure!(learned > 0, "{} was removed while it was used: run the command again", self.step_dir(1)?.display());
+        let dir = self.step_dir(learned)?;
         let missing = || artefact::Error::Missing { dir: dir.clone() };
-        ensure!(learned > 0, "{} was removed while it was used: run the command again", self.step_dir(1).display());
         self.plan(learned)?.find(&dir, ADVICE)?.ok_or_else(missing)?.check_file(&dir, STATE)?;
         let (state, _): (State, Value) = tensors::read(&dir.join(STATE))?;
         let restored = self.classifier.restore(state);
@@ -157,6 +198,13 @@ impl<'a, C: Incremental> States<'a, C> {
         let _lock = self.run.lock(&self.dir)?;
         if self.is_there(learned)? {
             return self.restore(learned); // another process was faster
+        }
+        let kept = self.kept()?;
+        if kept > 0 && learned == kept + 1 {
+            let (name, tasks) = (self.learner.name, counted(kept, "task"));
+            self.run.note(&format!(
+                "note: what {name} learned of the first {tasks} by an earlier rule stays, since images are forgotten"
+            ));
         }
         self.classifier.leave_out(self.stream.removed(learned).collect());
         let (run, stream, t) = (self.run, self.stream, learned - 1);
@@ -176,7 +224,7 @@ impl<'a, C: Incremental> States<'a, C> {
         }
         self.at = learned;
         let (plan, state) = (self.plan(learned)?, self.classifier.state());
-        let dir = self.step_dir(learned);
+        let dir = self.step_dir(learned)?;
         plan.make(&dir, self.run.place(&dir), Value::Null, |dir| tensors::write(&dir.join(STATE), &state, &json!({})))?;
         Sums::of(&self.dir).remove(t, false)
     }

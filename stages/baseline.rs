@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
         Baseline::TipAdapter(options) => {
             let text = setting.text(&options.clip)?;
-            let learner = Learner { name: "class-cache", options: text.options(), looks_ahead: false };
+            let learner = Learner { options: text.options(), ..plain("class-cache") };
             let classifier = ClassCache::new(text.unit.clone(), text.dim, text.logit_scale);
             setting.score_text(baseline, text, learner, classifier)
         }

@@ -30,9 +30,12 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
     (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
 }
 
-/// Raised by every change of what evidence chooses or keeps: other statistics stay as they are, whose
-/// rows may not be there any more.
+/// Raised by every change of what evidence chooses or keeps.
 const EVIDENCE_RULE: u32 = 8;
+
+/// The rules before it, the newest first, whose states evidence goes on from where the rows that they
+/// were learned from are forgotten.
+const EARLIER_RULES: [u32; 1] = [7];
 
 /// Those that learn a class once: what they keep of it has no count.
 const LEARN_ONCE: [&str; 3] = [CLASS_MEANS, "class-cache", "linear"];
@@ -48,7 +51,7 @@ pub fn can_learn(stream: &Stream, options: &Value) -> bool {
 
 /// A learner without options, whatever classes are to come.
 pub fn plain(name: &'static str) -> Learner {
-    Learner { name, options: Value::Null, looks_ahead: false }
+    Learner { name, options: Value::Null, looks_ahead: false, earlier: Vec::new() }
 }
 
 /// Zero-shot text features of classes.
@@ -82,9 +85,13 @@ impl Text {
 
     /// The evidence beside it, and how its states are called.
     pub fn evidence(&self) -> (Learner, Evidence) {
-        let mut options = self.options();
-        options["rule"] = EVIDENCE_RULE.into();
-        let learner = Learner { name: "evidence", options, looks_ahead: true };
+        let of = |rule: u32| {
+            let mut options = self.options();
+            options["rule"] = rule.into();
+            options
+        };
+        let earlier = EARLIER_RULES.map(of).to_vec();
+        let learner = Learner { name: "evidence", options: of(EVIDENCE_RULE), looks_ahead: true, earlier };
         let text = self.unit.iter().map(|&x| f64::from(x)).collect();
         (learner, Evidence::new(text, self.dim, f64::from(self.logit_scale)))
     }

@@ -18,7 +18,7 @@ use crate::{
 const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "emu", "fox"];
 
 /// Options that learn little, and fast.
-const LITTLE: [&str; 4] = ["--fit-vae", "epochs=3,hidden=16,latent=4", "--prompt-tune", "epochs=2"];
+pub const LITTLE: [&str; 4] = ["--fit-vae", "epochs=3,hidden=16,latent=4", "--prompt-tune", "epochs=2"];
 
 /// An image folder of some classes, 6 training and 3 test pictures each.
 fn folder(dir: &Path, classes: std::ops::Range<usize>) {

@@ -9,12 +9,9 @@ use std::{
 use safetensors::SafeTensors;
 
 use crate::{
-    add::Data,
+    add::{Data, LITTLE},
     support::{encoded, fails, files, golden, path, picture, query, run},
 };
-
-/// Options that learn little, and fast.
-const LITTLE: [&str; 4] = ["--fit-vae", "epochs=3,hidden=16,latent=4", "--prompt-tune", "epochs=2"];
 
 /// Adds pictures of a class to a folder.
 fn pictures(dir: &Path, name: &str, class: usize, train: std::ops::Range<usize>, test: std::ops::Range<usize>) {

@@ -15,6 +15,7 @@ mod checkpoints;
 mod contract;
 mod damaged;
 mod doctor;
+mod earlier_rule;
 mod example;
 mod export;
 mod formats;

@@ -39,8 +39,9 @@ use crate::{calibration::Calibration, evaluate::Scores, task::Class, tensors::Te
 /// The weight of evidence where text counts nothing.
 const ALONE: f64 = 4.0;
 
-/// Numbers of [`Chosen`].
+/// Numbers of [`Chosen`], and which of them is the power, the last that came.
 const CHOSEN: usize = 7;
+const POWER_PLACE: usize = 5;
 
 /// The bias while no task has been tested before it was learned.
 const UNTESTED: f64 = 4.0;
@@ -380,6 +381,7 @@ impl Incremental for Evidence {
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
+        read_earlier(&mut state);
         let tally = Tally {
             hits: take(&mut state, "hits", &[SHRINKAGES.len(), WEIGHTS.len()])?,
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
@@ -394,7 +396,7 @@ impl Incremental for Evidence {
             errors: take(&mut state, "errors", &[TEMPERATURES.len(), EVENS.len()])?,
         };
         let chosen = take(&mut state, "chosen", &[CHOSEN])?;
-        let calibration = Calibration { temperature: chosen[4], power: chosen[5], even: chosen[6] };
+        let calibration = Calibration { temperature: chosen[4], power: chosen[POWER_PLACE], even: chosen[6] };
         calibration.check().context("tensor \"chosen\"")?;
         let chosen =
             Chosen { shrinkage: chosen[0], weight: chosen[1], text_weight: chosen[2], bias: chosen[3], calibration };
@@ -434,6 +436,19 @@ impl Classifier for Evidence {
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
         let scores = self.together(&unit_rows(embeddings, self.statistics.dim()), None);
         scores.seen.into_iter().map(|x| x as f32).collect()
+    }
+}
+
+/// Makes a state of rule 7 one of today: scores were divided by no power of their deviation, and
+/// cross-entropies of such scores say nothing of others.
+fn read_earlier(state: &mut State) {
+    if let Some((shape, chosen)) = state.get_mut("chosen")
+        && *shape == [CHOSEN - 1]
+    {
+        (*shape, _) = (vec![CHOSEN], chosen.insert(POWER_PLACE, 0.0));
+        if let Some((_, errors)) = state.get_mut("errors") {
+            errors.fill(0.0);
+        }
     }
 }
 

@@ -428,7 +428,7 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     for (name, values) in [
         ("hits", vec![0.0; 59]),
         ("log_likelihoods", vec![0.0; 4]),
-        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0, 0.1]),
+        ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0]),
         ("chosen", vec![1.5, 0.1, 1.0, 0.0, 1.0, 0.5, 0.1]),
         ("chosen", vec![0.5, 0.1, 1.0, 0.0, 0.0, 0.5, 0.1]),
         ("chosen", vec![0.5, 0.1, 1.0, 0.0, 1.0, 1.5, 0.1]),
@@ -446,6 +446,31 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
     let expected = Chosen { shrinkage: 0.5, weight: 0.1, text_weight: 1.0, bias: 0.0, calibration };
     assert_eq!(restored.chosen(), expected);
     assert!(Evidence::new(text(7, 8), 8, 20.0).restore(evidence.state()).is_err());
+}
+
+#[test]
+fn a_state_of_the_rule_before_tells_as_it_did_and_its_errors_count_nothing() {
+    let mut evidence = Evidence::new(text(9, 8), 8, 20.0);
+    learn(&mut evidence, &(0..5).map(|class| drawn(class, 6, 8)).collect::<Vec<_>>());
+    let mut state = evidence.state();
+    assert!(state["errors"].1.iter().any(|&x| x != 0.0));
+    state.insert("chosen".into(), (vec![6], vec![0.5, 0.1, 1.0, 0.0, 3.0, 0.1]));
+    let mut earlier = Evidence::new(text(9, 8), 8, 20.0);
+    earlier.restore(state.clone()).unwrap();
+    let calibration = Calibration { temperature: 3.0, power: 0.0, even: 0.1 };
+    let expected = Chosen { shrinkage: 0.5, weight: 0.1, text_weight: 1.0, bias: 0.0, calibration };
+    assert_eq!(earlier.chosen(), expected);
+    // what it learns next is calibrated by these rows alone, and all else counts as it did
+    let (shape, errors) = state["errors"].clone();
+    state.insert("errors".into(), (shape, vec![0.0; errors.len()]));
+    state.insert("chosen".into(), (vec![CHOSEN], vec![0.5, 0.1, 1.0, 0.0, 3.0, 0.0, 0.1]));
+    let mut without = Evidence::new(text(9, 8), 8, 20.0);
+    without.restore(state).unwrap();
+    for evidence in [&mut earlier, &mut without] {
+        learn(evidence, &(5..8).map(|class| drawn(class, 3, 8)).collect::<Vec<_>>());
+    }
+    assert_eq!(earlier.state(), without.state());
+    assert_eq!(earlier.chosen().calibration.power, POWER);
 }
 
 #[test]
