@@ -3,16 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cgil::{
     clip::Checkpoint,
     embeddings::{self, Embeddings, FIRST_SOURCE},
-    rows::Train,
+    rows::{Split, Train},
     run::Run,
     source::{Source, is_of_data},
     storage,
     stream::Stream,
-    task::{Cut, Order},
+    task::{Class, Cut, Order},
 };
 use clap::Args;
 
@@ -69,10 +69,16 @@ pub fn run(options: &Options) -> Result<()> {
     if is_forgotten {
         terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
     } else {
+        let needed = Needed { stream: stream.as_ref(), least: stages.least_rows() };
+        needed.of_images(&source).inspect_err(|_| {
+            if is_new {
+                embeddings::remove_listings(&run, &name, false).ok();
+            }
+        })?;
         extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data)?;
+        needed.of_embeddings(&Embeddings::open_complete(&run, &name)?)?; // before the stream has it as a task
     }
     let embeddings = Embeddings::open_complete(&run, &name)?;
-    require_rows(&embeddings, stream.as_ref(), stages.least_rows())?; // before the stream has it as a task
     let stream = match stream.take() {
         None => Stream::new(&embeddings, &Order::of_seed(None), Cut::Tasks(1), None)?.create(&run)?,
         Some(mut stream) => {
@@ -163,19 +169,36 @@ fn has(stream: &Stream, source: &str) -> bool {
     stream.sources().contains(&source)
 }
 
-/// An error where a class has fewer training embeddings than a generator needs; of one that is known
-/// one is enough.
-fn require_rows(embeddings: &Embeddings, stream: Option<&Stream>, least: usize) -> Result<()> {
-    for class in &embeddings.plan.classes {
-        let rows = embeddings.count::<Train>(class.label)?;
-        let is_known = stream.is_some_and(|stream| stream.class_called(&class.name).is_some());
-        let least = if is_known { 1 } else { least };
-        if rows < least {
-            bail!(
-                "{class} has {rows} training embeddings, and at least {least} must be there: add images of it, or leave \
-                 the class out, and add them again (the quarantine says which images could not be read)"
-            );
-        }
+/// What a delivery needs of each class.
+struct Needed<'a> {
+    stream: Option<&'a Stream>,
+    /// What a generator of a new class needs.
+    least: usize,
+}
+
+impl Needed<'_> {
+    /// An error where a class has too few training images.
+    fn of_images(&self, source: &Source) -> Result<()> {
+        let mut counts = source.classes.iter().zip(&source.counts[Train::NAME]);
+        counts.try_for_each(|(class, &images)| self.of(class, images, "images", ""))
     }
-    Ok(())
+
+    /// An error where a class has too few training embeddings.
+    fn of_embeddings(&self, embeddings: &Embeddings) -> Result<()> {
+        let more = " (the quarantine says which images could not be read)";
+        let of = |class: &Class| self.of(class, embeddings.count::<Train>(class.label)?, "embeddings", more);
+        embeddings.plan.classes.iter().try_for_each(of)
+    }
+
+    /// Of a class that is known one is enough.
+    fn of(&self, class: &Class, there: usize, what: &str, more: &str) -> Result<()> {
+        let is_known = self.stream.is_some_and(|stream| stream.class_called(&class.name).is_some());
+        let least = if is_known { 1 } else { self.least };
+        ensure!(
+            there >= least,
+            "{class} has {there} training {what}, and at least {least} must be there: add images of it, or leave the \
+             class out, and add them again{more}"
+        );
+        Ok(())
+    }
 }

@@ -216,7 +216,13 @@ fn what_does_not_fit_a_run_is_refused_by_name() {
     let lone = data.at("lone");
     fails(
         &["add", "--run", &lone, "--data", &lost, "--model", path(&golden("checkpoint"))],
-        &["\"bee\"", "0 training"],
+        &["\"bee\"", "0 training images"],
+    );
+    assert!(!Path::new(&lone).exists()); // nothing was encoded in vain
+    (0..6).for_each(|i| fs::write(format!("{lost}/train/bee/{i}.png"), "no picture").unwrap());
+    fails(
+        &["add", "--run", &lone, "--data", &lost, "--model", path(&golden("checkpoint"))],
+        &["\"bee\"", "0 training embeddings", "quarantine"],
     );
     assert!(!Path::new(&lone).join("streams").exists()); // no task that could never be learned
 
