@@ -20,7 +20,6 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use serde_json::Value;
 
 use crate::{
     artefact::{self, Input, Kind, MANIFEST, Manifest},
@@ -107,31 +106,6 @@ impl Run {
     /// The streams that are there, sorted.
     pub fn streams(&self) -> Vec<String> {
         names(&self.dir.join(STREAMS))
-    }
-
-    /// What has begun to learn a stream and has not learned its task of this number, from 1, as a
-    /// path below the run; where nothing has learned it, the stream's results. Learners that cannot go
-    /// on, by the options of what they have learned, are left out.
-    pub fn behind(&self, stream: &str, number: usize, can_learn: impl Fn(&Value) -> bool) -> Option<String> {
-        let step = step_name(number);
-        let has = |dir: &Path, name: &String| storage::is_file(&dir.join(name).join(&step).join(MANIFEST));
-        let (statistics, results) = (self.dir.join(STATISTICS).join(stream), self.dir.join(RESULTS).join(stream));
-        let goes_on = |name: &String| {
-            let dir = statistics.join(name);
-            let Some(first) = names(&dir).iter().filter_map(|name| step_number(name)).min() else { return true };
-            let made = Manifest::find(&dir.join(step_name(first)), &artefact::STATISTICS);
-            let Some(made) = made.ok().flatten() else { return true };
-            // another rule may have learned the tasks before its first
-            let own = self.place(&dir);
-            let is_other = |before: &Input| !Path::new(&before.path).starts_with(&own);
-            let follows = made.inputs.get("before").is_some_and(is_other);
-            can_learn(&made.options) && !(follows && number < first)
-        };
-        match names(&statistics).into_iter().find(|name| !has(&statistics, name) && goes_on(name)) {
-            Some(learner) => Some(format!("{STATISTICS}/{stream}/{learner}")),
-            None if names(&results).iter().any(|name| has(&results, name)) => None,
-            None => Some(format!("{RESULTS}/{stream}")),
-        }
     }
 
     /// The methods that have been scored on the stream of a name, as their directories are called,
@@ -249,7 +223,7 @@ fn kind_of(dir: &Path) -> Option<&'static Kind> {
 mod tests {
     use std::fs;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::artefact::Plan;

@@ -3,6 +3,9 @@
 //! before and the task's rows alone; where it needs no more than sums over these, partitions may have
 //! made them ([`Sums`]).
 
+mod behind;
+mod earlier;
+
 use std::{
     cell::OnceCell,
     path::{Path, PathBuf},
@@ -29,6 +32,8 @@ use crate::{
     words::counted,
 };
 
+pub use behind::behind;
+
 /// File of the tensors, beside the manifest.
 const STATE: &str = "state.safetensors";
 
@@ -38,7 +43,7 @@ const ADVICE: &str = "use another --run, or remove it and the tasks after it";
 #[derive(Clone, Debug)]
 pub struct Learner {
     /// Name of the classifier in paths.
-    pub name: &'static str,
+    pub name: String,
     /// The options that decide what it keeps.
     pub options: Value,
     /// Whether the names of classes that are learned later count: then the state is of the tasks
@@ -49,9 +54,28 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Directory of the states with these options, in that of all learners of the stream.
-    fn slug(&self, options: &Value) -> String {
-        slug(&if options.is_null() { self.name.to_owned() } else { format!("{}{}", self.name, canonical(options)) })
+    /// Where the states of a stream with these options lie.
+    fn dir(&self, run: &Run, stream: &Stream, options: &Value) -> PathBuf {
+        let options = if options.is_null() { String::new() } else { canonical(options) };
+        dir(run, stream).join(slug(&format!("{}{options}", self.name)))
+    }
+
+    /// The earlier rules, by their places in [`Learner::earlier`], whose states of the first tasks stay.
+    fn kept(&self, run: &Run, stream: &Stream) -> Result<Vec<usize>> {
+        let dirs: Vec<PathBuf> = self.earlier.iter().map(|options| self.dir(run, stream, options)).collect();
+        earlier::kept(run, stream, &self.dir(run, stream, &self.options), &dirs)
+    }
+
+    /// How many tasks of a stream it has learned, whatever rows are forgotten from now on.
+    fn learned(&self, run: &Run, stream: &Stream) -> Result<usize> {
+        let (own, kept) = (self.dir(run, stream, &self.options), self.kept(run, stream)?);
+        let mut learned = earlier::last(&own, stream)?.max(kept.len());
+        if kept.is_empty() {
+            for options in &self.earlier {
+                learned = learned.max(earlier::last(&self.dir(run, stream, options), stream)?);
+            }
+        }
+        Ok(learned)
     }
 }
 
@@ -61,8 +85,7 @@ pub struct States<'a, C> {
     stream: &'a Stream,
     learner: Learner,
     dir: PathBuf,
-    /// How many tasks were learned by earlier rules, from images that are forgotten.
-    kept: OnceCell<usize>,
+    kept: OnceCell<Vec<usize>>,
     classifier: C,
     /// How many tasks `classifier` has learned.
     at: usize,
@@ -71,44 +94,38 @@ pub struct States<'a, C> {
 impl<'a, C: Incremental> States<'a, C> {
     /// Of a classifier that has learned nothing yet.
     pub fn new(run: &'a Run, stream: &'a Stream, learner: Learner, classifier: C) -> Self {
-        let dir = dir(run, stream).join(learner.slug(&learner.options));
+        let dir = learner.dir(run, stream, &learner.options);
         States { run, stream, learner, dir, kept: OnceCell::new(), classifier, at: 0 }
     }
 
-    /// The options of the state after `learned` tasks, and where it lies. Another rule cannot learn
-    /// from rows that are forgotten, so what an earlier one has learned from them stays.
+    /// The options of the state after `learned` tasks, and where it lies.
     fn step(&self, learned: usize) -> Result<(&Value, PathBuf)> {
-        let kept = self.kept()?;
-        let mut earlier = self.earlier().filter(|(_, dir)| learned <= kept && made(dir, learned).is_some());
-        let (options, dir) = earlier.next().unwrap_or((&self.learner.options, self.dir.clone()));
-        Ok((options, dir.join(step_name(learned))))
+        let rule = learned.checked_sub(1).and_then(|place| Some(self.kept().map(|kept| kept.get(place).copied())));
+        let options = match rule.transpose()?.flatten() {
+            Some(rule) => &self.learner.earlier[rule],
+            None => &self.learner.options,
+        };
+        Ok((options, self.learner.dir(self.run, self.stream, options).join(step_name(learned))))
     }
 
     fn step_dir(&self, learned: usize) -> Result<PathBuf> {
         Ok(self.step(learned)?.1)
     }
 
-    /// How many tasks were learned by earlier rules, if rows of one of them are forgotten that this rule
-    /// has not learned from; else 0.
-    fn kept(&self) -> Result<usize> {
-        if let Some(&kept) = self.kept.get() {
-            return Ok(kept);
-        }
-        let tasks = self.stream.tasks();
-        let last = self.earlier().filter_map(|(_, dir)| (1..=tasks).rev().find(|&step| made(&dir, step).is_some()));
-        let (last, mut kept) = (last.max().unwrap_or(0), 0);
-        for t in (0..last).filter(|&t| self.stream.source(t).is_some() && made(&self.dir, t + 1).is_none()) {
-            if self.stream.embeddings(self.run, t)?.is_forgotten::<Train>() {
-                kept = last;
+    /// As [`Learner::kept`]; says so.
+    fn kept(&self) -> Result<&[usize]> {
+        if self.kept.get().is_none() {
+            let kept = self.learner.kept(self.run, self.stream)?;
+            if !kept.is_empty() {
+                let (name, tasks) = (&self.learner.name, counted(kept.len(), "task"));
+                self.run.note(&format!(
+                    "note: what {name} learned of the first {tasks} is by an earlier rule, and stays, since images are \
+                     forgotten"
+                ));
             }
+            self.kept.get_or_init(|| kept);
         }
-        Ok(*self.kept.get_or_init(|| kept))
-    }
-
-    /// The options by earlier rules, the newest first, and where their states lie.
-    fn earlier(&self) -> impl Iterator<Item = (&Value, PathBuf)> {
-        let (learner, dir) = (&self.learner, dir(self.run, self.stream));
-        learner.earlier.iter().map(move |options| (options, dir.join(learner.slug(options))))
+        Ok(self.kept.get().map_or(&[], Vec::as_slice))
     }
 
     fn plan(&self, learned: usize) -> Result<Plan> {
@@ -187,8 +204,13 @@ impl<'a, C: Incremental> States<'a, C> {
         let missing = || artefact::Error::Missing { dir: dir.clone() };
         self.plan(learned)?.find(&dir, ADVICE)?.ok_or_else(missing)?.check_file(&dir, STATE)?;
         let (state, _): (State, Value) = tensors::read(&dir.join(STATE))?;
+        let advice = if learned <= self.kept()?.len() {
+            "it is of an earlier rule, and images that it was learned from are forgotten"
+        } else {
+            "where it is damaged, remove it"
+        };
         let restored = self.classifier.restore(state);
-        restored.with_context(|| format!("{} cannot be used; where it is damaged, remove it", dir.display()))?;
+        restored.with_context(|| format!("{} cannot be used: {advice}", dir.display()))?;
         self.at = learned;
         Ok(())
     }
@@ -198,13 +220,6 @@ impl<'a, C: Incremental> States<'a, C> {
         let _lock = self.run.lock(&self.dir)?;
         if self.is_there(learned)? {
             return self.restore(learned); // another process was faster
-        }
-        let kept = self.kept()?;
-        if kept > 0 && learned == kept + 1 {
-            let (name, tasks) = (self.learner.name, counted(kept, "task"));
-            self.run.note(&format!(
-                "note: what {name} learned of the first {tasks} by an earlier rule stays, since images are forgotten"
-            ));
         }
         self.classifier.leave_out(self.stream.removed(learned).collect());
         let (run, stream, t) = (self.run, self.stream, learned - 1);

@@ -67,6 +67,10 @@ pub fn run(options: &Options) -> Result<()> {
 
     let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten::<Train>());
     if is_forgotten {
+        if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
+            let dir = Embeddings::open(&run, &name)?.dir().to_owned();
+            return Err(cgil::Error::Forgotten { split: "training", dir }.into());
+        }
         terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
     } else {
         let needed = Needed { stream: stream.as_ref(), least: stages.least_rows() };

@@ -74,9 +74,12 @@ impl Learned {
         let also = also(names, &self.classes, &self.stream.classes)?;
         self.classes.extend(also.iter().cloned());
         let all = [&self.stream.classes[..], &also].concat();
-        let (learner, evidence) = Text::new(&all, checkpoint, clip, &self.template)?.evidence();
-        let mut states = States::new(run, &self.stream, learner, evidence);
-        let evidence = states.after(self.stream.tasks())?;
+        let text = Text::new(&all, checkpoint, clip, &self.template)?;
+        let (learner, mut evidence) = text.evidence();
+        // what was learned knows the stream's classes alone
+        let learned = text.evidence_of(self.stream.classes.len());
+        let mut states = States::new(run, &self.stream, learner, learned);
+        evidence.restore(states.after(self.stream.tasks())?.state())?;
         ensure!(evidence.stored().per_class > 0, "nothing was learned");
         let classifier = evidence.classifier(None).context("nothing was learned")?;
         let removed: Vec<usize> = self.stream.removed(self.stream.tasks()).collect();

@@ -20,7 +20,7 @@ use cgil::{
 use clap::Args;
 
 use crate::{
-    learners::{can_learn, class_statistics},
+    learners::{class_statistics, learner_of},
     quality, terminal,
 };
 
@@ -103,7 +103,8 @@ fn learned(run: &Run, source: &str) -> Result<Vec<Learned>> {
                 "the stream {name} has no generators of {source} yet: run `cgil add`, or fit-vae and prompt-tune, first"
             )
         };
-        if let Some(behind) = run.behind(&name, tasks[tasks.len() - 1] + 1, |options| can_learn(&stream, options)) {
+        let number = tasks[tasks.len() - 1] + 1;
+        if let Some(behind) = states::behind(run, &stream, number, |made| learner_of(&stream, made))? {
             bail!("{behind} has not learned {source} yet: run `cgil add`, or the command that made it, first");
         }
         learned.push(Learned { stream, tasks, kind });

@@ -30,28 +30,44 @@ pub fn discriminant<'a>(run: &'a Run, stream: &'a Stream, dim: usize, weight: f6
     (weight > 0.0).then(|| Statistics::Discriminant { states: Box::new(states()), weight })
 }
 
+/// Name of evidence among learners.
+const EVIDENCE: &str = "evidence";
+
 /// Raised by every change of what evidence chooses or keeps.
 const EVIDENCE_RULE: u32 = 8;
 
-/// The rules before it, the newest first, whose states evidence goes on from where the rows that they
-/// were learned from are forgotten.
+/// The rules before it, the newest first, whose states evidence goes on from where rows are forgotten.
 const EARLIER_RULES: [u32; 1] = [7];
 
 /// Those that learn a class once: what they keep of it has no count.
 const LEARN_ONCE: [&str; 3] = [CLASS_MEANS, "class-cache", "linear"];
 
-/// Whether what a learner's manifest has as options is of one that can learn the tasks of a stream:
-/// not what keeps something else by now, and not what learns a class once, where there is more of one.
-pub fn can_learn(stream: &Stream, options: &Value) -> bool {
-    let name = options["learner"].as_str().unwrap_or_default();
+/// Who goes on from a stream's states whose manifest has these options; nobody where it learns a class
+/// once and there is more of one.
+pub fn learner_of(stream: &Stream, made: &Value) -> Option<Learner> {
+    let name = made["learner"].as_str().unwrap_or_default();
     let has_more = (0..stream.tasks()).any(|t| stream.more(t).next().is_some());
-    let is_old = name == "evidence" && options["options"]["rule"] != json!(EVIDENCE_RULE);
-    !(is_old || has_more && LEARN_ONCE.contains(&name))
+    if has_more && LEARN_ONCE.contains(&name) {
+        return None;
+    }
+    let options = made["options"].clone();
+    Some(if name == EVIDENCE { evidence(&options) } else { Learner { options, ..plain(name) } })
+}
+
+/// Evidence beside some text, whatever rule the options are of.
+fn evidence(options: &Value) -> Learner {
+    let by = |rule: u32| {
+        let mut options = options.clone();
+        options["rule"] = rule.into();
+        options
+    };
+    let earlier = EARLIER_RULES.map(by).to_vec();
+    Learner { name: EVIDENCE.to_owned(), options: by(EVIDENCE_RULE), looks_ahead: true, earlier }
 }
 
 /// A learner without options, whatever classes are to come.
-pub fn plain(name: &'static str) -> Learner {
-    Learner { name, options: Value::Null, looks_ahead: false, earlier: Vec::new() }
+pub fn plain(name: &str) -> Learner {
+    Learner { name: name.to_owned(), options: Value::Null, looks_ahead: false, earlier: Vec::new() }
 }
 
 /// Zero-shot text features of classes.
@@ -85,14 +101,12 @@ impl Text {
 
     /// The evidence beside it, and how its states are called.
     pub fn evidence(&self) -> (Learner, Evidence) {
-        let of = |rule: u32| {
-            let mut options = self.options();
-            options["rule"] = rule.into();
-            options
-        };
-        let earlier = EARLIER_RULES.map(of).to_vec();
-        let learner = Learner { name: "evidence", options: of(EVIDENCE_RULE), looks_ahead: true, earlier };
-        let text = self.unit.iter().map(|&x| f64::from(x)).collect();
-        (learner, Evidence::new(text, self.dim, f64::from(self.logit_scale)))
+        (evidence(&self.options()), self.evidence_of(self.unit.len() / self.dim))
+    }
+
+    /// The evidence beside the text of the first `classes` alone.
+    pub fn evidence_of(&self, classes: usize) -> Evidence {
+        let text = self.unit[..classes * self.dim].iter().map(|&x| f64::from(x)).collect();
+        Evidence::new(text, self.dim, f64::from(self.logit_scale))
     }
 }

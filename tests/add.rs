@@ -12,7 +12,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::{
     python::{executes, python, snippets},
-    support::{copy, encoded, fails, files, golden, path, picture, query, run, text},
+    support::{copy, encoded, fails, files, golden, only, path, picture, query, run, text},
 };
 
 const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "emu", "fox"];
@@ -272,6 +272,15 @@ fn pictures_are_classified_as_the_tables_say() {
     }
     found.sort();
     assert_eq!(found, expected);
+
+    // names that are asked about beside them are not learned
+    let whole = data.at("whole");
+    data.add(&whole, "all", &[]);
+    let learned = only(Path::new(&whole), "statistics", "dataset-order-tasks-1", "evidence");
+    let states = files(&learned);
+    fs::remove_dir_all(&learned).unwrap();
+    run(&["classify", "--run", &whole, &data.at("0"), "--also", "gnu"]);
+    assert!(files(&learned) == states);
 
     // a share of them are refused, where that is asked for
     let rejected = |share: &str| -> usize {

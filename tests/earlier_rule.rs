@@ -1,112 +1,126 @@
-//! A run of an earlier version, whose statistics are by another rule: where images are forgotten, it
-//! goes on.
+//! A run of an earlier version, whose evidence is by rule 7: where images are forgotten, it goes on.
+//! `tests/golden/rule-7.tar.gz` is what that version made of [`Data`]'s first two deliveries.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
-use cgil::{
-    artefact::{Input, Manifest, Plan, STATISTICS, slug},
-    hash::canonical,
-    tensors,
-};
-use serde_json::{Value, json};
+use cgil::artefact::{Manifest, STATISTICS};
+use flate2::read::GzDecoder;
 
 use crate::{
     add::{Data, LITTLE},
-    support::{command, files, only, query, run, text},
+    support::{command, ended, fails, files, golden, path, run, text},
 };
 
-/// Directory of a step.
-fn step(dir: &Path, learned: usize) -> PathBuf {
-    dir.join(format!("task-{learned:02}"))
+const STREAM: &str = "dataset-order-tasks-1";
+
+/// The run, and deliveries.
+struct Earlier {
+    data: Data,
+    run_dir: String,
 }
 
-/// Makes the evidence of a run's first `steps` tasks one by rule 7, and takes away what was made from
-/// it. Returns where it was, and where it is now.
-fn by_rule_7(run_dir: &Path, steps: usize) -> [PathBuf; 2] {
-    let now = only(run_dir, "statistics", "dataset-order-tasks-1", "evidence");
-    let (mut dir, mut before) = (PathBuf::new(), None);
-    for learned in 1..=steps {
-        let from = step(&now, learned);
-        let made = Manifest::find(&from, &STATISTICS).unwrap().unwrap();
-        let mut plan = Plan { kind: &STATISTICS, device: made.device, options: made.options, inputs: made.inputs };
-        plan.options["options"]["rule"] = json!(7);
-        plan.inputs.extend(before.take().map(|before| ("before".to_owned(), before)));
-        dir = now.with_file_name(slug(&format!("evidence{}", canonical(&plan.options["options"]))));
-        let (mut state, about) = tensors::read::<f64, Value>(&from.join("state.safetensors")).unwrap();
-        let (shape, chosen) = state.get_mut("chosen").unwrap();
-        assert_eq!((shape.pop(), chosen.remove(5)), (Some(7), 0.5)); // the power
-        shape.push(6);
-        let at = step(&dir, learned);
-        let place = path_in(run_dir, &at);
-        plan.make(&at, place, Value::Null, |dir| tensors::write(&dir.join("state.safetensors"), &state, &about))
-            .unwrap();
-        before = Some(Input::new(run_dir, &at, plan.identity()));
+impl Earlier {
+    fn new() -> Self {
+        let data = Data::new();
+        tar::Archive::new(GzDecoder::new(File::open(golden("rule-7.tar.gz")).unwrap())).unpack(&data.root).unwrap();
+        Earlier { run_dir: data.at("run"), data }
     }
-    fs::remove_dir_all(&now).unwrap();
-    fs::remove_dir_all(run_dir.join("results")).unwrap();
-    [now, dir]
+
+    /// The command that adds the third delivery. The checkpoint is elsewhere now.
+    fn add(&self, prompt_tune: &str, more: &[&str]) -> Vec<String> {
+        let model = path(&golden("checkpoint")).to_owned();
+        let tune = format!("{prompt_tune},model={model}");
+        let delivery = self.data.at("2");
+        let words = ["add", "--run", &self.run_dir, "--data", &delivery, "--model", &model, "--fit-vae", LITTLE[1]];
+        let all = [&words[..], &["--prompt-tune", &tune], more].concat();
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    fn at(&self, kind: &str) -> PathBuf {
+        Path::new(&self.run_dir).join(kind).join(STREAM)
+    }
+
+    /// Directories of evidence: that of rule 7, and that of today's, if there is one.
+    fn evidence(&self) -> (PathBuf, Option<PathBuf>) {
+        let entries = fs::read_dir(self.at("statistics")).unwrap().flatten().map(|entry| entry.path());
+        let (earlier, now): (Vec<PathBuf>, Vec<PathBuf>) = entries
+            .filter(|dir| dir.file_name().unwrap().to_string_lossy().starts_with("evidence"))
+            .partition(|dir| dir.to_string_lossy().ends_with("d559e8fc"));
+        (earlier[0].clone(), now.first().cloned())
+    }
+
+    fn forget(&self, source: &str, more: &[&str]) -> String {
+        run(&[&["forget", "--run", &self.run_dir, "--source", source], more].concat())
+    }
 }
 
-fn path_in(run_dir: &Path, dir: &Path) -> String {
-    dir.strip_prefix(run_dir).unwrap().display().to_string()
+fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
 }
 
-/// What was answered after a number of tasks.
-fn answers(run_dir: &Path, learned: usize) -> Vec<String> {
-    let what = "SELECT source, sample_id, predicted FROM predictions";
-    query(run_dir, &format!("{what} WHERE after_task = {learned} ORDER BY source, sample_id"))
+/// What artefacts are of, without locks.
+fn made(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    files(dir).into_iter().filter(|(name, _)| !name.ends_with(".lock")).collect()
 }
 
 #[test]
 fn what_was_learned_by_an_earlier_rule_from_images_that_are_forgotten_stays_and_the_run_goes_on() {
-    let data = Data::new();
-    let run_dir = data.at("run");
-    let dir = Path::new(&run_dir);
-    data.add(&run_dir, "0", &[]);
-    data.add(&run_dir, "1", &["--forget"]); // the first delivery's images are there
-    let before = [1, 2].map(|learned| answers(dir, learned));
-    let [now, earlier] = by_rule_7(dir, 2);
-    let states = files(&earlier);
-
-    let delivery = data.at("2");
-    let output = command(&[&["add", "--run", &run_dir, "--data", &delivery][..], &LITTLE].concat()).output().unwrap();
+    let earlier = Earlier::new();
+    earlier.forget("delivery-2", &[]); // the first delivery's images are there
+    let kinds = ["statistics", "prompts", "results"];
+    let before = kinds.map(|kind| made(&earlier.at(kind)));
+    let add = earlier.add("epochs=2", &[]);
+    let output = ended(&words(&add));
     let told = text(&output.stderr);
     assert!(output.status.success(), "{told}");
-    let note = "what evidence learned of the first 2 tasks by an earlier rule stays, since images are forgotten";
+    let note = "what evidence learned of the first 2 tasks is by an earlier rule, and stays";
     assert_eq!(told.matches(note).count(), 1, "{told}");
-    assert!(files(&earlier) == states);
-    assert!(!step(&now, 1).exists() && !step(&now, 2).exists());
-    let made = Manifest::find(&step(&now, 3), &STATISTICS).unwrap().unwrap();
-    assert_eq!(made.inputs["before"].path, path_in(dir, &step(&earlier, 2)));
-    // the answers of one who had learned all by the rule of then
-    let after = [1, 2].map(|learned| answers(dir, learned));
-    assert_eq!(before.each_ref().map(Vec::len), [6, 12]);
-    for (before, after) in before.iter().zip(&after) {
-        assert!(before.iter().all(|answer| after.contains(answer)));
+    for (kind, before) in kinds.iter().zip(before) {
+        let after = made(&earlier.at(kind));
+        assert!(before.len() > 2 && before.iter().all(|(name, bytes)| after.get(name) == Some(bytes)), "{kind}");
     }
-    assert_eq!(query(dir, "SELECT COUNT(*) FROM predictions WHERE after_task = 3"), ["18"]);
+    let (was, now) = earlier.evidence();
+    let now = now.unwrap();
+    let steps = |dir: &Path| (1..=3).filter(|step| dir.join(format!("task-0{step}")).exists()).collect::<Vec<_>>();
+    assert_eq!((steps(&was), steps(&now)), (vec![1, 2], vec![3]));
+    let last = Manifest::find(&now.join("task-03"), &STATISTICS).unwrap().unwrap();
+    assert!(was.join("task-02").ends_with(&last.inputs["before"].path));
 
-    // everything is found done; what can be forgotten goes, and the classifier is of all classes
-    let there = files(dir);
-    data.add(&run_dir, "2", &[]);
-    assert!(files(dir) == there);
-    run(&["forget", "--run", &run_dir, "--source", "base"]);
-    data.add(&run_dir, "2", &["--forget"]);
-    let picture = format!("{}/test", data.at("0"));
-    let said = run(&["classify", "--run", &run_dir, &picture, "--top", "1", "--also", "gnu"]);
-    assert_eq!(said.lines().filter(|line| line.contains("ant") || line.contains("bee")).count(), 6, "{said}");
+    // everything is found done; whatever else was learned may be forgotten, and classes are told
+    let there = files(Path::new(&earlier.run_dir));
+    run(&words(&add));
+    assert!(files(Path::new(&earlier.run_dir)) == there);
+    earlier.forget("base", &["--test"]);
+    run(&words(&earlier.add("epochs=2", &["--forget"])));
+    earlier.forget("delivery-3", &["--test"]);
+    let model = golden("checkpoint");
+    let picture = format!("{}/test", earlier.data.at("0"));
+    let classify = ["classify", "--run", &earlier.run_dir, &picture, "--top", "1", "--model", path(&model)];
+    let said = run(&[&classify[..], &["--also", "gnu"]].concat());
+    assert_eq!(said.lines().filter(|line| line.contains(": ant (") || line.contains(": bee (")).count(), 6, "{said}");
 }
 
 #[test]
-fn where_images_are_there_what_an_earlier_rule_learned_is_learned_again() {
-    let data = Data::new();
-    let run_dir = data.at("run");
-    let dir = Path::new(&run_dir);
-    data.add(&run_dir, "0", &[]);
-    let [now, _] = by_rule_7(dir, 1);
-    data.add(&run_dir, "1", &[]);
-    assert!(step(&now, 1).exists() && step(&now, 2).exists());
+fn a_delivery_that_evidence_of_an_earlier_rule_has_not_learned_is_not_forgotten() {
+    let earlier = Earlier::new();
+    earlier.forget("base", &[]);
+    let parts = ["has not learned delivery-3", "evidence"];
+    fails(&words(&earlier.add("epochs=2,statistics=lda", &["--forget"])), &parts);
+    run(&words(&earlier.add("epochs=2", &["--forget"])));
+}
+
+#[test]
+fn where_images_are_there_results_of_an_earlier_rule_are_refused_and_made_again() {
+    let earlier = Earlier::new();
+    let add = earlier.add("epochs=2", &[]);
+    fails(&words(&add), &["results/", "task-01 was made otherwise", "remove it and the steps after it"]);
+    fs::remove_dir_all(earlier.at("results")).unwrap();
+    let output = command(&words(&add)).output().unwrap();
+    assert!(output.status.success() && !text(&output.stderr).contains("earlier rule"));
+    let (_, now) = earlier.evidence();
+    assert!((1..=3).all(|step| now.as_ref().unwrap().join(format!("task-0{step}")).exists()));
 }

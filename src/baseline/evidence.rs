@@ -58,6 +58,9 @@ pub struct Evidence {
     text: Vec<f64>,              // (C, D), of length 1, in learning order
     logit_scale: f64,
     tally: Tally,
+    /// As [`Calibration`] has it: [`POWER`], or 0 where a state of rule 7 is gone on from, whose
+    /// cross-entropies are of scores that are divided by a temperature alone.
+    power: f64,
     chosen: Chosen,
     model: Option<Model>,
     removed: Vec<usize>, // classes that are no candidates, as positions
@@ -72,6 +75,7 @@ impl Evidence {
             text,
             logit_scale,
             tally: Tally::new(),
+            power: POWER,
             chosen: Chosen {
                 shrinkage: 0.0,
                 weight: WEIGHTS[0],
@@ -134,7 +138,7 @@ impl Evidence {
         if unseen > 0 || self.tally.known.is_empty() {
             self.tally.set_known(known);
         }
-        self.chosen.calibration = self.tally.calibration(self.candidates(), text_weight > 0.0);
+        self.chosen.calibration = self.tally.calibration(self.candidates(), text_weight > 0.0, self.power);
         self.model = Some(model);
         Ok(())
     }
@@ -312,7 +316,7 @@ impl Evidence {
                     let highest = highest(scores[..n].iter().copied()).1;
                     known.push(highest);
                     let divisor =
-                        Calibration { power: POWER, ..Calibration::NONE }.divisor(scores[..n].iter().copied());
+                        Calibration { power: self.power, ..Calibration::NONE }.divisor(scores[..n].iter().copied());
                     for (errors, temperature) in self.tally.errors.chunks_exact_mut(EVENS.len()).zip(TEMPERATURES) {
                         let exp = |x: &f64| ((x - highest) / (divisor * temperature)).exp();
                         let own = exp(&scores[class]) / scores[..n].iter().map(exp).sum::<f64>();
@@ -376,12 +380,15 @@ impl Incremental for Evidence {
             state.insert("known".into(), flat(known));
         }
         state.insert("errors".into(), (vec![TEMPERATURES.len(), EVENS.len()], errors.clone()));
-        state.insert("chosen".into(), flat(&[shrinkage, weight, text_weight, bias, temperature, power, even]));
+        let mut chosen = vec![shrinkage, weight, text_weight, bias, temperature, power, even];
+        if self.power == 0.0 {
+            chosen.remove(POWER_PLACE); // as rule 7 has it
+        }
+        state.insert("chosen".into(), flat(&chosen));
         state
     }
 
     fn restore(&mut self, mut state: State) -> Result<()> {
-        read_earlier(&mut state);
         let tally = Tally {
             hits: take(&mut state, "hits", &[SHRINKAGES.len(), WEIGHTS.len()])?,
             unseen: take(&mut state, "unseen_hits", &[BIASES])?,
@@ -395,7 +402,11 @@ impl Incremental for Evidence {
             },
             errors: take(&mut state, "errors", &[TEMPERATURES.len(), EVENS.len()])?,
         };
-        let chosen = take(&mut state, "chosen", &[CHOSEN])?;
+        let has_power = state.get("chosen").is_none_or(|(_, chosen)| chosen.len() != CHOSEN - 1);
+        let mut chosen = take(&mut state, "chosen", &[if has_power { CHOSEN } else { CHOSEN - 1 }])?;
+        if !has_power {
+            chosen.insert(POWER_PLACE, 0.0);
+        }
         let calibration = Calibration { temperature: chosen[4], power: chosen[POWER_PLACE], even: chosen[6] };
         calibration.check().context("tensor \"chosen\"")?;
         let chosen =
@@ -405,6 +416,7 @@ impl Incremental for Evidence {
         let classes = statistics.counts().len();
         require_texts_of_state(classes, self.classes())?;
         (self.statistics, self.tally, self.chosen, self.model) = (statistics, tally, chosen, None);
+        self.power = if has_power { POWER } else { 0.0 };
         if classes > 0 {
             let spread = Spread::of(&self.statistics)?;
             let beside = self.beside(chosen.text_weight > 0.0)?;
@@ -436,19 +448,6 @@ impl Classifier for Evidence {
     fn scores(&self, embeddings: &[f32]) -> Vec<f32> {
         let scores = self.together(&unit_rows(embeddings, self.statistics.dim()), None);
         scores.seen.into_iter().map(|x| x as f32).collect()
-    }
-}
-
-/// Makes a state of rule 7 one of today: scores were divided by no power of their deviation, and
-/// cross-entropies of such scores say nothing of others.
-fn read_earlier(state: &mut State) {
-    if let Some((shape, chosen)) = state.get_mut("chosen")
-        && *shape == [CHOSEN - 1]
-    {
-        (*shape, _) = (vec![CHOSEN], chosen.insert(POWER_PLACE, 0.0));
-        if let Some((_, errors)) = state.get_mut("errors") {
-            errors.fill(0.0);
-        }
     }
 }
 

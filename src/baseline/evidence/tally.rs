@@ -98,15 +98,15 @@ impl Tally {
     /// The calibration among n classes of the least cross-entropy of the rows and of one more, which is
     /// told by nothing, as in the rule of succession: no number of rows says that none is ever wrong.
     /// Where no row could be left out, the softmax as it is if text counts, and else [`UNJUDGED`];
-    /// that of one class is 1 anyway.
-    pub fn calibration(&self, n: usize, text_counts: bool) -> Calibration {
+    /// that of one class is 1 anyway. `power` is that of the scores that the rows had.
+    pub fn calibration(&self, n: usize, text_counts: bool, power: f64) -> Calibration {
         if n < 2 || self.errors.iter().all(|error| *error == 0.0) {
-            return if n < 2 || text_counts { Calibration::NONE } else { UNJUDGED };
+            return if n < 2 || text_counts || power == 0.0 { Calibration::NONE } else { UNJUDGED };
         }
         let errors = self.errors.iter().zip(EVENS.iter().cycle()).map(|(error, even)| (even / n as f64).ln() - error);
         let place = highest(errors).0;
         let (temperature, even) = (TEMPERATURES[place / EVENS.len()], EVENS[place % EVENS.len()]);
-        Calibration { temperature, power: POWER, even }
+        Calibration { temperature, power, even }
     }
 
     /// Whether text tells more than a guess, by the mean over classes and its standard error, since rows

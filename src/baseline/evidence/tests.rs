@@ -449,28 +449,22 @@ fn a_state_that_was_stored_goes_on_as_what_it_is_of() {
 }
 
 #[test]
-fn a_state_of_the_rule_before_tells_as_it_did_and_its_errors_count_nothing() {
+fn a_state_of_rule_7_goes_on_with_scores_that_are_divided_by_a_temperature_alone() {
     let mut evidence = Evidence::new(text(9, 8), 8, 20.0);
+    evidence.power = 0.0;
     learn(&mut evidence, &(0..5).map(|class| drawn(class, 6, 8)).collect::<Vec<_>>());
-    let mut state = evidence.state();
-    assert!(state["errors"].1.iter().any(|&x| x != 0.0));
-    state.insert("chosen".into(), (vec![6], vec![0.5, 0.1, 1.0, 0.0, 3.0, 0.1]));
-    let mut earlier = Evidence::new(text(9, 8), 8, 20.0);
-    earlier.restore(state.clone()).unwrap();
-    let calibration = Calibration { temperature: 3.0, power: 0.0, even: 0.1 };
-    let expected = Chosen { shrinkage: 0.5, weight: 0.1, text_weight: 1.0, bias: 0.0, calibration };
-    assert_eq!(earlier.chosen(), expected);
-    // what it learns next is calibrated by these rows alone, and all else counts as it did
-    let (shape, errors) = state["errors"].clone();
-    state.insert("errors".into(), (shape, vec![0.0; errors.len()]));
-    state.insert("chosen".into(), (vec![CHOSEN], vec![0.5, 0.1, 1.0, 0.0, 3.0, 0.0, 0.1]));
-    let mut without = Evidence::new(text(9, 8), 8, 20.0);
-    without.restore(state).unwrap();
-    for evidence in [&mut earlier, &mut without] {
-        learn(evidence, &(5..8).map(|class| drawn(class, 3, 8)).collect::<Vec<_>>());
+    let (state, before) = (evidence.state(), evidence.chosen().calibration);
+    assert_eq!((&state["chosen"].0[..], before.power), (&[6][..], 0.0));
+    let mut restored = Evidence::new(text(9, 8), 8, 20.0);
+    restored.restore(state).unwrap();
+    assert_eq!(restored.chosen(), evidence.chosen());
+    // one row more does not undo what thirty have said
+    for evidence in [&mut evidence, &mut restored] {
+        learn(evidence, &[drawn(5, 1, 8)]);
     }
-    assert_eq!(earlier.state(), without.state());
-    assert_eq!(earlier.chosen().calibration.power, POWER);
+    let after = restored.chosen().calibration;
+    assert_eq!((after.power, restored.state()), (0.0, evidence.state()));
+    assert!((0.5..=2.0).contains(&(after.temperature / before.temperature)), "{before:?} and {after:?}");
 }
 
 #[test]
@@ -540,8 +534,9 @@ fn the_calibration_is_that_of_the_least_cross_entropy_of_rows_that_are_left_out(
 fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() {
     let mut tally = Evidence::new(text(2, 8), 8, 20.0).tally;
     // no row could be left out
-    assert_eq!(tally.calibration(5, true), Calibration::NONE);
-    assert_eq!(tally.calibration(5, false), Calibration { temperature: 8.0, power: 0.5, even: 0.02 });
+    assert_eq!(tally.calibration(5, true, POWER), Calibration::NONE);
+    assert_eq!(tally.calibration(5, false, POWER), Calibration { temperature: 8.0, power: 0.5, even: 0.02 });
+    assert_eq!(tally.calibration(5, false, 0.0), Calibration::NONE);
     // n rows right however sure: (1 - even)^n · even is highest at 1 / (n + 1)
     let right = |rows: f64| {
         move |(place, error): (usize, &mut f64)| {
@@ -550,10 +545,10 @@ fn rows_that_are_all_right_leave_a_doubt_and_those_of_other_scores_count_less() 
     };
     for (rows, even) in [(4.0, 0.2), (19.0, 0.05), (199.0, 0.005)] {
         tally.errors.iter_mut().enumerate().for_each(right(rows));
-        assert_eq!(tally.calibration(5, true), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
+        assert_eq!(tally.calibration(5, true, POWER), Calibration { temperature: TEMPERATURES[0], power: 0.5, even });
     }
     for text_counts in [true, false] {
-        assert_eq!(tally.calibration(1, text_counts), Calibration::NONE);
+        assert_eq!(tally.calibration(1, text_counts, POWER), Calibration::NONE);
     }
     // a quarter of the weight: a sixteenth of what was said, either way
     tally.errors.fill(32.0);
