@@ -114,9 +114,10 @@ impl Run {
         names(&self.dir.join(RESULTS).join(stream))
     }
 
-    /// The sources that are there, sorted.
+    /// The sources that are there, sorted; a directory that holds a lock alone is not begun.
     pub fn sources(&self) -> Vec<String> {
-        names(&self.dir.join(SOURCES))
+        let dir = self.dir.join(SOURCES);
+        names(&dir).into_iter().filter(|name| !names(&dir.join(name)).is_empty()).collect()
     }
 }
 

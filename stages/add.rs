@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cgil::{
+    Error,
     clip::Checkpoint,
     embeddings::{self, Embeddings, FIRST_SOURCE},
     rows::{Split, Train},
@@ -17,9 +18,10 @@ use cgil::{
 use clap::Args;
 
 use crate::{
+    checkpoint,
     extract::{self, DataOptions},
     forget::{self, Forget},
-    hub,
+    hub, known,
     learn::LearnOptions,
     terminal,
 };
@@ -36,9 +38,6 @@ pub struct Options {
     /// Small letters, digits, dots and dashes.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The checkpoint, as extract takes it [default: the one that the run was begun with]
-    #[arg(long, value_name = "MODEL")]
-    model: Option<PathBuf>,
     #[command(flatten)]
     learn: LearnOptions,
     /// Take the training embeddings away once they are learned, as `cgil forget` does
@@ -69,7 +68,7 @@ pub fn run(options: &Options) -> Result<()> {
     if is_forgotten {
         if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
             let dir = Embeddings::open(&run, &name)?.dir().to_owned();
-            return Err(cgil::Error::Forgotten { split: "training", dir }.into());
+            return Err(Error::Forgotten { split: "training", dir }.into());
         }
         terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
     } else {
@@ -79,8 +78,21 @@ pub fn run(options: &Options) -> Result<()> {
                 embeddings::remove_listings(&run, &name, false).ok();
             }
         })?;
-        extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data)?;
+        let is_known = run.sources().contains(&name);
+        if let Some(stream) = stream.as_ref().filter(|stream| !has(stream, &name)) {
+            known::note_names(stream, &source.classes);
+        }
+        let encoded = extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data);
+        encoded.map_err(|error| match error.downcast_ref() {
+            Some(Error::OtherEmbeddings { .. }) if !is_known => {
+                anyhow!("another command has begun a source {name} meanwhile: run this one again")
+            }
+            _ => error,
+        })?;
         needed.of_embeddings(&Embeddings::open_complete(&run, &name)?)?; // before the stream has it as a task
+        if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
+            known::note_images(&run, &name)?;
+        }
     }
     let embeddings = Embeddings::open_complete(&run, &name)?;
     let stream = match stream.take() {
@@ -93,7 +105,11 @@ pub fn run(options: &Options) -> Result<()> {
         }
     };
     stages.learn(&run, &stream)?;
-    if options.forget { forget::forget(&run, &name, Forget::Training, false) } else { Ok(()) }
+    if options.forget {
+        forget::forget(&run, &name, Forget::Training, false)?;
+        known::note_left(&run, &name);
+    }
+    Ok(())
 }
 
 impl Options {
@@ -136,11 +152,10 @@ impl Options {
 
     /// The checkpoint that is given, else the one that made the run's embeddings.
     fn checkpoint(&self, run: &Run) -> Result<Checkpoint> {
-        let recorded = match run.sources().first() {
-            Some(first) => Embeddings::open(run, first)?.plan.model,
-            None => None,
-        };
-        let place = self.model.clone().or(recorded.as_ref().map(|model| model.path.clone()));
+        let sources = run.sources().iter().map(|name| Embeddings::open(run, name)).collect::<Result<Vec<_>>>()?;
+        let recorded = sources.first().and_then(|first| first.plan.model.as_ref());
+        let place = self.learn.model.clone().or_else(|| checkpoint::place(&sources).cloned());
+        let place = place.or_else(|| Some(recorded?.path.clone()));
         let place = place.with_context(|| {
             format!("{} does not know its CLIP: give --model, as extract takes it", run.dir().display())
         })?;
@@ -158,6 +173,9 @@ impl Options {
                     id.sha256
                 );
             }
+        }
+        if let Some(first) = sources.first() {
+            checkpoint::preprocess(&checkpoint, first)?;
         }
         Ok(checkpoint)
     }

@@ -9,7 +9,7 @@ use cgil::{
 };
 use clap::Args;
 
-use crate::{learn::LearnOptions, terminal};
+use crate::{known::nearly, learn::LearnOptions, terminal};
 
 #[derive(Args)]
 pub struct Rename {
@@ -64,6 +64,11 @@ fn change(run: &Path, learn: &LearnOptions, name: &str, change: Change) -> Resul
     if !is_made(&stream, name, &change) {
         let class = place(&stream, name)?;
         check(&stream, name, &change)?;
+        if let Change::Rename(new) = &change
+            && let Some(known) = nearly(&stream.candidates_after(stream.tasks()), new).filter(|known| *known != name)
+        {
+            terminal::note(&format!("note: {new:?} is spelled nearly as {known:?}, which is another class"));
+        }
         stream.change(&run, class, &change)?;
     }
     stages.learn(&run, &stream)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use cgil::{
-    clip::{Checkpoint, ModelId},
+    clip::{Checkpoint, ModelId, Preprocess},
     device::DeviceChoice,
     embeddings::Embeddings,
     run::Run,
@@ -30,10 +30,31 @@ pub struct ClipOptions {
 pub fn open(run: &Run, stream: &Stream, options: &ClipOptions) -> Result<(Checkpoint, TextModel)> {
     let sources =
         stream.sources().into_iter().map(|source| Embeddings::open(run, source)).collect::<Result<Vec<_>>>()?;
-    let (checkpoint, id) = of_embeddings(run, sources.first().context("no source")?, options.model.as_deref())?;
+    let model = options.model.as_ref().or_else(|| place(&sources));
+    let (checkpoint, id) = of_embeddings(run, sources.first().context("no source")?, model.map(PathBuf::as_path))?;
     sources[1..].iter().try_for_each(|embeddings| require(run, embeddings, &checkpoint, &id))?;
     let text = TextModel::new(&checkpoint, &id)?;
     Ok((checkpoint, text))
+}
+
+/// Where the checkpoint of sources is, as they say: the first place that is there.
+pub fn place(sources: &[Embeddings]) -> Option<&PathBuf> {
+    sources.iter().filter_map(|source| Some(&source.plan.model.as_ref()?.path)).find(|path| path.is_dir())
+}
+
+/// The preprocessing that the embeddings were made with.
+pub fn preprocess(checkpoint: &Checkpoint, embeddings: &Embeddings) -> Result<Preprocess> {
+    let mut preprocess = checkpoint.preprocess()?;
+    let Some(recorded) = &embeddings.plan.preprocessing else { return Ok(preprocess) };
+    for exif in [false, true] {
+        preprocess.exif = exif;
+        if preprocess.id() == *recorded {
+            return Ok(preprocess);
+        }
+    }
+    bail!(
+        "the run's images were prepared otherwise ({recorded}) than its checkpoint says now: restore it, or begin another run"
+    )
 }
 
 /// What learns prompts with a checkpoint's text encoder.
@@ -52,7 +73,6 @@ fn of_embeddings(run: &Run, embeddings: &Embeddings, model: Option<&Path>) -> Re
     let (run_shown, recorded) = (run.dir().display(), &embeddings.plan.model);
     let dir = match (model, recorded) {
         (Some(model), _) => hub::model(model)?,
-        (None, Some(model)) if model.path.is_dir() => model.path.clone(),
         (None, Some(model)) => bail!(
             "the checkpoint of {run_shown}, {}, is not there any more: give --model, the directory or name of {}",
             model.path.display(),

@@ -18,7 +18,7 @@ use cgil::{
 use clap::Args;
 use serde_json::Value;
 
-use crate::{learners::Text, options::StreamOption};
+use crate::{known::nearly, learners::Text, options::StreamOption, terminal};
 
 /// Which classifier of a run is meant.
 #[derive(Args)]
@@ -33,6 +33,8 @@ pub struct ClassifierOptions {
 /// A classifier, and what it is of.
 pub struct Learned {
     pub stream: Stream,
+    /// How many of its tasks the classifier has learned.
+    pub tasks: usize,
     /// Of which method, as tables call it.
     pub method: String,
     /// Text of a class that is not learned.
@@ -45,17 +47,25 @@ pub struct Learned {
 }
 
 impl ClassifierOptions {
-    /// The classifier after the last task.
+    /// The classifier after the last task, or, where that is not learned yet, after the last that is.
     pub fn open(&self, run: &Run) -> Result<Learned> {
         let none = || format!("{} has learned nothing yet: run `cgil add` first", run.dir().display());
         let stream = self.stream.find(run)?.with_context(none)?;
-        let dir = step(run, &stream, self.method.as_deref())?;
+        let (tasks, dir) = step(run, &stream, self.method.as_deref())?;
+        if tasks < stream.tasks() {
+            terminal::note(&format!(
+                "note: this is the classifier after task {tasks} of {}: the next is not learned, or is being learned; \
+                 where nothing runs, run the command that began it again",
+                stream.tasks()
+            ));
+        }
         let made = Manifest::read(&dir, &artefact::RESULTS)?;
         made.check_file(&dir, CLASSIFIER)?;
         let (classifier, classes) = OpenClassifier::read(&dir.join(CLASSIFIER))?;
         let text = |value: &Value, otherwise: &str| value.as_str().unwrap_or(otherwise).to_owned();
         Ok(Learned {
             stream,
+            tasks,
             method: text(&made.options["method"], ""),
             template: text(&made.options["made"]["template"], texts::TEMPLATE),
             clip_sha256: text(&made.options["made"]["clip"]["model_sha256"], ""),
@@ -71,6 +81,11 @@ impl Learned {
         if names.is_empty() {
             return Ok(self);
         }
+        ensure!(
+            self.tasks == self.stream.tasks(),
+            "--also needs the last task of {} learned: run the command that began it again, or leave --also out",
+            self.stream.name
+        );
         let also = also(names, &self.classes, &self.stream.classes)?;
         self.classes.extend(also.iter().cloned());
         let all = [&self.stream.classes[..], &also].concat();
@@ -88,26 +103,37 @@ impl Learned {
     }
 }
 
-/// The last step of the method whose classifier is asked for, or of the only one that has a
-/// classifier; of several, of the one with default options.
-fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<PathBuf> {
-    let has =
-        |method: &str| storage::is_file(&Results::new(run, stream, method).step_dir(stream.tasks()).join(CLASSIFIER));
-    let ready: Vec<String> = run.methods(&stream.name).into_iter().filter(|method| has(method)).collect();
-    let chosen = match (method, &ready[..]) {
-        (Some(method), _) if has(method) => method,
-        (Some(method), _) => {
-            bail!("{method} has no classifier after the last task; those that have: {}", ready.join(", "))
+/// The last step that has a classifier, how many tasks it is after and where it lies: of the method that is
+/// asked for, of the only one that has it, of the one with default options or of the only one of CGIL.
+fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<(usize, PathBuf)> {
+    let dir = |method: &str, tasks: usize| Results::new(run, stream, method).step_dir(tasks);
+    let has = |method: &str, tasks: usize| storage::is_file(&dir(method, tasks).join(CLASSIFIER));
+    let methods = run.methods(&stream.name);
+    let some = |tasks: &usize| methods.iter().any(|method| has(method, *tasks));
+    let asked = |tasks: &usize| method.map_or_else(|| some(tasks), |method| has(method, *tasks));
+    let last = (1..=stream.tasks()).rev();
+    let Some(tasks) = last.clone().find(asked) else {
+        let ready: Vec<&str> =
+            methods.iter().map(String::as_str).filter(|method| last.clone().any(|t| has(method, t))).collect();
+        match method {
+            Some(method) if !ready.is_empty() => {
+                bail!("{method} has no classifier; those that have: {}", ready.join(", "))
+            }
+            _ => bail!(
+                "{} has no classifier yet: run `cgil add` or `cgil prompt-tune`, which make one",
+                run.dir().display()
+            ),
         }
-        (None, [only]) => only,
-        (None, []) => bail!(
-            "{} has no classifier after the last task: run `cgil add` or `cgil prompt-tune`, which make one",
-            run.dir().display()
-        ),
-        (None, _) if has("cgil") => "cgil",
-        (None, _) => bail!("several methods have a classifier ({}): choose one by --method", ready.join(", ")),
     };
-    Ok(Results::new(run, stream, chosen).step_dir(stream.tasks()))
+    let ready: Vec<&str> = methods.iter().map(String::as_str).filter(|method| has(method, tasks)).collect();
+    let of_cgil: Vec<&str> = ready.iter().copied().filter(|method| method.starts_with("cgil")).collect();
+    let chosen = match (method, &ready[..], &of_cgil[..]) {
+        (Some(method), ..) => method,
+        (None, [only], _) | (None, _, [only]) => only,
+        (None, ..) if has("cgil", tasks) => "cgil",
+        (None, ..) => bail!("several methods have a classifier ({}): choose one by --method", ready.join(", ")),
+    };
+    Ok((tasks, dir(chosen, tasks)))
 }
 
 /// Classes by name that are no `candidates`; with labels that none of `all` has.
@@ -116,7 +142,10 @@ fn also(names: &[String], candidates: &[Class], all: &[Class]) -> Result<Vec<Cla
     let class = |(label, name): (i64, &String)| {
         let name = name.trim();
         ensure!(!name.is_empty(), "--also has a name without letters");
-        ensure!(candidates.iter().all(|class| class.name != name), "--also names {name:?}, which the run knows");
+        if let Some(known) = nearly(candidates, name) {
+            bail!("--also names {name:?}, which the run knows as {known:?}");
+        }
+        ensure!(names.iter().filter(|other| other.trim() == name).count() == 1, "--also names {name:?} twice");
         Ok(Class { label, name: name.to_owned() })
     };
     (next..).zip(names).map(class).collect()

@@ -1,20 +1,17 @@
 //! Pictures to classes, with what a run has learned: the classes of its stream, and others by name.
 
 use std::{
-    fs,
     io::{self, BufRead},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cgil::{
     baseline::OpenClassifier,
-    clip::{Checkpoint, ImageEncoder, Preprocess, image::Workspace},
+    clip::{ImageEncoder, Preprocess, image::Workspace},
     device::{DeviceChoice, Precision},
-    embeddings::Embeddings,
     run::Run,
     source::loose::{Picture, pictures},
-    storage,
     task::Class,
     words::counted,
 };
@@ -26,6 +23,7 @@ use crate::{
     checkpoint::{self, ClipOptions},
     classifier::{ClassifierOptions, Learned},
     options::{at_least, fraction},
+    sorter::Sorter,
     terminal,
 };
 
@@ -64,7 +62,7 @@ pub struct Options {
     /// More classes, by what they are called, which nobody has learned: "a red fox,a wolf"
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     also: Vec<String>,
-    /// Refuse pictures that are of none of the learned classes, and at most this share of those that are
+    /// Refuse pictures that are of none of the learned classes, and about this share of those that are
     ///
     /// Above 0 and below 1. Which are refused was calibrated on training embeddings, each left out.
     #[arg(long, value_name = "SHARE", value_parser = fraction)]
@@ -108,17 +106,20 @@ pub fn run(options: &Options) -> Result<()> {
     let ready = Ready::open(options)?;
     terminal::print(options.head())?;
     let room = BATCHES_PER_THREAD * rayon::current_num_threads() * ready.encoder.batch();
+    let mut sorter = options.sort_into.as_deref().map(|dir| Sorter::new(dir, options.link)).transpose()?;
     let (mut waiting, mut count, mut failed) = (Vec::with_capacity(room), 0, 0);
     let mut answer = |waiting: &mut Vec<Picture>| -> Result<()> {
         for answer in ready.answers(std::mem::take(waiting), options.top)? {
             count += 1;
             failed += usize::from(answer.classes.is_err());
             terminal::print(options.line(&answer, &ready)?)?;
-            options.sort(&answer, &ready)?;
+            if let Some(sorter) = &mut sorter {
+                answer.put(sorter, &ready)?;
+            }
         }
         Ok(())
     };
-    pictures(&options.paths()?, |picture| {
+    pictures(&options.paths()?, terminal::note, |picture| {
         waiting.push(picture);
         if waiting.len() == room { answer(&mut waiting) } else { Ok(()) }
     })?;
@@ -126,6 +127,18 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(count > 0, "there are no pictures in {}", options.paths[0].display());
     ensure!(failed == 0, "{failed} of {} could not be read", counted(count, "picture"));
     Ok(())
+}
+
+impl Answer {
+    /// Puts the picture where its class is.
+    fn put(&self, sorter: &mut Sorter, ready: &Ready) -> Result<()> {
+        let Answer { name, file, classes, is_rejected } = self;
+        let Ok(classes) = classes else { return Ok(()) };
+        let file = file.as_deref();
+        let file = file.with_context(|| format!("{name} lies in a tar: --sort-into takes files; unpack it first"))?;
+        let (class, _) = classes.first().context("no class")?;
+        sorter.put(file, if *is_rejected { NONE } else { &ready.classes[*class].name })
+    }
 }
 
 impl Options {
@@ -188,50 +201,6 @@ impl Options {
             }
         })
     }
-
-    /// Puts a picture where its class is.
-    fn sort(&self, Answer { name, file, classes, is_rejected }: &Answer, ready: &Ready) -> Result<()> {
-        let (Some(dir), Ok(classes)) = (&self.sort_into, classes) else { return Ok(()) };
-        ensure!(
-            !storage::is_remote(dir) && !file.as_deref().is_some_and(storage::is_remote),
-            "--sort-into takes files and a directory of this machine, not of an object store"
-        );
-        let Some(file) = file else { bail!("{name} lies in a tar: --sort-into takes files; unpack it first") };
-        let class = classes.first().map(|&(class, _)| &ready.classes[class].name).context("no class")?;
-        let class = if *is_rejected { NONE } else { class };
-        let dir = dir.join(class.replace(['/', '\\', '\0'], "_"));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let to = free(&dir, file)?;
-        let put = if self.link { link(file, &to) } else { fs::copy(file, &to).map(|_| ()) };
-        put.with_context(|| format!("cannot put {} at {}", file.display(), to.display()))
-    }
-}
-
-/// A name in a directory that no other file has, like the file's own.
-fn free(dir: &Path, file: &Path) -> Result<PathBuf> {
-    let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
-    let (stem, extension) = (file.file_stem().unwrap_or(name), file.extension());
-    let numbered = |n: usize| {
-        let mut name = stem.to_owned();
-        name.push(format!("-{n}"));
-        extension.iter().for_each(|extension| {
-            name.push(".");
-            name.push(extension);
-        });
-        dir.join(name)
-    };
-    let candidates = std::iter::once(dir.join(name)).chain((2..).map(numbered));
-    candidates.into_iter().find(|path| path.symlink_metadata().is_err()).context("no name is free")
-}
-
-#[cfg(unix)]
-fn link(file: &Path, to: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(file.canonicalize()?, to)
-}
-
-#[cfg(not(unix))]
-fn link(file: &Path, to: &Path) -> io::Result<()> {
-    fs::hard_link(file, to)
 }
 
 impl Ready {
@@ -254,7 +223,13 @@ impl Ready {
         let precision = Precision::usual(&device);
         precision.prepare(std::slice::from_ref(&device))?;
         let encoder = checkpoint.image_encoder(&device, precision.dtype())?;
-        Ok(Ready { classifier, classes, preprocess: preprocess(&checkpoint, &embeddings)?, encoder, least_confidence })
+        Ok(Ready {
+            classifier,
+            classes,
+            preprocess: checkpoint::preprocess(&checkpoint, &embeddings)?,
+            encoder,
+            least_confidence,
+        })
     }
 
     /// The answers to pictures, in their order.
@@ -299,19 +274,4 @@ impl Ready {
         };
         Ok(pictures.iter().zip(decoded).map(answer).collect())
     }
-}
-
-/// The preprocessing that the embeddings were made with.
-fn preprocess(checkpoint: &Checkpoint, embeddings: &Embeddings) -> Result<Preprocess> {
-    let mut preprocess = checkpoint.preprocess()?;
-    let Some(recorded) = &embeddings.plan.preprocessing else { return Ok(preprocess) };
-    for exif in [false, true] {
-        preprocess.exif = exif;
-        if preprocess.id() == *recorded {
-            return Ok(preprocess);
-        }
-    }
-    bail!(
-        "the run's images were prepared otherwise ({recorded}) than its checkpoint says now: restore it, or begin another run"
-    )
 }

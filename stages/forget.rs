@@ -8,7 +8,7 @@ use cgil::{
     baseline::{ClassStatistics, Stored},
     choice::Choice,
     dense::moments::mean,
-    embeddings::Embeddings,
+    embeddings::{self, Embeddings},
     generator::{Kind, LatentStore},
     rows::{Test, Train},
     run::Run,
@@ -110,7 +110,8 @@ fn learned(run: &Run, source: &str) -> Result<Vec<Learned>> {
         learned.push(Learned { stream, tasks, kind });
     }
     if learned.is_empty() {
-        bail!("nothing was learned from {source} in {} yet: run `cgil add` first", run.dir().display());
+        let dir = embeddings::dir(run, source);
+        bail!("nothing was learned from {source} yet: run `cgil add` first, or remove {} instead", dir.display());
     }
     Ok(learned)
 }

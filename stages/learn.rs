@@ -1,6 +1,6 @@
 //! fit-vae and prompt-tune in one go, for commands that change what a run has learned.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -24,6 +24,9 @@ use crate::{
 pub struct LearnOptions {
     #[command(flatten)]
     pub stream: StreamOption,
+    /// The checkpoint, as extract takes it [default: the one that the run was begun with]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
     /// Options of fit-vae, such as epochs=100,latent=64 [default: those that the run was made with]
     #[arg(long, value_name = "OPTIONS")]
     fit_vae: Option<String>,
@@ -44,9 +47,10 @@ impl LearnOptions {
     pub fn stages(&self, run: &Run, stream: Option<&Stream>) -> Result<Learning> {
         let tune = self.prompt_tune.clone().or_else(|| tuned(run, stream?)).unwrap_or_default();
         let fit = parse("fit-vae", run.dir(), self.fit_vae.as_deref().unwrap_or_default())?;
-        let (Stage::FitVae(fit), Stage::PromptTune(tune)) = (fit, parse("prompt-tune", run.dir(), &tune)?) else {
+        let (Stage::FitVae(fit), Stage::PromptTune(mut tune)) = (fit, parse("prompt-tune", run.dir(), &tune)?) else {
             bail!("the stages have other names")
         };
+        tune.set_model(self.model.as_deref());
         let (mut config, device) = fit.generators()?;
         let Some(stream) = stream else { return Ok(Learning { generators: (config, device), tune }) };
         if self.fit_vae.is_none()

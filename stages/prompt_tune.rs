@@ -1,7 +1,10 @@
 //! Stage 3: prompts learned task after task from real and generated embeddings, and what they are
 //! worth.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Result, bail};
 use cgil::{
@@ -111,6 +114,13 @@ pub fn tune(options: &Options, run: &Run, stream: &Stream) -> Result<()> {
 }
 
 impl Options {
+    /// Takes the CLIP from another place than was asked for, if there is one.
+    pub fn set_model(&mut self, model: Option<&Path>) {
+        if let Some(model) = model {
+            self.clip.model = Some(model.to_owned());
+        }
+    }
+
     /// The kind of generators that past classes come from.
     pub fn generator(&self) -> Kind {
         self.generator

@@ -10,6 +10,7 @@ use cgil::{
     generator::{Kind, store},
     partition::Partition,
     results::Results,
+    rows::{Split, Test, Train},
     run::{Run, names},
     states, storage,
     stream::Stream,
@@ -54,9 +55,13 @@ pub struct Item {
 }
 
 impl Work {
-    /// The shards of a source.
+    /// The shards of a source, but for those that are forgotten.
     pub fn of_source(run: &Run, name: &str) -> Result<Self> {
         let embeddings = Embeddings::open(run, name)?;
+        let gone = [(Train::NAME, embeddings.is_forgotten::<Train>()), (Test::NAME, embeddings.is_forgotten::<Test>())];
+        let is_kept = |(shard, _): &(cgil::embeddings::Shard, Option<SystemTime>)| {
+            !gone.iter().any(|(split, is_gone)| *is_gone && shard.split == *split)
+        };
         let item = |(shard, made): (cgil::embeddings::Shard, Option<SystemTime>)| Item {
             name: format!("{} {}", shard.split, shard.number),
             weight: shard.rows.len(),
@@ -66,7 +71,7 @@ impl Work {
             noun: "shards",
             unit: Some("images"),
             place: run.place(&embeddings.dir()),
-            items: embeddings.made().into_iter().map(item).collect(),
+            items: embeddings.made().into_iter().filter(is_kept).map(item).collect(),
             is_complete: embeddings.is_complete(),
         })
     }

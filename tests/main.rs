@@ -14,6 +14,7 @@ mod changes;
 mod checkpoints;
 mod contract;
 mod damaged;
+mod deliveries;
 mod doctor;
 mod earlier_rule;
 mod example;

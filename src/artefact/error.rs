@@ -31,8 +31,13 @@ pub enum Error {
         /// What this program reads, in words.
         expected: String,
     },
-    /// A file of it is not what was written: remove it and make it again.
-    #[error("{} is damaged: {what}; remove it and make it again", dir.display())]
+    /// A file of it is not what was written: take it from a backup, or remove it and make it again, which
+    /// needs what it was made from.
+    #[error(
+        "{} is damaged: {what}; take it from a backup, or, if nothing that it was made from is forgotten, remove it and \
+         make it again",
+        dir.display()
+    )]
     Damaged {
         /// The artefact's directory.
         dir: PathBuf,

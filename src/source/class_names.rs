@@ -200,7 +200,7 @@ fn looks_like_an_id(name: &str) -> bool {
 
 /// A name without what people do not see: case, blanks around and between its words, the way
 /// accents are composed.
-fn folded(name: &str) -> String {
+pub fn folded(name: &str) -> String {
     let mut folded = NormalizedString::from(name);
     folded.nfc().lowercase();
     folded.get().split_whitespace().collect::<Vec<_>>().join(" ")

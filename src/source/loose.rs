@@ -27,8 +27,8 @@ pub struct Picture {
 
 /// Calls `each` with the pictures at some paths, in order: a file whatever its name, of a directory
 /// all that have a picture's name, sorted, of a tar likewise in its order. `file://` may stand before
-/// a path.
-pub fn pictures(paths: &[PathBuf], mut each: impl FnMut(Picture) -> Result<()>) -> Result<()> {
+/// a path. `note` is told what of a directory is left out.
+pub fn pictures(paths: &[PathBuf], note: fn(&str), mut each: impl FnMut(Picture) -> Result<()>) -> Result<()> {
     for path in paths {
         let path = match path.to_str().and_then(|text| text.strip_prefix("file://")) {
             Some(local) => PathBuf::from(local),
@@ -36,6 +36,7 @@ pub fn pictures(paths: &[PathBuf], mut each: impl FnMut(Picture) -> Result<()>) 
         };
         if storage::is_dir(&path) {
             let listing = Listing::of(&path, None)?;
+            listing.notes().iter().for_each(|line| note(&format!("note: {}: {line}", path.display())));
             for name in listing.files.iter().filter(|name| is_picture(name)) {
                 each(of_file(&path.join(name)))?;
             }

@@ -29,7 +29,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-pub use class_names::{notes as notes_on_names, require_names};
+pub use class_names::{folded, notes as notes_on_names, require_names};
 pub use damage::is_of_data;
 pub use data_set::{Record, Source};
 pub use id::SourceId;

@@ -1,0 +1,106 @@
+//! What a run knows of a delivery already: classes under other spellings or names, and images.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use anyhow::Result;
+use cgil::{
+    embeddings::Embeddings,
+    rows::{Rows, Split, Test, Train},
+    run::Run,
+    source::folded,
+    stream::{Change, Stream},
+    task::Class,
+};
+
+use crate::terminal;
+
+/// The class of a stream whose name differs from this one in its spelling alone.
+pub fn nearly<'a>(classes: &'a [Class], name: &str) -> Option<&'a str> {
+    let words = |name: &str| folded(&name.replace(['_', '-'], " "));
+    classes.iter().map(|class| class.name.as_str()).find(|known| words(known) == words(name))
+}
+
+/// Notes new classes of a delivery that are spelled nearly as a known one, or as one was called before.
+pub fn note_names(stream: &Stream, delivery: &[Class]) {
+    let (tasks, candidates) = (stream.tasks(), stream.candidates_after(stream.tasks()));
+    for Class { name, .. } in delivery.iter().filter(|class| stream.class_called(&class.name).is_none()) {
+        let renamed = (1..tasks).find_map(|t| match stream.changes(t) {
+            Some((class, Change::Rename(_))) if nearly(&stream.classes_after(t)[class..=class], name).is_some() => {
+                stream.is_candidate(class, tasks).then(|| &stream.classes[class].name)
+            }
+            _ => None,
+        });
+        if let Some(known) = nearly(&candidates, name) {
+            note(&format!("{name:?} is learned as a class of its own, beside {known:?}, which is known"));
+        } else if let Some(now) = renamed {
+            note(&format!("{name:?} is learned as a class of its own; what was called so before is {now:?} now"));
+        }
+    }
+}
+
+/// Notes training images of a source that are test images, or were learned, already: the same image has
+/// the same embedding.
+pub fn note_images(run: &Run, name: &str) -> Result<()> {
+    let own = Embeddings::open_complete(run, name)?;
+    let mut train = HashSet::new();
+    each::<Train>(&own, |row| _ = train.insert(row))?;
+    for other in run.sources() {
+        let Ok(embeddings) = Embeddings::open_complete(run, &other) else { continue };
+        let mut tested = HashSet::new();
+        if !embeddings.is_forgotten::<Test>() {
+            each::<Test>(&embeddings, |row| _ = train.contains(&row).then(|| tested.insert(row)))?;
+        }
+        if !tested.is_empty() {
+            note(&format!(
+                "{} of its {} training images are test images of {other}: scores on these say nothing",
+                tested.len(),
+                train.len()
+            ));
+        }
+        let mut learned = HashSet::new();
+        if other != name && !embeddings.is_forgotten::<Train>() {
+            each::<Train>(&embeddings, |row| _ = train.contains(&row).then(|| learned.insert(row)))?;
+        }
+        if !learned.is_empty() {
+            note(&format!(
+                "{} of its {} training images are training images of {other}: they count twice",
+                learned.len(),
+                train.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Notes sources other than this one whose training embeddings are there.
+pub fn note_left(run: &Run, forgotten: &str) {
+    let is_left = |name: &String| {
+        let there = |source: Embeddings| source.is_complete() && !source.is_forgotten::<Train>();
+        name != forgotten && Embeddings::open(run, name).is_ok_and(there)
+    };
+    let left: Vec<String> = run.sources().into_iter().filter(is_left).collect();
+    if !left.is_empty() {
+        note(&format!("training embeddings of {} are there still: `cgil forget` takes them away", left.join(", ")));
+    }
+}
+
+fn note(line: &str) {
+    terminal::note(&format!("note: {line}"));
+}
+
+/// Calls `each` with a hash of every embedding of a split.
+fn each<S: Split>(embeddings: &Embeddings, mut each: impl FnMut(u64)) -> Result<()> {
+    let labels: BTreeSet<i64> = embeddings.plan.classes.iter().map(|class| class.label).collect();
+    embeddings.each::<S>(&labels, |batch| {
+        let rows: &Rows<S> = &batch.rows;
+        (0..rows.len()).for_each(|i| {
+            let mut hasher = DefaultHasher::new();
+            rows.row(i).iter().for_each(|x| x.to_bits().hash(&mut hasher));
+            each(hasher.finish());
+        });
+        Ok(())
+    })
+}
