@@ -111,7 +111,7 @@ check-decoders: build
 # Which changes no test sees of the files that decide which rows, candidates and results belong together, into
 # runs/mutants.out. All of them take hours: FILES names some. The sources change as it goes, and are put back: commit first.
 FILES   ?= $(wildcard $(addprefix src/,artefact/*.rs atomic.rs embeddings/*.rs evaluate.rs metrics/*.rs results.rs rows.rs run.rs \
-             stream.rs summary.rs task.rs generator/store.rs method/*.rs prompt/align.rs prompt/stream.rs prompt/training.rs))
+             stream/*.rs summary.rs task.rs generator/store.rs method/*.rs prompt/align.rs prompt/stream.rs prompt/training.rs))
 MUTANTS  = runs/tools/bin/cargo-mutants
 
 mutants: $(MUTANTS)

@@ -42,8 +42,7 @@ pub struct Prediction {
     /// The class with the highest score: for an image of a seen class among the seen ones, else
     /// among all; none where the classifier cannot score the classes that it has not learned.
     pub class: Option<usize>,
-    /// Its score: for an image of an unseen class the open one, most often a cosine, else the
-    /// classifier's own.
+    /// Its score, as the table `predictions` has it.
     pub score: Option<f32>,
     /// The class with the highest score among those of the image's own task, as if the task were
     /// known.

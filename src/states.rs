@@ -37,7 +37,7 @@ pub use behind::behind;
 /// File of the tensors, beside the manifest.
 const STATE: &str = "state.safetensors";
 
-const ADVICE: &str = "use another --run, or remove it and the tasks after it";
+const ADVICE: &str = "use another --run, or, if no images are forgotten, remove it and the tasks after it";
 
 /// What learns: a classifier's kind and the options that decide what it keeps, not how it scores.
 #[derive(Clone, Debug)]

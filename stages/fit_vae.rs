@@ -161,7 +161,11 @@ fn fit_part(
             "partition {own} of {run}: its generators are there, {fitted} fitted now; other partitions lack {} of {all}\n",
             missing.len()
         ),
-        _ => format!("{all} generators in {} tasks in {run}, {fitted} fitted now\n", stream.tasks()),
+        _ => format!(
+            "{} in {} in {run}, {fitted} fitted now\n",
+            counted(all, "generator"),
+            counted(stream.tasks(), "task")
+        ),
     })
 }
 

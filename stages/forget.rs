@@ -1,5 +1,5 @@
-//! Training embeddings away, once they are learned from: what is kept of their classes, and what
-//! can be inferred from that.
+//! Embeddings away, training ones and with `--test` test ones, once they are learned from: what is
+//! kept of their classes, and what can be inferred from that.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -152,7 +152,7 @@ fn kept(run: &Run, embeddings: &Embeddings, Learned { stream, tasks, kind }: &Le
         classes += generators.len() as u64;
     }
     let mut text = format!(
-        "kept of each of its {} in the stream {}, on average: a generator ({kind}) of {} KB, a count, and a mean of {} bytes\n\
+        "kept of {} in the stream {}, on average of each: a generator ({kind}) of {} KB, a count, and a mean of {} bytes\n\
          kept of all classes together: a covariance of {} KB, and what prompts and evidence need\n\
          a mean of few images is close to them; of one image it is the image's embedding\n",
         counted(classes as usize, "class"),

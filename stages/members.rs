@@ -45,7 +45,8 @@ pub struct Compared {
     ///
     /// cgil or a baseline, and options of it as in the tables' column `method`; | between values
     /// stands for one method each: cgil,lr=0.01|0.05; in a value, ; stands for a comma. The first
-    /// is what the others are compared with; without, cgil and every baseline.
+    /// is what the others are compared with; without, cgil, its paper's form and every baseline but
+    /// ensemble.
     #[arg(long = "method", value_name = "METHOD", requires = "seeds")]
     methods: Vec<String>,
 }

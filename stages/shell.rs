@@ -16,7 +16,7 @@ pub struct Completions {
 
 #[derive(Args)]
 pub struct Man {
-    /// Directory that gets cgil.1 and a page per command
+    /// Directory that gets cgil.1 and a page per command that `--help` lists
     dir: PathBuf,
 }
 

@@ -1,5 +1,5 @@
-//! Fits one class's generator. It depends on the class's rows, the configuration and the seed
-//! alone.
+//! Fits one class's generator. It depends on the class's rows, its name, the configuration and the
+//! seed alone.
 
 use std::time::Instant;
 

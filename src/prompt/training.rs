@@ -30,7 +30,8 @@ const LOSSES: &str = "losses.parquet";
 /// What the class statistics that noise is made of are called in a manifest.
 const NOISE: &str = "statistics";
 
-const ADVICE: &str = "use the same options, another --run, or remove it and the tasks after it";
+const ADVICE: &str =
+    "use the same options, another --run, or, if no images are forgotten, remove it and the tasks after it";
 
 /// What prompts are trained on.
 pub enum Replay<'a> {
