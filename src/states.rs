@@ -100,9 +100,9 @@ impl<'a, C: Incremental> States<'a, C> {
 
     /// The options of the state after `learned` tasks, and where it lies.
     fn step(&self, learned: usize) -> Result<(&Value, PathBuf)> {
-        let rule = learned.checked_sub(1).and_then(|place| Some(self.kept().map(|kept| kept.get(place).copied())));
-        let options = match rule.transpose()?.flatten() {
-            Some(rule) => &self.learner.earlier[rule],
+        let kept = self.kept()?;
+        let options = match learned.checked_sub(1).and_then(|place| kept.get(place)) {
+            Some(&rule) => &self.learner.earlier[rule],
             None => &self.learner.options,
         };
         Ok((options, self.learner.dir(self.run, self.stream, options).join(step_name(learned))))

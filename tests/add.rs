@@ -88,10 +88,7 @@ fn deliveries_that_are_forgotten_become_what_one_stream_of_all_becomes() {
 
     for k in ["0", "1", "2"] {
         let said = data.add(&grown, k, &["--forget"]);
-        assert!(
-            said.contains("forgotten: 12 training embeddings of ") && said.contains("kept of 2 classes"),
-            "{said}"
-        );
+        assert!(said.contains("forgotten: 12 training embeddings of ") && said.contains("kept of 2 classes"), "{said}");
     }
     assert_eq!(outcome(&grown), outcome(&whole));
     let left: Vec<PathBuf> = files(Path::new(&grown)).into_keys().collect();
