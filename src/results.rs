@@ -37,7 +37,7 @@ pub const CLASSIFIER: &str = "classifier.safetensors";
 const FORGOTTEN: &str = "forgotten";
 
 /// What can be done about results that were made otherwise.
-const ADVICE: &str = "use another --run, or remove it and the steps after it";
+const ADVICE: &str = "use another --run, or, if no images are forgotten, remove it and the steps after it";
 
 /// The results of a method on a stream.
 pub struct Results<'a> {

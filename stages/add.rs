@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
         })?;
         needed.of_embeddings(&Embeddings::open_complete(&run, &name)?)?; // before the stream has it as a task
         if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
-            known::note_images(&run, &name)?;
+            known::note_images(&run, &name);
         }
     }
     let embeddings = Embeddings::open_complete(&run, &name)?;
@@ -181,9 +181,11 @@ impl Options {
     }
 }
 
-/// What the source after those that are known is called.
+/// What the source after those that are known is called: its number is above theirs.
 fn next_name(known: &[String]) -> String {
-    if known.is_empty() { FIRST_SOURCE.to_owned() } else { format!("delivery-{}", known.len() + 1) }
+    let number = |name: &String| name.strip_prefix("delivery-")?.parse::<usize>().ok();
+    let last = known.iter().filter_map(number).max().unwrap_or(0).max(known.len());
+    if last == 0 { FIRST_SOURCE.to_owned() } else { format!("delivery-{}", last + 1) }
 }
 
 /// Whether a stream has the classes of a source.
@@ -222,5 +224,23 @@ impl Needed<'_> {
              class out, and add them again{more}"
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_called_by_a_number_that_none_has() {
+        for (known, expected) in [
+            (&[][..], "base"),
+            (&["base"], "delivery-2"),
+            (&["base", "delivery-3"], "delivery-4"),
+            (&["a", "b"], "delivery-3"),
+        ] {
+            let known: Vec<String> = known.iter().map(|name: &&str| (*name).to_owned()).collect();
+            assert_eq!(next_name(&known), expected);
+        }
     }
 }

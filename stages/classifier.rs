@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use cgil::{
-    artefact::{self, Manifest},
+    artefact::{self, MANIFEST, Manifest},
     baseline::{Incremental, OpenClassifier},
     clip::Checkpoint,
     results::{CLASSIFIER, Results},
@@ -18,7 +18,12 @@ use cgil::{
 use clap::Args;
 use serde_json::Value;
 
-use crate::{known::nearly, learners::Text, options::StreamOption, terminal};
+use crate::{
+    known::{nearly, spelled},
+    learners::Text,
+    options::StreamOption,
+    terminal,
+};
 
 /// Which classifier of a run is meant.
 #[derive(Args)]
@@ -32,6 +37,7 @@ pub struct ClassifierOptions {
 
 /// A classifier, and what it is of.
 pub struct Learned {
+    /// As the classifier knows it.
     pub stream: Stream,
     /// How many of its tasks the classifier has learned.
     pub tasks: usize,
@@ -50,7 +56,7 @@ impl ClassifierOptions {
     /// The classifier after the last task, or, where that is not learned yet, after the last that is.
     pub fn open(&self, run: &Run) -> Result<Learned> {
         let none = || format!("{} has learned nothing yet: run `cgil add` first", run.dir().display());
-        let stream = self.stream.find(run)?.with_context(none)?;
+        let mut stream = self.stream.find(run)?.with_context(none)?;
         let (tasks, dir) = step(run, &stream, self.method.as_deref())?;
         if tasks < stream.tasks() {
             terminal::note(&format!(
@@ -62,6 +68,10 @@ impl ClassifierOptions {
         let made = Manifest::read(&dir, &artefact::RESULTS)?;
         made.check_file(&dir, CLASSIFIER)?;
         let (classifier, classes) = OpenClassifier::read(&dir.join(CLASSIFIER))?;
+        let first = stream.first_tasks(tasks)?;
+        if classes.len() + first.removed(tasks).count() == first.classes.len() {
+            stream = first; // as far as it was known then
+        }
         let text = |value: &Value, otherwise: &str| value.as_str().unwrap_or(otherwise).to_owned();
         Ok(Learned {
             stream,
@@ -81,11 +91,6 @@ impl Learned {
         if names.is_empty() {
             return Ok(self);
         }
-        ensure!(
-            self.tasks == self.stream.tasks(),
-            "--also needs the last task of {} learned: run the command that began it again, or leave --also out",
-            self.stream.name
-        );
         let also = also(names, &self.classes, &self.stream.classes)?;
         self.classes.extend(also.iter().cloned());
         let all = [&self.stream.classes[..], &also].concat();
@@ -94,46 +99,40 @@ impl Learned {
         // what was learned knows the stream's classes alone
         let learned = text.evidence_of(self.stream.classes.len());
         let mut states = States::new(run, &self.stream, learner, learned);
-        evidence.restore(states.after(self.stream.tasks())?.state())?;
+        evidence.restore(states.after(self.tasks)?.state())?;
         ensure!(evidence.stored().per_class > 0, "nothing was learned");
         let classifier = evidence.classifier(None).context("nothing was learned")?;
-        let removed: Vec<usize> = self.stream.removed(self.stream.tasks()).collect();
+        let removed: Vec<usize> = self.stream.removed(self.tasks).collect();
         self.classifier = classifier.without(&removed).with_prompts(self.classifier.prompts().as_deref());
         Ok(self)
     }
 }
 
 /// The last step that has a classifier, how many tasks it is after and where it lies: of the method that is
-/// asked for, of the only one that has it, of the one with default options or of the only one of CGIL.
+/// asked for, of the only one that has any, of the only one of CGIL or of that with default options.
 fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<(usize, PathBuf)> {
     let dir = |method: &str, tasks: usize| Results::new(run, stream, method).step_dir(tasks);
-    let has = |method: &str, tasks: usize| storage::is_file(&dir(method, tasks).join(CLASSIFIER));
+    // in a store the manifest comes last
+    let is_whole = |dir: PathBuf| storage::is_file(&dir.join(CLASSIFIER)) && storage::is_file(&dir.join(MANIFEST));
+    let last = |method: &String| (1..=stream.tasks()).rev().find(|&tasks| is_whole(dir(method, tasks)));
     let methods = run.methods(&stream.name);
-    let some = |tasks: &usize| methods.iter().any(|method| has(method, *tasks));
-    let asked = |tasks: &usize| method.map_or_else(|| some(tasks), |method| has(method, *tasks));
-    let last = (1..=stream.tasks()).rev();
-    let Some(tasks) = last.clone().find(asked) else {
-        let ready: Vec<&str> =
-            methods.iter().map(String::as_str).filter(|method| last.clone().any(|t| has(method, t))).collect();
-        match method {
-            Some(method) if !ready.is_empty() => {
-                bail!("{method} has no classifier; those that have: {}", ready.join(", "))
-            }
-            _ => bail!(
-                "{} has no classifier yet: run `cgil add` or `cgil prompt-tune`, which make one",
-                run.dir().display()
-            ),
+    let ready: Vec<(&str, usize)> =
+        methods.iter().filter_map(|method| Some((method.as_str(), last(method)?))).collect();
+    let names = || ready.iter().map(|(method, _)| *method).collect::<Vec<_>>().join(", ");
+    let of_cgil: Vec<_> = ready.iter().copied().filter(|(method, _)| method.starts_with("cgil")).collect();
+    let called = |name: &str| ready.iter().find(|(method, _)| *method == name);
+    let &(method, tasks) = match (method, &ready[..], &of_cgil[..]) {
+        (_, [], _) => {
+            bail!("{} has no classifier yet: run `cgil add` or `cgil prompt-tune`, which make one", run.dir().display())
         }
-    };
-    let ready: Vec<&str> = methods.iter().map(String::as_str).filter(|method| has(method, tasks)).collect();
-    let of_cgil: Vec<&str> = ready.iter().copied().filter(|method| method.starts_with("cgil")).collect();
-    let chosen = match (method, &ready[..], &of_cgil[..]) {
-        (Some(method), ..) => method,
+        (Some(name), ..) => {
+            called(name).with_context(|| format!("{name} has no classifier; those that have: {}", names()))?
+        }
         (None, [only], _) | (None, _, [only]) => only,
-        (None, ..) if has("cgil", tasks) => "cgil",
-        (None, ..) => bail!("several methods have a classifier ({}): choose one by --method", ready.join(", ")),
+        (None, ..) => called("cgil")
+            .with_context(|| format!("several methods have a classifier ({}): choose one by --method", names()))?,
     };
-    Ok((tasks, dir(chosen, tasks)))
+    Ok((tasks, dir(method, tasks)))
 }
 
 /// Classes by name that are no `candidates`; with labels that none of `all` has.
@@ -145,7 +144,10 @@ fn also(names: &[String], candidates: &[Class], all: &[Class]) -> Result<Vec<Cla
         if let Some(known) = nearly(candidates, name) {
             bail!("--also names {name:?}, which the run knows as {known:?}");
         }
-        ensure!(names.iter().filter(|other| other.trim() == name).count() == 1, "--also names {name:?} twice");
+        ensure!(
+            names.iter().filter(|other| spelled(other) == spelled(name)).count() == 1,
+            "--also names {name:?} twice"
+        );
         Ok(Class { label, name: name.to_owned() })
     };
     (next..).zip(names).map(class).collect()

@@ -1,7 +1,7 @@
 //! What a run knows of a delivery already: classes under other spellings or names, and images.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -17,33 +17,49 @@ use cgil::{
 
 use crate::terminal;
 
-/// The class of a stream whose name differs from this one in its spelling alone.
+/// A name without what differs from spelling to spelling: case, blanks, underscores and dashes.
+pub fn spelled(name: &str) -> String {
+    folded(&name.replace(['_', '-'], " "))
+}
+
+/// The class whose name differs from this one in its spelling alone.
 pub fn nearly<'a>(classes: &'a [Class], name: &str) -> Option<&'a str> {
-    let words = |name: &str| folded(&name.replace(['_', '-'], " "));
-    classes.iter().map(|class| class.name.as_str()).find(|known| words(known) == words(name))
+    let asked = spelled(name);
+    classes.iter().map(|class| class.name.as_str()).find(|known| spelled(known) == asked)
 }
 
 /// Notes new classes of a delivery that are spelled nearly as a known one, or as one was called before.
 pub fn note_names(stream: &Stream, delivery: &[Class]) {
-    let (tasks, candidates) = (stream.tasks(), stream.candidates_after(stream.tasks()));
+    let tasks = stream.tasks();
+    let known: HashMap<String, String> =
+        stream.candidates_after(tasks).into_iter().map(|class| (spelled(&class.name), class.name)).collect();
+    let mut renamed = HashMap::new(); // what classes were called before
+    for t in 1..tasks {
+        if let Some((class, Change::Rename(_))) = stream.changes(t)
+            && stream.is_candidate(class, tasks)
+        {
+            renamed.insert(spelled(&stream.classes_after(t)[class].name), &stream.classes[class].name);
+        }
+    }
     for Class { name, .. } in delivery.iter().filter(|class| stream.class_called(&class.name).is_none()) {
-        let renamed = (1..tasks).find_map(|t| match stream.changes(t) {
-            Some((class, Change::Rename(_))) if nearly(&stream.classes_after(t)[class..=class], name).is_some() => {
-                stream.is_candidate(class, tasks).then(|| &stream.classes[class].name)
-            }
-            _ => None,
-        });
-        if let Some(known) = nearly(&candidates, name) {
+        let spelled = spelled(name);
+        if let Some(known) = known.get(&spelled) {
             note(&format!("{name:?} is learned as a class of its own, beside {known:?}, which is known"));
-        } else if let Some(now) = renamed {
+        } else if let Some(now) = renamed.get(&spelled) {
             note(&format!("{name:?} is learned as a class of its own; what was called so before is {now:?} now"));
         }
     }
 }
 
-/// Notes training images of a source that are test images, or were learned, already: the same image has
+/// Notes training images of a source that are test images or training images already: the same image has
 /// the same embedding.
-pub fn note_images(run: &Run, name: &str) -> Result<()> {
+pub fn note_images(run: &Run, name: &str) {
+    if let Err(error) = compare(run, name) {
+        note(&format!("its images were not compared with those that are there: {error:#}"));
+    }
+}
+
+fn compare(run: &Run, name: &str) -> Result<()> {
     let own = Embeddings::open_complete(run, name)?;
     let mut train = HashSet::new();
     each::<Train>(&own, |row| _ = train.insert(row))?;
@@ -66,7 +82,7 @@ pub fn note_images(run: &Run, name: &str) -> Result<()> {
         }
         if !learned.is_empty() {
             note(&format!(
-                "{} of its {} training images are training images of {other}: they count twice",
+                "{} of its {} training images are training images of {other} already",
                 learned.len(),
                 train.len()
             ));

@@ -2,22 +2,32 @@
 //! there twice.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use cgil::storage;
+use cgil::{hash::hash_bytes, storage};
+use tempfile::NamedTempFile;
 
 /// Puts pictures below a directory.
 pub struct Sorter {
     dir: PathBuf,
     /// Whether links are put there instead of copies.
     link: bool,
-    /// How many pictures of a path there were already.
-    there: HashMap<PathBuf, usize>,
+    /// What is there of each path: pictures of one name have numbers.
+    there: HashMap<PathBuf, There>,
+}
+
+/// What is there of a path.
+#[derive(Default)]
+struct There {
+    /// How many numbers are taken, from 1.
+    taken: usize,
+    /// What each is: of a copy the SHA-256 of its bytes, of a link where it leads.
+    what: HashSet<String>,
 }
 
 impl Sorter {
@@ -28,19 +38,35 @@ impl Sorter {
     }
 
     /// Puts a file into the directory of a class, by its own name or, where another file has that, with a
-    /// number.
+    /// number; not what is there already.
     pub fn put(&mut self, file: &Path, class: &str) -> Result<()> {
         ensure!(!storage::is_remote(file), "--sort-into takes files of this machine, not of an object store");
         let dir = self.dir.join(directory_of(class));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
         let there = self.there.entry(dir.join(name)).or_default();
+        let cannot = || format!("cannot put {} into {}", file.display(), dir.display());
+        let what = if self.link { target(file) } else { sum(file) }.with_context(cannot)?;
         loop {
-            *there += 1;
-            let to = dir.join(numbered(file, *there));
-            let put = if self.link { link(file, &to) } else { copy(file, &to) };
-            if put.with_context(|| format!("cannot put {} at {}", file.display(), to.display()))? {
+            // by earlier runs, and by others that run now
+            let to = loop {
+                let to = dir.join(numbered(file, there.taken + 1));
+                let Ok(found) = to.symlink_metadata() else { break to };
+                there.taken += 1;
+                there.what.extend(if found.is_symlink() { fs::read_link(&to).ok().map(shown) } else { sum(&to).ok() });
+            };
+            if there.what.contains(&what) {
                 return Ok(());
+            }
+            let put = if self.link { link(file, &to) } else { copy(file, &to) };
+            match put {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                put => {
+                    put.with_context(cannot)?;
+                    there.taken += 1;
+                    there.what.insert(what);
+                    return Ok(());
+                }
             }
         }
     }
@@ -65,35 +91,38 @@ fn numbered(file: &Path, n: usize) -> OsString {
     name
 }
 
-/// Copies a file whole or not at all; false where another one is there.
-fn copy(file: &Path, to: &Path) -> io::Result<bool> {
-    if to.symlink_metadata().is_ok() {
-        return Ok(to.metadata().is_ok_and(|there| there.is_file()) && fs::read(to)? == fs::read(file)?);
-    }
-    let mut temporary = OsString::from(".");
-    temporary.push(to.file_name().unwrap_or_default());
-    let temporary = to.with_file_name(temporary);
-    let copied = fs::copy(file, &temporary).and_then(|_| fs::rename(&temporary, to));
-    copied.inspect_err(|_| _ = fs::remove_file(&temporary)).map(|()| true)
+/// The SHA-256 of a file's bytes.
+fn sum(file: &Path) -> io::Result<String> {
+    Ok(hash_bytes(&fs::read(file)?))
 }
 
-/// Links to a file; false where something else is there.
+/// Where a link to a file leads.
+fn target(file: &Path) -> io::Result<String> {
+    if cfg!(unix) { Ok(shown(file.canonicalize()?)) } else { sum(file) }
+}
+
+fn shown(path: PathBuf) -> String {
+    path.display().to_string()
+}
+
+/// Copies a file whole or not at all, where nothing is yet.
+fn copy(file: &Path, to: &Path) -> io::Result<()> {
+    let mut temporary = NamedTempFile::new_in(to.parent().unwrap_or(Path::new(".")))?;
+    io::copy(&mut fs::File::open(file)?, &mut temporary)?;
+    temporary.as_file().set_permissions(fs::metadata(file)?.permissions())?;
+    temporary.persist_noclobber(to).map(|_| ()).map_err(|error| error.error)
+}
+
+/// Links to a file, where nothing is yet.
 #[cfg(unix)]
-fn link(file: &Path, to: &Path) -> io::Result<bool> {
-    let target = file.canonicalize()?;
-    match to.symlink_metadata() {
-        Ok(_) => Ok(fs::read_link(to).is_ok_and(|there| there == target)),
-        Err(_) => std::os::unix::fs::symlink(target, to).map(|()| true),
-    }
+fn link(file: &Path, to: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(file.canonicalize()?, to)
 }
 
-/// Links to a file; false where something else is there.
+/// Links to a file, where nothing is yet.
 #[cfg(not(unix))]
-fn link(file: &Path, to: &Path) -> io::Result<bool> {
-    match to.symlink_metadata() {
-        Ok(_) => Ok(fs::read(to)? == fs::read(file)?),
-        Err(_) => fs::hard_link(file, to).map(|()| true),
-    }
+fn link(file: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(file, to)
 }
 
 #[cfg(test)]
@@ -115,14 +144,23 @@ mod tests {
             fs::create_dir(file.parent().unwrap()).unwrap();
             fs::write(file, format!("picture {k}")).unwrap();
         }
-        let below = dir.path().join("sorted");
-        for link in [false, true, false] {
-            let mut sorter = Sorter::new(&below.join(link.to_string()), link).unwrap();
-            files.iter().for_each(|file| sorter.put(file, "ant").unwrap());
-            let mut names: Vec<_> = fs::read_dir(below.join(format!("{link}/ant"))).unwrap().flatten().collect();
-            names.sort_by_key(|entry| entry.file_name());
-            let found = names.iter().map(|entry| fs::read_to_string(entry.path()).unwrap()).collect::<Vec<_>>();
-            assert_eq!(found, ["picture 1", "picture 2", "picture 0"]); // a-2, a-3, a
+        let sorted = |below: &str, link: bool, order: &[usize]| -> Vec<String> {
+            let below = dir.path().join(below);
+            let mut sorter = Sorter::new(&below, link).unwrap();
+            order.iter().for_each(|&k| sorter.put(&files[k], "ant").unwrap());
+            let mut there: Vec<_> = fs::read_dir(below.join("ant")).unwrap().flatten().collect();
+            there.sort_by_key(|entry| entry.file_name());
+            there.iter().map(|entry| fs::read_to_string(entry.path()).unwrap()).collect()
+        };
+        for (below, link) in [("copies", false), ("links", true)] {
+            let [first, second] = ["picture 1", "picture 2"];
+            assert_eq!(sorted(below, link, &[1, 2]), [second, first]); // a-2, a
+            for order in [[2, 0, 1], [0, 1, 2], [1, 2, 0]] {
+                assert_eq!(sorted(below, link, &order), [second, "picture 0", first]); // a-2, a-3, a
+            }
         }
+        // links that are there lead where they did, and what they lead to stays
+        assert_eq!(sorted("links", false, &[0, 1]).len(), 5);
+        assert_eq!(fs::read_to_string(&files[1]).unwrap(), "picture 1");
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use crate::{
     add::{Data, LITTLE},
-    support::{copy, copy_checkpoint, ended, fails, only, path, run, text},
+    support::{copy, copy_checkpoint, ended, fails, files, only, path, run, text},
 };
 
 /// Runs a command that succeeds, and returns its notes.
@@ -30,14 +30,21 @@ fn while_a_delivery_is_not_learned_the_classifier_before_it_answers() {
     // the class of an unlearned task was not known then
     assert_eq!(run(&classify), before);
     assert!(told(&classify).contains("the classifier after task 1 of 2"));
-    fails(&[&classify[..], &["--also", "gnu"]].concat(), &["--also", "last task", "run the command"]);
-    run(&["export", "--run", &run_dir, "--to", "npy", "--out", &data.at("head")]);
+    let also = run(&[&classify[..], &["--also", "gnu"]].concat());
+    assert!(also.lines().count() == 6 && also.contains(": bee ("), "{also}");
+    // what it is made from is what it has learned
+    let head = data.root.join("head");
+    run(&["export", "--run", &run_dir, "--to", "npy", "--out", path(&head)]);
+    let made: String = files(&head).into_values().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+    assert!(made.contains("base") && !made.contains("delivery-2"), "{made}");
     fs::remove_dir_all(&method).unwrap();
     fails(&classify, &["no classifier yet", "cgil add"]);
     // another method beside it does not hide it
     data.add(&run_dir, "1", &[]);
     run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]);
     assert!(!told(&classify).contains("after task"));
+    fs::remove_dir_all(method.join("task-02")).unwrap();
+    assert!(told(&classify).contains("the classifier after task 1 of 2"));
 }
 
 #[test]
@@ -54,7 +61,7 @@ fn a_checkpoint_that_was_moved_is_given_once() {
     let told = |args: Vec<String>| told(&args.iter().map(String::as_str).collect::<Vec<_>>());
     told(add(0, &["--model", &first]));
     fs::rename(&first, &second).unwrap();
-    fails(&add(1, &[]).iter().map(String::as_str).collect::<Vec<_>>(), &["clip"]);
+    fails(&add(1, &[]).iter().map(String::as_str).collect::<Vec<_>>(), &["clip", "is not there"]);
     run(&["rename", "--run", &run_dir, "ant", "formica", "--model", &second]);
     told(add(1, &["--model", &second]));
     told(add(2, &[])); // a later delivery says where it is
@@ -83,7 +90,7 @@ fn what_a_run_knows_of_a_delivery_already_is_said() {
         "\"BEE\" is learned as a class of its own, beside \"bee\"",
         "\"ant\" is learned as a class of its own; what was called so before is \"formica\" now",
         "3 of its 15 training images are test images of base",
-        "6 of its 15 training images are training images of base: they count twice",
+        "6 of its 15 training images are training images of base already",
         "training embeddings of base are there still: `cgil forget`",
     ] {
         assert!(said.contains(part), "{said}");

@@ -13,7 +13,7 @@ use super::{
 use crate::{atomic, hash::hash_file, storage};
 
 /// Name of the manifest in an artefact's directory.
-pub(crate) const MANIFEST: &str = atomic::WHOLE;
+pub const MANIFEST: &str = atomic::WHOLE;
 
 /// A file of an artefact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

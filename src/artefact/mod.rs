@@ -17,7 +17,6 @@ mod slug;
 pub use error::Error;
 pub(crate) use identity::place;
 pub use identity::{GENERATORS, Identity, Input, KINDS, Kind, PROMPTS, QUALITY, RESULTS, SOURCE, STATISTICS, STREAM};
-pub(crate) use manifest::MANIFEST;
-pub use manifest::{FileSum, Manifest};
+pub use manifest::{FileSum, MANIFEST, Manifest};
 pub use plan::Plan;
 pub use slug::slug;

@@ -24,9 +24,11 @@ pub fn behind(
     let (statistics, results) = (dir(run, stream), run.dir().join(RESULTS).join(&stream.name));
     for name in names(&statistics) {
         let own = statistics.join(&name);
-        let some = names(&own).iter().filter_map(|step| step_number(step)).max();
-        let made = some.map(|step| Manifest::find(&own.join(step_name(step)), &artefact::STATISTICS)).transpose()?;
-        let learned = match made.flatten() {
+        let mut steps: Vec<usize> = names(&own).iter().filter_map(|step| step_number(step)).collect();
+        steps.sort_unstable();
+        let found =
+            steps.into_iter().rev().map(|step| Manifest::find(&own.join(step_name(step)), &artefact::STATISTICS));
+        let learned = match found.filter_map(Result::transpose).next().transpose()? {
             None => 0,
             Some(made) => match learner(&made.options) {
                 Some(learner) => learner.learned(run, stream)?,
