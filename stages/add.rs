@@ -45,74 +45,96 @@ pub struct Options {
     forget: bool,
 }
 
+/// What is added.
+struct Delivery {
+    source: Source,
+    /// What it is called in the run.
+    name: String,
+    /// Whether listings of its archives begin now: they go again where it comes to nothing.
+    is_listed_now: bool,
+}
+
 pub fn run(options: &Options) -> Result<()> {
     let run = Run::open(&options.run, terminal::note)?;
-    let mut stream = options.learn.stream.find(&run)?;
+    let stream = options.learn.stream.find(&run)?;
     let stages = options.learn.stages(&run, stream.as_ref())?;
-    let data = options.data.place()?;
-    let expected = options.expected_name(&run, &data)?;
-    // listings that begin here go again where they come to nothing
-    let is_new = embeddings::listings(&run, &expected).is_some_and(|dir| !storage::is_dir(&dir));
-    let source = extract::open_source_at(&data, &options.data, &run, &expected, None).inspect_err(|error| {
-        if is_new && is_of_data(&data, error.as_ref()) {
-            embeddings::remove_listings(&run, &expected, false).ok();
+    let delivery = options.delivery(&run)?;
+    let name = &delivery.name;
+    let is_in_stream = stream.as_ref().is_some_and(|stream| stream.sources().contains(&name.as_str()));
+    match Embeddings::open(&run, name).ok().filter(Embeddings::is_forgotten::<Train>) {
+        Some(_) if is_in_stream => {
+            terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
         }
-    })?;
-    let name = options.name(&run, &source);
-    if is_new && !name.as_ref().is_ok_and(|name| *name == expected) {
-        embeddings::remove_listings(&run, &expected, false)?; // which are of another source
-    }
-    let name = name?;
-
-    let is_forgotten = Embeddings::open(&run, &name).is_ok_and(|embeddings| embeddings.is_forgotten::<Train>());
-    if is_forgotten {
-        if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
-            let dir = Embeddings::open(&run, &name)?.dir().to_owned();
-            return Err(Error::Forgotten { split: "training", dir }.into());
-        }
-        terminal::note(&format!("note: the training embeddings of {name} were learned and forgotten"));
-    } else {
-        let needed = Needed { stream: stream.as_ref(), least: stages.least_rows() };
-        needed.of_images(&source).inspect_err(|_| {
-            if is_new {
-                embeddings::remove_listings(&run, &name, false).ok();
-            }
-        })?;
-        let is_known = run.sources().contains(&name);
-        if let Some(stream) = stream.as_ref().filter(|stream| !has(stream, &name)) {
-            known::note_names(stream, &source.classes);
-        }
-        let encoded = extract::encode(&run, &name, &options.checkpoint(&run)?, &source, &options.data);
-        encoded.map_err(|error| match error.downcast_ref() {
-            Some(Error::OtherEmbeddings { .. }) if !is_known => {
-                anyhow!("another command has begun a source {name} meanwhile: run this one again")
-            }
-            _ => error,
-        })?;
-        needed.of_embeddings(&Embeddings::open_complete(&run, &name)?)?; // before the stream has it as a task
-        if !stream.as_ref().is_some_and(|stream| has(stream, &name)) {
-            known::note_images(&run, &name);
+        Some(gone) => return Err(Error::Forgotten { split: "training", dir: gone.dir() }.into()),
+        None => {
+            let needed = Needed { stream: stream.as_ref(), least: stages.least_rows() };
+            options.encode(&run, &delivery, &needed, is_in_stream)?;
         }
     }
-    let embeddings = Embeddings::open_complete(&run, &name)?;
-    let stream = match stream.take() {
-        None => Stream::new(&embeddings, &Order::of_seed(None), Cut::Tasks(1), None)?.create(&run)?,
-        Some(mut stream) => {
-            if !has(&stream, &name) {
-                stream.append(&run, &embeddings)?;
-            }
-            stream
-        }
-    };
+    let stream = with_source(&run, stream, &Embeddings::open_complete(&run, name)?)?;
     stages.learn(&run, &stream)?;
     if options.forget {
-        forget::forget(&run, &name, Forget::Training, false)?;
-        known::note_left(&run, &name);
+        forget::forget(&run, name, Forget::Training, false)?;
+        known::note_left(&run, name);
     }
     Ok(())
 }
 
+/// The stream with a source's classes as its last task, unless it has them.
+fn with_source(run: &Run, stream: Option<Stream>, source: &Embeddings) -> Result<Stream> {
+    let Some(mut stream) = stream else {
+        return Stream::new(source, &Order::of_seed(None), Cut::Tasks(1), None)?.create(run);
+    };
+    if !stream.sources().contains(&source.name.as_str()) {
+        stream.append(run, source)?;
+    }
+    Ok(stream)
+}
+
 impl Options {
+    /// The images, and what they are called in the run.
+    fn delivery(&self, run: &Run) -> Result<Delivery> {
+        let data = self.data.place()?;
+        let expected = self.expected_name(run, &data)?;
+        let is_listed_now = embeddings::listings(run, &expected).is_some_and(|dir| !storage::is_dir(&dir));
+        let source = extract::open_source_at(&data, &self.data, run, &expected, None).inspect_err(|error| {
+            if is_listed_now && is_of_data(&data, error.as_ref()) {
+                embeddings::remove_listings(run, &expected, false).ok();
+            }
+        })?;
+        let name = self.name(run, &source);
+        if is_listed_now && !name.as_ref().is_ok_and(|name| *name == expected) {
+            embeddings::remove_listings(run, &expected, false)?; // which are of another source
+        }
+        Ok(Delivery { source, name: name?, is_listed_now })
+    }
+
+    /// Encodes the images, which have to be enough, and says what the run knows of them already.
+    fn encode(&self, run: &Run, delivery: &Delivery, needed: &Needed, is_in_stream: bool) -> Result<()> {
+        let Delivery { source, name, is_listed_now } = delivery;
+        needed.of_images(source).inspect_err(|_| {
+            if *is_listed_now {
+                embeddings::remove_listings(run, name, false).ok();
+            }
+        })?;
+        if let Some(stream) = needed.stream.filter(|_| !is_in_stream) {
+            known::note_names(stream, &source.classes);
+        }
+        let is_begun = run.sources().contains(name);
+        let encoded = extract::encode(run, name, &self.checkpoint(run)?, source, &self.data);
+        encoded.map_err(|error| match error.downcast_ref() {
+            Some(Error::OtherEmbeddings { .. }) if !is_begun => {
+                anyhow!("another command has begun a source {name} meanwhile: run this one again")
+            }
+            _ => error,
+        })?;
+        needed.of_embeddings(&Embeddings::open_complete(run, name)?)?; // before the stream has it as a task
+        if !is_in_stream {
+            known::note_images(run, name);
+        }
+        Ok(())
+    }
+
     /// What the source is called as far as that is known before its images are: as it was when this data
     /// was added before, last, else what comes next.
     fn expected_name(&self, run: &Run, data: &Path) -> Result<String> {
@@ -186,11 +208,6 @@ fn next_name(known: &[String]) -> String {
     let number = |name: &String| name.strip_prefix("delivery-")?.parse::<usize>().ok();
     let last = known.iter().filter_map(number).max().unwrap_or(0).max(known.len());
     if last == 0 { FIRST_SOURCE.to_owned() } else { format!("delivery-{}", last + 1) }
-}
-
-/// Whether a stream has the classes of a source.
-fn has(stream: &Stream, source: &str) -> bool {
-    stream.sources().contains(&source)
 }
 
 /// What a delivery needs of each class.
