@@ -60,35 +60,30 @@ pub fn note_images(run: &Run, name: &str) {
 }
 
 fn compare(run: &Run, name: &str) -> Result<()> {
-    let own = Embeddings::open_complete(run, name)?;
-    let mut train = HashSet::new();
-    each::<Train>(&own, |row| _ = train.insert(row))?;
+    let mut own = HashSet::new();
+    each::<Train>(&Embeddings::open_complete(run, name)?, |row| _ = own.insert(row))?;
+    let of = format!("of its {} training images are", own.len());
     for other in run.sources() {
         let Ok(embeddings) = Embeddings::open_complete(run, &other) else { continue };
-        let mut tested = HashSet::new();
-        if !embeddings.is_forgotten::<Test>() {
-            each::<Test>(&embeddings, |row| _ = train.contains(&row).then(|| tested.insert(row)))?;
+        let tested = shared::<Test>(&own, &embeddings)?;
+        if tested > 0 {
+            note(&format!("{tested} {of} test images of {other}: scores on these say nothing"));
         }
-        if !tested.is_empty() {
-            note(&format!(
-                "{} of its {} training images are test images of {other}: scores on these say nothing",
-                tested.len(),
-                train.len()
-            ));
-        }
-        let mut learned = HashSet::new();
-        if other != name && !embeddings.is_forgotten::<Train>() {
-            each::<Train>(&embeddings, |row| _ = train.contains(&row).then(|| learned.insert(row)))?;
-        }
-        if !learned.is_empty() {
-            note(&format!(
-                "{} of its {} training images are training images of {other} already",
-                learned.len(),
-                train.len()
-            ));
+        let learned = if other == name { 0 } else { shared::<Train>(&own, &embeddings)? };
+        if learned > 0 {
+            note(&format!("{learned} {of} training images of {other} already"));
         }
     }
     Ok(())
+}
+
+/// How many of some embeddings, by their hashes, a split of a source has.
+fn shared<S: Split>(own: &HashSet<u64>, other: &Embeddings) -> Result<usize> {
+    let mut found = HashSet::new();
+    if !other.is_forgotten::<S>() {
+        each::<S>(other, |row| _ = own.contains(&row).then(|| found.insert(row)))?;
+    }
+    Ok(found.len())
 }
 
 /// Notes sources other than this one whose training embeddings are there.
