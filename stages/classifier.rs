@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use cgil::{
-    artefact::{self, MANIFEST, Manifest},
+    artefact::{self, MANIFEST, Manifest, slug},
     baseline::{Incremental, OpenClassifier},
     clip::Checkpoint,
     results::{CLASSIFIER, Results},
@@ -120,7 +120,7 @@ fn step(run: &Run, stream: &Stream, method: Option<&str>) -> Result<(usize, Path
         methods.iter().filter_map(|method| Some((method.as_str(), last(method)?))).collect();
     let names = || ready.iter().map(|(method, _)| *method).collect::<Vec<_>>().join(", ");
     let of_cgil: Vec<_> = ready.iter().copied().filter(|(method, _)| method.starts_with("cgil")).collect();
-    let called = |name: &str| ready.iter().find(|(method, _)| *method == name);
+    let called = |name: &str| ready.iter().find(|(method, _)| *method == slug(name)); // as their directories are
     let &(method, tasks) = match (method, &ready[..], &of_cgil[..]) {
         (_, [], _) => {
             bail!("{} has no classifier yet: run `cgil add` or `cgil prompt-tune`, which make one", run.dir().display())

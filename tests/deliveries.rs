@@ -43,6 +43,9 @@ fn while_a_delivery_is_not_learned_the_classifier_before_it_answers() {
     data.add(&run_dir, "1", &[]);
     run(&["baseline", "evidence", "--run", &run_dir, "--tasks", "1"]);
     assert!(!told(&classify).contains("after task"));
+    // a method is called as tables call it
+    assert!(!told(&[&classify[..], &["--method", "cgil,epochs=2"]].concat()).contains("after task"));
+    fails(&[&classify[..], &["--method", "cgil,epochs=3"]].concat(), &["cgil,epochs=3 has no classifier", "evidence"]);
     fs::remove_dir_all(method.join("task-02")).unwrap();
     assert!(told(&classify).contains("the classifier after task 1 of 2"));
 }

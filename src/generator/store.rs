@@ -39,7 +39,8 @@ const LOSSES: &str = "losses.parquet";
 const PARTIAL: &str = "identity.json";
 
 /// What can be done about generators that were made otherwise.
-const ADVICE: &str = "use the same options, another --seed or another --run, or, if no images are forgotten, remove it and the tasks after it";
+const ADVICE: &str = "use the same options, another --seed or another --run, or, if no images are forgotten, remove it \
+                      and the tasks after it";
 
 /// The generators of one kind of a stream.
 #[derive(Debug)]
