@@ -19,6 +19,7 @@ PLACE = ROOT / "runs" / "launches"
 MOVES = ["copy from the host", "copy to the host", "copy on the device", "set memory"]
 SONAMES = {"cuda": 1, "nvrtc": 13, "curand": 10, "cublas": 13, "cublasLt": 13}
 CLASSES = 200
+BATCH = 256
 
 
 def stand_ins() -> None:
@@ -70,8 +71,8 @@ def main() -> None:
     names.write_text("".join(f"class {i}\n" for i in range(CLASSES)))
     steps = [launches(versus, "step", model, names, CLASSES, n, "cuda") for n in (1, 2)]
     table(f"prompt step, {CLASSES} classes", *steps, 4)  # n warm up, and n are timed three times
-    batches = [launches(versus, "pixels", model, n, "cuda", "bfloat16") for n in (1, 2)]
-    table("batch of images", *batches, 2)  # one for each encoder
+    batches = [launches(versus, "pixels", model, n * BATCH, "cuda", "bfloat16") for n in (2, 4)]
+    table(f"batch of {BATCH} images", *batches, 2)  # one more for each encoder
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ use candle_core::{
 /// Widest row that is normed.
 pub const WIDEST: usize = 2048;
 
+/// What residuals in float16 are divided by.
+pub const UNIT: f64 = 64.0;
+
 /// A source of kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -106,7 +109,7 @@ impl Kernels {
         let (text, defines) = match source {
             Source::Transformer { head } => (
                 concat!(include_str!("common.cu"), include_str!("transformer.cu")),
-                vec![format!("-DHEAD={head}"), format!("-DWIDEST={WIDEST}")],
+                vec![format!("-DHEAD={head}"), format!("-DWIDEST={WIDEST}"), format!("-DUNIT={UNIT:.1}f")],
             ),
             Source::Hopper => (concat!(include_str!("common.cu"), include_str!("attention.cu")), Vec::new()),
             Source::Adam => (include_str!("adam.cu"), Vec::new()),

@@ -21,7 +21,7 @@ use candle_core::{
     cuda::{DeviceId, cudarc::driver::DevicePtr},
     op::BackpropOp,
 };
-use half::bf16;
+use half::{bf16, f16};
 
 pub use self::{
     adam::adam,
@@ -29,7 +29,7 @@ pub use self::{
     products::{affine, affine_backward},
     transformer::{
         LARGEST_HEAD, LONGEST_BACKWARD, activation, activation_backward, attention, attention_backward, embed,
-        layer_norm, layer_norm_backward, patches,
+        layer_norm, layer_norm_backward, patches, residual,
     },
     upload::{Upload, turn},
 };
@@ -68,6 +68,7 @@ impl Engine {
         // Safety: whoever asks for it writes every value before it is read.
         let storage = match dtype {
             DType::F32 => CudaStorage::wrap_cuda_slice(unsafe { self.device.alloc::<f32>(n)? }, self.device.clone()),
+            DType::F16 => CudaStorage::wrap_cuda_slice(unsafe { self.device.alloc::<f16>(n)? }, self.device.clone()),
             DType::BF16 => CudaStorage::wrap_cuda_slice(unsafe { self.device.alloc::<bf16>(n)? }, self.device.clone()),
             other => bail!("{other:?} is not computed with"),
         };
@@ -85,6 +86,7 @@ impl Engine {
         Ok(match tensor.dtype() {
             DType::U8 => storage.as_cuda_slice::<u8>()?.device_ptr(&stream).0 + start as u64,
             DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0 + 4 * start as u64,
+            DType::F16 => storage.as_cuda_slice::<f16>()?.device_ptr(&stream).0 + 2 * start as u64,
             DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0 + 2 * start as u64,
             other => bail!("{other:?} is not computed with"),
         })

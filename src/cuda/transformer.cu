@@ -21,6 +21,30 @@ __device__ __forceinline__ float4 four(const bf16 *from) {
 __device__ __forceinline__ void put(float *to, float4 x) { *(float4 *)to = x; }
 __device__ __forceinline__ void put(bf16 *to, float4 x) { *(uint2 *)to = make_uint2(pair(x.x, x.y), pair(x.z, x.w)); }
 
+// A residual beside products in bfloat16: in float16, divided by UNIT, so that none is too large for it.
+struct f16 {
+    unsigned short bits;
+};
+
+__device__ __forceinline__ float2 two(u32 both) {
+    float2 x;
+    asm("{ .reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        : "=f"(x.x), "=f"(x.y)
+        : "r"(both));
+    return make_float2(x.x * UNIT, x.y * UNIT);
+}
+__device__ __forceinline__ u32 both(float low, float high) {
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high * (1 / UNIT)), "f"(low * (1 / UNIT)));
+    return both;
+}
+__device__ __forceinline__ float4 four(const f16 *from) {
+    uint2 x = *(const uint2 *)from;
+    float2 first = two(x.x), second = two(x.y);
+    return make_float4(first.x, first.y, second.x, second.y);
+}
+__device__ __forceinline__ void put(f16 *to, float4 x) { *(uint2 *)to = make_uint2(both(x.x, x.y), both(x.z, x.w)); }
+
 // 16 bytes of a row.
 template <typename T> struct alignas(16) Pack { T x[16 / sizeof(T)]; };
 
@@ -44,8 +68,8 @@ __device__ __forceinline__ float2 moments(const float4 *row, int packs, float ep
 
 // x (N, W) → y (N, W), a warp per row, which it keeps. Where there is `more` (N, W), it is added to x first, and the sum
 // goes to `sum`.
-template <typename T>
-__device__ void layer_norm(const float *x, const T *more, const float *weight, const float *bias, float *sum, T *y, int rows,
+template <typename X, typename T, typename S>
+__device__ void layer_norm(const X *x, const T *more, const float *weight, const float *bias, S *sum, T *y, int rows,
                            int width, float eps) {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
@@ -60,14 +84,15 @@ __device__ void layer_norm(const float *x, const T *more, const float *weight, c
         if (more) {
             float4 m = four(more + start + at);
             v[i].x += m.x, v[i].y += m.y, v[i].z += m.z, v[i].w += m.w;
-            put(sum + start + at, v[i]);
         }
         total += v[i].x + v[i].y + v[i].z + v[i].w;
     }
     float mean = warp_sum(total) / width;
 #pragma unroll
     for (int i = 0; i < WIDEST / 128; i++) {
-        if ((i * 32 + threadIdx.x) * 4 >= width) continue;
+        int at = (i * 32 + threadIdx.x) * 4;
+        if (at >= width) continue;
+        if (more) put(sum + start + at, v[i]);
         v[i].x -= mean, v[i].y -= mean, v[i].z -= mean, v[i].w -= mean;
         squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
     }
@@ -88,7 +113,11 @@ extern "C" __global__ void layer_norm_f32(const float *x, const float *more, con
     layer_norm(x, more, weight, bias, sum, y, rows, width, eps);
 }
 extern "C" __global__ void layer_norm_bf16(const float *x, const bf16 *more, const float *weight, const float *bias,
-                                           float *sum, bf16 *y, int rows, int width, float eps) {
+                                           f16 *sum, bf16 *y, int rows, int width, float eps) {
+    layer_norm(x, more, weight, bias, sum, y, rows, width, eps);
+}
+extern "C" __global__ void layer_norm_f16_bf16(const f16 *x, const bf16 *more, const float *weight, const float *bias,
+                                               f16 *sum, bf16 *y, int rows, int width, float eps) {
     layer_norm(x, more, weight, bias, sum, y, rows, width, eps);
 }
 

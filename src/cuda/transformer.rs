@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 
 use super::{
     engine,
-    kernels::{Argument, Source},
+    kernels::{Argument, Source, UNIT},
 };
 use crate::clip::config::Activation;
 
@@ -27,9 +27,9 @@ const HOPPERS_SHARED_BYTES: usize = 227 << 10;
 /// Threads of a block of an elementwise kernel, and of attention's backward pass.
 const THREADS: u32 = 256;
 
-/// Layer norm of x (N, W), float32, with weight and bias (W), float32, and W at most [`WIDEST`](super::WIDEST); the
+/// Layer norm of a residual x (N, W) with weight and bias (W), float32, and W at most [`WIDEST`](super::WIDEST); the
 /// result in `dtype`. Where there is `more` (N, W), in `dtype`, it is added to x first. The sum, or x,
-/// comes before the result.
+/// comes before the result: beside bfloat16 a sum is in float16, as [`residual`] reads it.
 pub fn layer_norm(
     x: &Tensor,
     more: Option<&Tensor>,
@@ -41,10 +41,14 @@ pub fn layer_norm(
     let (rows, width) = x.dims2()?;
     let (y, place) = engine.empty(&[rows, width], dtype)?;
     let (sum, sums_place) = match more {
-        Some(_) => engine.empty(&[rows, width], DType::F32)?,
+        Some(_) => engine.empty(&[rows, width], if dtype == DType::BF16 { DType::F16 } else { DType::F32 })?,
         None => (x.clone(), 0),
     };
-    let name = if dtype == DType::BF16 { "layer_norm_bf16" } else { "layer_norm_f32" };
+    let name = match (x.dtype(), dtype) {
+        (DType::F16, _) => "layer_norm_f16_bf16",
+        (_, DType::BF16) => "layer_norm_bf16",
+        _ => "layer_norm_f32",
+    };
     let arguments = [
         engine.argument(x)?,
         Argument::Place(more.map_or(Ok(0), |more| engine.place(more))?),
@@ -59,6 +63,14 @@ pub fn layer_norm(
     // Safety: x, what is added, the sum and y are (N, W), weight and bias (W).
     unsafe { engine.kernels.launch(ANY_HEAD, name, per_row(rows), &arguments)? };
     Ok((sum, y))
+}
+
+/// A residual in float32.
+pub fn residual(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.dtype() {
+        DType::F16 => (x.to_dtype(DType::F32)? * UNIT)?,
+        _ => x.clone(),
+    })
 }
 
 /// Gradient (N, W) of a layer norm's input x from that of its output, plus `residual` (N, W).

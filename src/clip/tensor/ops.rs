@@ -41,8 +41,8 @@ pub struct LayerNorm {
     eps: f64,
 }
 
-/// A residual (N, W), float32, to which something may still be added: the norm that comes next does
-/// both in a pass.
+/// A residual (N, W) to which something may still be added: the norm that comes next does both in a
+/// pass. It is float32, or as [`crate::cuda`] keeps it.
 pub struct Sum {
     pub x: Tensor,
     pub more: Option<Tensor>,
@@ -56,9 +56,13 @@ impl Sum {
 
     /// (N, W), float32
     pub fn total(&self) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        let x = &cuda::residual(&self.x)?;
+        #[cfg(not(feature = "cuda"))]
+        let x = &self.x;
         Ok(match &self.more {
-            Some(more) => (&self.x + more.to_dtype(DType::F32)?)?,
-            None => self.x.clone(),
+            Some(more) => (x + more.to_dtype(DType::F32)?)?,
+            None => x.clone(),
         })
     }
 }
