@@ -1,6 +1,6 @@
 //! The softmax, its logarithm, and cross-entropy with its gradient.
 
-use super::vector::{exp, sum, vectorised};
+use super::vector::{exp, largest, sum, vectorised};
 
 /// The softmax of a row, in place. To be called within `vectorised`.
 #[inline(always)]
@@ -23,7 +23,7 @@ pub fn log_softmax(scores: &mut [f32], n: usize) {
         || {
             let mut powers = vec![0.0; n];
             for row in scores.chunks_exact_mut(n) {
-                let highest = highest(row);
+                let highest = largest(row);
                 row.iter_mut().for_each(|x| *x -= highest);
                 powers.iter_mut().zip(&*row).for_each(|(power, &x)| *power = exp(x));
                 let total = sum(&powers).ln();
@@ -63,12 +63,7 @@ pub fn cross_entropy(logits: &mut [f32], n: usize, classes: impl Iterator<Item =
 /// Every value becomes its power, relative to the highest, which is returned.
 #[inline(always)]
 fn exponentiate(row: &mut [f32]) -> f32 {
-    let highest = highest(row);
+    let highest = largest(row);
     row.iter_mut().for_each(|x| *x = exp(*x - highest));
     highest
-}
-
-#[inline(always)]
-fn highest(row: &[f32]) -> f32 {
-    row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }

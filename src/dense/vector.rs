@@ -104,6 +104,21 @@ pub fn sum(a: &[f32]) -> f32 {
     fold(a, a, a, |a, _, _| a)
 }
 
+/// The largest of a and −∞; NaN does not count.
+#[inline(always)]
+pub fn largest(a: &[f32]) -> f32 {
+    #[inline(always)]
+    fn larger<const N: usize>(a: &[f32], b: &[f32]) -> [f32; N] {
+        std::array::from_fn(|i| if b[i] > a[i] { b[i] } else { a[i] })
+    }
+    let (lanes, rest) = a.as_chunks::<LANES>();
+    let most = lanes.iter().fold([f32::NEG_INFINITY; LANES], |most, lanes| larger(&most, lanes));
+    let most: [f32; 8] = larger(&most[..8], &most[8..]);
+    let most: [f32; 4] = larger(&most[..4], &most[4..]);
+    let most = most[0].max(most[1]).max(most[2].max(most[3]));
+    rest.iter().copied().fold(most, f32::max)
+}
+
 /// Σ (aᵢ - centre)²
 #[inline(always)]
 pub fn squares(a: &[f32], centre: f32) -> f32 {

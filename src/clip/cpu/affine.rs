@@ -118,12 +118,12 @@ pub fn add_both(
 ) {
     match (&first.weight, &second.weight) {
         (Weight::Rounded(one), Weight::Rounded(other)) => rounded(x, one, |x, hidden| {
+            let (bias, second) = (&first.bias, (other, &second.bias[..]));
             match activation {
-                Activation::QuickGelu => one.forward_mapped(x, &first.bias, quick_gelu, hidden),
-                Activation::Gelu => one.forward_mapped(x, &first.bias, gelu, hidden),
-                Activation::GeluPytorchTanh => one.forward_mapped(x, &first.bias, gelu_tanh, hidden),
+                Activation::QuickGelu => one.add_both(x, bias, quick_gelu, second, hidden, y),
+                Activation::Gelu => one.add_both(x, bias, gelu, second, hidden, y),
+                Activation::GeluPytorchTanh => one.add_both(x, bias, gelu_tanh, second, hidden, y),
             }
-            other.add(hidden, &second.bias, y);
         }),
         _ => {
             let hidden = hidden.room(y.len() / second.bias.len() * first.bias.len()); // (N, F)

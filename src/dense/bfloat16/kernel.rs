@@ -45,6 +45,19 @@ enum Instructions {
     Avx512,
 }
 
+/// As long as it is there, this thread may multiply.
+pub struct Tiles(Unit);
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.0.0 == Instructions::Amx {
+            // Safety: there are tiles, since they were configured.
+            unsafe { x86::release_tiles() };
+        }
+    }
+}
+
 impl Step {
     pub const ZERO: Step = Step([[[bf16::ZERO; DEPTH]; 16]; 2]);
 }
@@ -65,19 +78,42 @@ impl Unit {
         known.iter().filter(|(_, is_there)| *is_there).map(|(instructions, _)| Unit(*instructions)).collect()
     }
 
-    /// `sums[i]` = the block i of the left side times the one block `b` of the right side, of the first
-    /// `rows` rows of the left side at least. Both are the steps of a block, those of the left side
-    /// block after block. Whatever the number of blocks, a sum is added up in the same order.
+    /// Lets this thread multiply, until what is returned is dropped.
+    pub fn tiles(self) -> Tiles {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.0 == Instructions::Amx {
+            // Safety: this machine has AMX and this process may use it, since nothing else makes a unit.
+            unsafe { x86::configure_tiles() };
+        }
+        Tiles(self)
+    }
+
+    /// `sums` = a block of the left side, of which the first `rows` rows count, times the block `b` of
+    /// the right side, within [`Unit::tiles`]. Meanwhile `between` is called for
+    /// parts of 0..32, in order. A
+    /// sum is added up in the same order whatever stands beside it.
+    #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn multiply(self, a: &[Step], rows: usize, b: &[Step], ahead: Ahead, sums: &mut [Sums]) {
-        assert!(!b.is_empty() && a.len() == b.len() * sums.len() && rows.div_ceil(BLOCK) >= sums.len());
+    pub fn multiply(
+        self,
+        a: &[Step],
+        rows: usize,
+        b: &[Step],
+        ahead: Ahead,
+        sums: &mut Sums,
+        mut between: impl FnMut(Range<usize>),
+    ) {
+        assert!(!b.is_empty() && a.len() == b.len() && rows <= BLOCK);
         // Safety: this machine has the instructions, since nothing else makes a unit, and the
         // lengths were checked.
         match self.0 {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead.right, sums) },
+            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums, between) },
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { x86::multiply_avx512(a, rows, b, ahead, sums) },
+            Instructions::Avx512 => {
+                unsafe { x86::multiply_avx512(a, rows, b, ahead, sums) };
+                between(0..BLOCK);
+            }
         }
     }
 
@@ -101,6 +137,32 @@ impl Unit {
         }
     }
 
+    /// Rounds up to 16 rows, and zeros for what there are fewer, into the tile `tile` of steps of the
+    /// right side, as columns. `room` holds as many steps.
+    pub fn round_transposed(self, x: &[&[f32]], tile: usize, steps: &mut [Step], room: &mut [Step]) {
+        assert!(x.len() <= 16 && room.len() == steps.len());
+        self.round(x, room, 0);
+        for (step, rounded) in steps.iter_mut().zip(room) {
+            rounded.0[0][x.len()..].fill([bf16::ZERO; DEPTH]);
+            // Safety: this machine has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                x86::transpose(&rounded.0[0], &mut step.0[tile]);
+            }
+        }
+    }
+
+    /// Rounds two rows of as many values into the pair `pair` of blocks of the right side, whose first
+    /// steps are `stride` apart.
+    pub fn round_pair(self, x: [&[f32]; 2], pair: usize, steps: &mut [Step], stride: usize) {
+        assert!(x[0].len() == x[1].len() && x[0].len().div_ceil(BLOCK) <= steps.len().div_ceil(stride));
+        // Safety: this machine has the instructions, and the lengths were checked.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            x86::round_pair(x, pair, steps, stride);
+        }
+    }
+
     /// Rows that a batch should have at most.
     pub fn rows_at_once(self) -> usize {
         match self.0 {
@@ -109,6 +171,17 @@ impl Unit {
             Instructions::Amx => 256,
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => 400,
+        }
+    }
+
+    /// What comes between two maps is made, and multiplied, so many values at a time.
+    pub fn values_at_once(self) -> usize {
+        match self.0 {
+            // so that they stay in the second cache beside what they are added to
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => 1536,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => usize::MAX,
         }
     }
 
@@ -126,16 +199,16 @@ impl Unit {
     }
 
     /// Of the `steps` that the next block of the right side has, those to come into the cache while
-    /// this one meets the left side's group `group` of four blocks.
+    /// this one meets the left side's block `i`.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn ahead(self, group: usize, steps: usize) -> Range<usize> {
+    pub fn ahead(self, i: usize, steps: usize) -> Range<usize> {
         match self.0 {
-            // a half with each of two groups
+            // an eighth with each of eight blocks
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Instructions::Amx => (group * steps / 2).min(steps)..steps,
-            // all with the first group, which may be the only one
+            Instructions::Amx => (i * steps / 8).min(steps)..steps,
+            // all with the first block, which may be the only one
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => (group.min(1) * steps)..steps,
+            Instructions::Avx512 => (i.min(1) * steps)..steps,
         }
     }
 
@@ -156,6 +229,8 @@ mod x86 {
         arch::{asm, x86_64::*},
         ops::Range,
     };
+
+    use half::bf16;
 
     use super::{Ahead, BLOCK, DEPTH, Step, Sums};
 
@@ -206,64 +281,83 @@ mod x86 {
 
     /// # Safety
     ///
-    /// The machine has AMX and this process may use it; `b` is not empty, and `a` has its length for
-    /// each of `sums`.
+    /// The machine has AMX and this process may use it.
     #[cfg(target_os = "linux")]
-    pub unsafe fn multiply_amx(a: &[Step], b: &[Step], ahead: &[Step], sums: &mut [Sums]) {
-        if sums.is_empty() {
-            return;
-        }
-        // Safety: reads as many steps as both sides have, 2 KB each, and writes as many blocks of
-        // sums, 4 KB each; a prefetch of any address does no harm. Tiles have a state from the first
-        // instruction to the last alone, and nothing else keeps anything in them.
+    pub unsafe fn configure_tiles() {
+        // Safety: reads 64 bytes.
+        unsafe { asm!("ldtilecfg [{tiles}]", tiles = in(reg) &TILES, options(nostack)) };
+    }
+
+    /// # Safety
+    ///
+    /// The machine has AMX and this process may use it.
+    #[cfg(target_os = "linux")]
+    pub unsafe fn release_tiles() {
+        // Safety: touches no memory.
+        unsafe { asm!("tilerelease", options(nostack)) };
+    }
+
+    /// # Safety
+    ///
+    /// Tiles are configured, and `a` is as long as `b`.
+    #[inline(always)]
+    #[cfg(target_os = "linux")]
+    pub unsafe fn multiply_amx(
+        a: &[Step],
+        b: &[Step],
+        ahead: Ahead,
+        sums: &mut Sums,
+        mut between: impl FnMut(Range<usize>),
+    ) {
+        let mut line = ahead.right.as_ptr().cast::<u8>();
+        let (steps, mut due, mut done) = (b.len(), 0, 0); // rows of the block before, times steps
+        // Safety: reads a step of each side, 2 KB, at a time, and writes the block of sums, 4 KB; a
+        // prefetch of any address does no harm. Nothing else keeps anything in tiles.
         unsafe {
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+            for (a, b) in a.iter().zip(b) {
+                asm!(
+                    "tileloadd tmm4, [{a} + {stride}]",
+                    "tileloadd tmm6, [{b} + {stride}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm7, [{b} + {stride} + 1024]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloadd tmm5, [{a} + {stride} + 1024]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "prefetcht1 [{ahead}]",
+                    "prefetcht1 [{ahead} + 64]",
+                    "prefetcht1 [{ahead} + 128]",
+                    "prefetcht1 [{ahead} + 192]",
+                    a = in(reg) a,
+                    b = in(reg) b,
+                    ahead = in(reg) line,
+                    stride = in(reg) 64usize,
+                    options(nostack)
+                );
+                line = line.wrapping_add(256);
+                due += BLOCK;
+                if due - done >= steps {
+                    let rows = done / steps..due / steps;
+                    done = rows.end * steps;
+                    if let Some((onto, stride)) = ahead.onto {
+                        for row in rows.clone() {
+                            let onto = onto.wrapping_add(row * stride);
+                            _mm_prefetch::<_MM_HINT_T0>(onto.cast());
+                            _mm_prefetch::<_MM_HINT_T0>(onto.wrapping_add(16).cast());
+                        }
+                    }
+                    between(rows);
+                }
+            }
+            between(done / steps..BLOCK);
             asm!(
-                "ldtilecfg [{tiles}]",
-                "2:",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "mov {right}, {b}",
-                "mov {step}, {steps}",
-                "mov {stride}, 64",
-                "3:",
-                "tileloadd tmm4, [{a} + {stride}]",
-                "tileloadd tmm6, [{right} + {stride}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{right} + {stride} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {stride} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht1 [{ahead}]",
-                "prefetcht1 [{ahead} + 64]",
-                "prefetcht1 [{ahead} + 128]",
-                "prefetcht1 [{ahead} + 192]",
-                "add {ahead}, 256",
-                "add {a}, 2048",
-                "add {right}, 2048",
-                "dec {step}",
-                "jnz 3b",
-                "mov {stride}, 128",
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 64], tmm1",
                 "tilestored [{sums} + {stride} + 2048], tmm2",
                 "tilestored [{sums} + {stride} + 2112], tmm3",
-                "add {sums}, 4096",
-                "dec {blocks}",
-                "jnz 2b",
-                "tilerelease",
-                tiles = in(reg) &TILES,
-                a = inout(reg) a.as_ptr() => _,
-                b = in(reg) b.as_ptr(),
-                steps = in(reg) b.len(),
-                blocks = inout(reg) sums.len() => _,
-                sums = inout(reg) sums.as_mut_ptr() => _,
-                ahead = inout(reg) ahead.as_ptr() => _,
-                right = out(reg) _,
-                step = out(reg) _,
-                stride = out(reg) _,
+                sums = in(reg) sums,
+                stride = in(reg) 128usize,
                 options(nostack)
             );
         }
@@ -306,51 +400,107 @@ mod x86 {
         }
     }
 
+    /// 16 rows of 16 pairs to 16 pairs of 16 columns.
+    ///
+    /// # Safety
+    ///
+    /// The machine has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn transpose(from: &[[bf16; DEPTH]; 16], to: &mut [[bf16; DEPTH]; 16]) {
+        // Safety: 64 bytes each.
+        let r: [__m512i; 16] = std::array::from_fn(|i| unsafe { _mm512_loadu_si512(from[i].as_ptr().cast()) });
+        let mut s = r; // pairs of two rows side by side, then of four
+        for i in 0..8 {
+            s[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            s[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        let mut t = s;
+        for i in (0..16).step_by(4) {
+            for j in 0..2 {
+                t[i + 2 * j] = _mm512_unpacklo_epi64(s[i + j], s[i + j + 2]);
+                t[i + 2 * j + 1] = _mm512_unpackhi_epi64(s[i + j], s[i + j + 2]);
+            }
+        }
+        for j in 0..4 {
+            // of four quarters the even and the odd ones
+            let even = [0, 8].map(|i| _mm512_shuffle_i32x4::<0x88>(t[i + j], t[i + j + 4]));
+            let odd = [0, 8].map(|i| _mm512_shuffle_i32x4::<0xdd>(t[i + j], t[i + j + 4]));
+            let columns = [
+                (j, _mm512_shuffle_i32x4::<0x88>(even[0], even[1])),
+                (j + 4, _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1])),
+                (j + 8, _mm512_shuffle_i32x4::<0xdd>(even[0], even[1])),
+                (j + 12, _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1])),
+            ];
+            for (pair, column) in columns {
+                // Safety: 64 bytes.
+                unsafe { _mm512_storeu_si512(to[pair].as_mut_ptr().cast(), column) };
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The machine has AVX512-BF16, both rows have as many values, and there is a step for each 32 of
+    /// them, `stride` apart.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub unsafe fn round_pair(x: [&[f32]; 2], pair: usize, steps: &mut [Step], stride: usize) {
+        for (i, at) in (0..x[0].len()).step_by(16).enumerate() {
+            let values = (x[0].len() - at).min(16);
+            // Safety: no more than there are values is read, and a row of a tile is 64 bytes, aligned.
+            unsafe {
+                let [first, second] = x.map(|x| {
+                    let x = _mm512_maskz_loadu_ps(((1u32 << values) - 1) as u16, x.as_ptr().add(at));
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+                });
+                let both = _mm512_or_si512(first, _mm512_slli_epi32::<16>(second));
+                _mm512_store_si512(steps[i / 2 * stride].0[i % 2][pair].as_mut_ptr().cast(), both);
+            }
+        }
+    }
+
     /// Rows whose sums are kept in registers: with two vectors of columns 16 of the 32.
     const ROWS: usize = 8;
 
     /// # Safety
     ///
-    /// The machine has AVX512-BF16, and `a` has the length of `b` for each of `sums`.
+    /// The machine has AVX512-BF16, and `a` is as long as `b`.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub unsafe fn multiply_avx512(a: &[Step], rows: usize, b: &[Step], ahead: Ahead, sums: &mut [Sums]) {
+    pub unsafe fn multiply_avx512(a: &[Step], rows: usize, b: &[Step], ahead: Ahead, sums: &mut Sums) {
         let Range { start: mut line, end } = ahead.right.as_ptr_range();
-        for (i, (a, sums)) in a.chunks_exact(b.len()).zip(sums).enumerate() {
-            for first in (0..BLOCK.min(rows - i * BLOCK)).step_by(ROWS) {
-                if let Some((onto, stride)) = ahead.onto {
-                    for row in i * BLOCK + first..i * BLOCK + first + ROWS {
-                        let row = onto.wrapping_add(row * stride);
-                        _mm_prefetch::<_MM_HINT_T0>(row.cast());
-                        _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(16).cast());
-                    }
+        for first in (0..rows).step_by(ROWS) {
+            if let Some((onto, stride)) = ahead.onto {
+                for row in first..first + ROWS {
+                    let row = onto.wrapping_add(row * stride);
+                    _mm_prefetch::<_MM_HINT_T0>(row.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(16).cast());
                 }
-                let mut total = [[_mm512_setzero_ps(); 2]; ROWS];
-                for (a, b) in a.iter().zip(b) {
-                    let a = &a.0[first / 16][first % 16..][..ROWS];
-                    for pair in 0..DEPTH / 2 {
-                        if line < end {
-                            _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                            line = line.wrapping_byte_add(64);
-                        }
-                        // Safety: a row of a tile of the right side is 64 bytes, aligned.
-                        let b: [__m512bh; 2] = std::array::from_fn(|i| unsafe {
-                            std::mem::transmute(_mm512_load_si512(b.0[i][pair].as_ptr().cast()))
-                        });
-                        for (total, a) in total.iter_mut().zip(a) {
-                            // Safety: two values of 16 bits of a row of 32, which is aligned.
-                            let a: __m512bh =
-                                unsafe { std::mem::transmute(_mm512_set1_epi32(*a.as_ptr().cast::<i32>().add(pair))) };
-                            for (total, b) in total.iter_mut().zip(b) {
-                                *total = _mm512_dpbf16_ps(*total, a, b);
-                            }
+            }
+            let mut total = [[_mm512_setzero_ps(); 2]; ROWS];
+            for (a, b) in a.iter().zip(b) {
+                let a = &a.0[first / 16][first % 16..][..ROWS];
+                for pair in 0..DEPTH / 2 {
+                    if line < end {
+                        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                        line = line.wrapping_byte_add(64);
+                    }
+                    // Safety: a row of a tile of the right side is 64 bytes, aligned.
+                    let b: [__m512bh; 2] = std::array::from_fn(|i| unsafe {
+                        std::mem::transmute(_mm512_load_si512(b.0[i][pair].as_ptr().cast()))
+                    });
+                    for (total, a) in total.iter_mut().zip(a) {
+                        // Safety: two values of 16 bits of a row of 32, which is aligned.
+                        let a: __m512bh =
+                            unsafe { std::mem::transmute(_mm512_set1_epi32(*a.as_ptr().cast::<i32>().add(pair))) };
+                        for (total, b) in total.iter_mut().zip(b) {
+                            *total = _mm512_dpbf16_ps(*total, a, b);
                         }
                     }
                 }
-                for (total, sums) in total.iter().zip(&mut sums.0[first..]) {
-                    for (total, sums) in total.iter().zip(sums.as_chunks_mut::<16>().0) {
-                        // Safety: 16 values.
-                        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
-                    }
+            }
+            for (total, sums) in total.iter().zip(&mut sums.0[first..]) {
+                for (total, sums) in total.iter().zip(sums.as_chunks_mut::<16>().0) {
+                    // Safety: 16 values.
+                    unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
                 }
             }
         }

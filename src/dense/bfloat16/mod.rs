@@ -10,7 +10,6 @@ mod kernel;
 use std::ops::Range;
 
 use anyhow::{Result, bail};
-use half::bf16;
 pub use kernel::Unit;
 use kernel::{Ahead, BLOCK, DEPTH, Step, Sums};
 
@@ -20,8 +19,8 @@ use super::{
     vector::vectorised,
 };
 
-/// Blocks of rows between two looks at their sums, which stay in the cache.
-const GROUP: usize = 4;
+/// Columns of a tile of the right side.
+const TILE: usize = 16;
 
 /// Rows that are rounded side by side: a step holds 64 bytes of each row, so eight rows are 512 bytes
 /// that lie together, where the next 64 of one row are 2 KB on.
@@ -38,6 +37,16 @@ pub struct Rows {
 /// The right side of a product (I, O), rounded and packed.
 pub struct Packed {
     steps: HugePages<Step>, // (blocks of columns, steps)
+    inputs: usize,
+    outputs: usize,
+    unit: Unit,
+}
+
+/// Some inputs of a right side, or some outputs.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    steps: &'a [Step], // blocks of columns, `stride` apart
+    stride: usize,
     inputs: usize,
     outputs: usize,
     unit: Unit,
@@ -114,20 +123,14 @@ impl Packed {
     pub fn set_transposed(&mut self, w: Matrix, outputs: usize) {
         assert!(outputs >= w.rows());
         self.resize(w.columns(), outputs);
-        let per_block = self.inputs.div_ceil(DEPTH);
-        let mut rounded = vec![Step::ZERO; per_block]; // of which the first row counts
-        for output in 0..outputs {
-            let steps = &mut self.steps[output / BLOCK * per_block..][..per_block];
-            match output < w.rows() {
-                true => self.unit.round(&[w.row(output)], &mut rounded, 0),
-                false => rounded.fill(Step::ZERO),
-            }
-            for (step, rounded) in steps.iter_mut().zip(&rounded) {
-                let (pairs, values) = (&mut step.0[output % BLOCK / 16], &rounded.0[0][0]);
-                for (pair, values) in pairs.iter_mut().zip(values.as_chunks::<2>().0) {
-                    pair.as_chunks_mut::<2>().0[output % 16] = *values;
-                }
-            }
+        let steps = self.inputs.div_ceil(DEPTH);
+        let mut room = vec![Step::ZERO; steps];
+        for first in (0..outputs).step_by(TILE) {
+            let rows: [&[f32]; TILE] =
+                std::array::from_fn(|i| if first + i < w.rows() { w.row(first + i) } else { &[] });
+            let there = w.rows().saturating_sub(first).min(TILE);
+            let to = &mut self.steps[first / BLOCK * steps..][..steps];
+            self.unit.round_transposed(&rows[..there], first / TILE % 2, to, &mut room);
         }
     }
 
@@ -135,24 +138,13 @@ impl Packed {
     pub fn set(&mut self, w: Matrix, inputs: usize) {
         assert!(inputs >= w.rows());
         self.resize(inputs, w.columns());
-        let per_block = self.inputs.div_ceil(DEPTH);
+        let steps = self.inputs.div_ceil(DEPTH);
         let zeros = vec![0.0; w.columns()];
         let row = |i: usize| if i < w.rows() { w.row(i) } else { &zeros };
-        vectorised(
-            #[inline(always)]
-            || {
-                for pair in 0..inputs.div_ceil(2) {
-                    let rows = row(2 * pair).chunks(16).zip(row(2 * pair + 1).chunks(16));
-                    for (tile, (first, second)) in rows.enumerate() {
-                        let step = &mut self.steps[tile / 2 * per_block + pair / (DEPTH / 2)];
-                        let values = step.0[tile % 2][pair % (DEPTH / 2)].as_chunks_mut::<2>().0;
-                        for ((y, first), second) in values.iter_mut().zip(first).zip(second) {
-                            *y = [bf16::from_f32(*first), bf16::from_f32(*second)];
-                        }
-                    }
-                }
-            },
-        );
+        for pair in 0..inputs.div_ceil(2) {
+            let to = &mut self.steps[pair / (DEPTH / 2)..];
+            self.unit.round_pair([row(2 * pair), row(2 * pair + 1)], pair % (DEPTH / 2), to, steps);
+        }
     }
 
     /// The instructions that multiply it.
@@ -175,119 +167,191 @@ impl Packed {
 
     /// y = `scale` · x w; the rows of y (N, O) are `stride` values apart.
     pub fn scaled(&self, x: &Rows, scale: f32, y: &mut [f32], stride: usize) {
-        self.each_row(
-            x,
-            y,
-            stride,
-            #[inline(always)]
-            |y, _, sums| {
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = scale * sum);
-            },
-        );
+        self.all().each_value(x, &[0.0; BLOCK], y, stride, |_, sum, _| scale * sum);
     }
 
     /// y (N, O) = x w + bias
     pub fn forward(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
-        self.each_row(
-            x,
-            y,
-            self.outputs,
-            #[inline(always)]
-            |y, columns, sums| {
-                y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y = sum + bias);
-            },
-        );
+        self.all().each_value(x, bias, y, self.outputs, |_, sum, bias| sum + bias);
     }
 
     /// y (N, O) += x w + bias
     pub fn add(&self, x: &Rows, bias: &[f32], y: &mut [f32]) {
-        self.each_row(
+        self.all().add(x, bias, y);
+    }
+
+    /// y (N, O) += f(x w + bias) w' + bias', with w' (F, O) the second map. `f` has to be inlined,
+    /// `between` is a buffer.
+    pub fn add_both(
+        &self,
+        x: &Rows,
+        bias: &[f32],
+        f: impl Fn(f32) -> f32 + Copy,
+        second: (&Packed, &[f32]),
+        between: &mut Rows,
+        y: &mut [f32],
+    ) {
+        let (second, mut second_bias) = second;
+        let zeros = vec![0.0; second.outputs];
+        let at_once = self.unit.values_at_once().min(self.outputs);
+        for first in (0..self.outputs).step_by(at_once) {
+            let some = first..self.outputs.min(first + at_once);
+            self.some_outputs(some.clone()).forward_mapped(x, &bias[some.clone()], f, between);
+            second.some_inputs(some).add(between, second_bias, y);
+            second_bias = &zeros;
+        }
+    }
+
+    fn all(&self) -> Part<'_> {
+        self.some_outputs(0..self.outputs)
+    }
+
+    /// From a whole block on.
+    fn some_outputs(&self, outputs: Range<usize>) -> Part<'_> {
+        let stride = self.inputs.div_ceil(DEPTH);
+        let steps = &self.steps[outputs.start / BLOCK * stride..outputs.end.div_ceil(BLOCK) * stride];
+        Part { steps, stride, inputs: self.inputs, outputs: outputs.len(), unit: self.unit }
+    }
+
+    /// From a whole step on.
+    fn some_inputs(&self, inputs: Range<usize>) -> Part<'_> {
+        let stride = self.inputs.div_ceil(DEPTH);
+        let steps = &self.steps[inputs.start / DEPTH..self.outputs.div_ceil(BLOCK) * stride];
+        Part { steps, stride, inputs: inputs.len(), outputs: self.outputs, unit: self.unit }
+    }
+}
+
+impl Part<'_> {
+    /// y (N, O) += x w + bias
+    fn add(self, x: &Rows, bias: &[f32], y: &mut [f32]) {
+        self.each_value(x, bias, y, self.outputs, |y, sum, bias| y + (sum + bias));
+    }
+
+    /// y (N, O) = f(x w + bias), rounded. `f` has to be inlined.
+    fn forward_mapped(self, x: &Rows, bias: &[f32], f: impl Fn(f32) -> f32, y: &mut Rows) {
+        y.resize(x.rows, self.outputs);
+        let per_block = self.outputs.div_ceil(DEPTH);
+        self.multiply(
             x,
-            y,
-            self.outputs,
+            None,
             #[inline(always)]
-            |y, columns, sums| {
-                y.iter_mut().zip(sums).zip(&bias[columns]).for_each(|((y, sum), bias)| *y += sum + bias);
+            |_, columns, sums| {
+                let bias = &bias[columns];
+                match bias.first_chunk::<BLOCK>() {
+                    Some(&bias) => {
+                        for sums in sums {
+                            for i in 0..BLOCK {
+                                sums[i] = f(sums[i] + bias[i]);
+                            }
+                        }
+                    }
+                    None => {
+                        for sums in sums {
+                            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum = f(*sum + bias));
+                            sums[bias.len()..].fill(0.0);
+                        }
+                    }
+                }
+            },
+            |rows, columns, sums| {
+                let step = &mut y.steps[rows.start / BLOCK * per_block + columns.start / DEPTH];
+                self.unit.round_sums(sums, rows.len(), step);
             },
         );
     }
 
-    /// y (N, O) = f(x w + bias), rounded. `f` has to be inlined.
-    pub fn forward_mapped(&self, x: &Rows, bias: &[f32], f: impl Fn(f32) -> f32, y: &mut Rows) {
-        y.resize(x.rows, self.outputs);
-        let per_block = self.outputs.div_ceil(DEPTH);
-        self.multiply(x, None, |rows, columns, sums| {
-            let mut own = [0.0; BLOCK];
-            own[..columns.len()].copy_from_slice(&bias[columns.clone()]);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for row in sums.iter_mut().flat_map(|sums| &mut sums.0).take(rows.len()) {
-                        row.iter_mut().zip(&own).for_each(|(sum, bias)| *sum = f(*sum + bias));
-                        row[columns.len()..].fill(0.0);
-                    }
-                },
-            );
-            for (i, sums) in sums.iter().enumerate() {
-                let block = rows.start / BLOCK + i;
-                let step = &mut y.steps[block * per_block + columns.start / DEPTH];
-                self.unit.round_sums(sums, rows.len() - i * BLOCK, step);
-            }
-        });
-    }
-
-    /// x (N, I) times this, for y (N, O), of which rows are `stride` values apart: `each` is given up
-    /// to 32 values of a row, their columns, and their sums. It has to be inlined.
+    /// Each value of y (N, O), of which rows are `stride` values apart, becomes f of itself, of its sum
+    /// in x (N, I) times this, and of its column's bias (O, or any one block). `f` is inlined.
     #[inline(always)]
-    fn each_row(
-        &self,
-        x: &Rows,
-        y: &mut [f32],
-        stride: usize,
-        mut each: impl FnMut(&mut [f32], Range<usize>, &[f32; BLOCK]),
-    ) {
-        self.multiply(x, Some((y.as_ptr(), stride)), |rows, columns, sums| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (sums, row) in sums.iter().flat_map(|sums| &sums.0).zip(rows) {
-                        each(&mut y[row * stride..][columns.clone()], columns.clone(), sums);
+    fn each_value(self, x: &Rows, bias: &[f32], y: &mut [f32], stride: usize, f: impl Fn(f32, f32, f32) -> f32) {
+        let onto = Some((y.as_ptr(), stride));
+        self.multiply(
+            x,
+            onto,
+            #[inline(always)]
+            |first, columns, sums| {
+                let bias = if bias.len() == BLOCK { &bias[..columns.len()] } else { &bias[columns.clone()] };
+                match bias.first_chunk::<BLOCK>() {
+                    Some(&bias) => {
+                        for (row, &sums) in (first..).zip(&*sums) {
+                            let y = y[row * stride..][columns.clone()].first_chunk_mut::<BLOCK>().expect("a block");
+                            *y = std::array::from_fn(|i| f(y[i], sums[i], bias[i]));
+                        }
                     }
-                },
-            );
-        });
+                    None => {
+                        for (row, sums) in (first..).zip(sums) {
+                            let y = y[row * stride..][columns.clone()].iter_mut();
+                            y.zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = f(*y, *sum, *bias));
+                        }
+                    }
+                }
+            },
+            |_, _, _| {},
+        );
     }
 
-    /// x (N, I) times this: `each` is given rows, up to 32 columns, and the blocks of their sums. If
-    /// these go to rows, `onto` is where the first begins, and how many values they are apart.
+    /// x (N, I) times this, block by block: `each` is given the first of some rows, up to 32 columns,
+    /// and their sums, `block` what all rows of these columns have become. The sums of a block have
+    /// their turn while the next one is multiplied, which takes other parts of a core. If they go to
+    /// rows, `onto` is where the first row begins, and how many values rows are apart. Both have to be
+    /// inlined.
     #[inline(always)]
     fn multiply(
-        &self,
+        self,
         x: &Rows,
         onto: Option<(*const f32, usize)>,
-        mut each: impl FnMut(Range<usize>, Range<usize>, &mut [Sums]),
+        mut each: impl FnMut(usize, Range<usize>, &mut [[f32; BLOCK]]),
+        mut block: impl FnMut(Range<usize>, Range<usize>, &Sums),
     ) {
         assert_eq!(x.columns, self.inputs);
-        let per_block = self.inputs.div_ceil(DEPTH);
-        let left = &x.steps[..x.rows.div_ceil(BLOCK) * per_block];
-        let mut sums = [Sums::ZERO; GROUP];
-        let at_once = self.unit.blocks_at_once(per_block).saturating_mul(per_block);
-        for (part, left) in left.chunks(at_once).enumerate() {
-            let first = part * (at_once / per_block) * BLOCK;
-            for (block, b) in self.steps.chunks_exact(per_block).enumerate() {
-                let columns = block * BLOCK..self.outputs.min((block + 1) * BLOCK);
-                for (group, a) in left.chunks(GROUP * per_block).enumerate() {
-                    let (sums, rows) = (&mut sums[..a.len() / per_block], first + group * GROUP * BLOCK..x.rows);
-                    let right = self.steps[block * per_block..].get(per_block..).unwrap_or_default();
-                    let ahead = Ahead {
-                        right: right.get(self.unit.ahead(group, per_block)).unwrap_or_default(),
-                        onto: onto.map(|(y, stride)| (y.wrapping_add(rows.start * stride + columns.start), stride)),
-                    };
-                    self.unit.multiply(a, rows.len(), b, ahead, sums);
-                    each(rows, columns.clone(), sums);
+        let steps = self.inputs.div_ceil(DEPTH);
+        let left = &x.steps[..x.rows.div_ceil(BLOCK) * steps];
+        let at_once = self.unit.blocks_at_once(steps).saturating_mul(steps);
+        let mut sums = [Sums::ZERO; 2];
+        let [mut now, mut done] = sums.each_mut();
+        let mut before: Option<(Range<usize>, Range<usize>)> = None; // rows and columns of what is done
+        let _tiles = self.unit.tiles();
+        vectorised(
+            #[inline(always)]
+            || {
+                for (part, left) in left.chunks(at_once).enumerate() {
+                    for (right, b) in self.steps.chunks(self.stride).enumerate() {
+                        let columns = right * BLOCK..self.outputs.min((right + 1) * BLOCK);
+                        let (b, next) = (&b[..steps], self.steps.get((right + 1) * self.stride..).unwrap_or_default());
+                        for (i, a) in left.chunks_exact(steps).enumerate() {
+                            let first = (part * (at_once / steps) + i) * BLOCK;
+                            let rows = first..x.rows.min(first + BLOCK);
+                            let ahead = Ahead {
+                                right: next.get(self.unit.ahead(i, steps)).unwrap_or_default(),
+                                onto: onto.map(|(y, stride)| (y.wrapping_add(first * stride + columns.start), stride)),
+                            };
+                            self.unit.multiply(
+                                a,
+                                rows.len(),
+                                b,
+                                ahead,
+                                now,
+                                #[inline(always)]
+                                |some| {
+                                    if let Some((rows, columns)) = &before {
+                                        let some = some.start.min(rows.len())..some.end.min(rows.len());
+                                        each(rows.start + some.start, columns.clone(), &mut done.0[some]);
+                                    }
+                                },
+                            );
+                            if let Some((rows, columns)) = before.replace((rows, columns.clone())) {
+                                block(rows, columns, done);
+                            }
+                            std::mem::swap(&mut now, &mut done);
+                        }
+                    }
                 }
-            }
-        }
+                if let Some((rows, columns)) = before {
+                    each(rows.start, columns.clone(), &mut done.0[..rows.len()]);
+                    block(rows, columns, done);
+                }
+            },
+        );
     }
 }
 
@@ -355,6 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn two_maps_are_one_after_another_whatever_is_multiplied_at_once() {
+        for unit in units() {
+            for (rows, inputs, hidden, outputs) in [(3, 40, 70, 33), (40, 33, 3200, 65)] {
+                let (x, [bias, other_bias]) = (values(rows * inputs, 0.1), [hidden, outputs].map(|n| values(n, 0.9)));
+                let first = Packed::new(&values(hidden * inputs, 0.3), inputs, unit);
+                let second = Packed::new(&values(outputs * hidden, 0.2), hidden, unit);
+                let [mut left, mut between] = <[Rows; 2]>::default();
+                left.set(unit, Matrix::new(&x, inputs));
+                let [mut found, mut expected] = [(); 2].map(|()| values(rows * outputs, 0.4));
+                first.add_both(&left, &bias, |x| x.max(0.1 * x), (&second, &other_bias), &mut between, &mut found);
+                first.all().forward_mapped(&left, &bias, |x| x.max(0.1 * x), &mut between);
+                second.add(&between, &other_bias, &mut expected);
+                let size = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!((found - expected).abs() < 1e-6 * size, "{unit:?} {hidden}: {found} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_mapped_product_is_the_left_side_of_the_next() {
         for unit in units() {
             for (rows, inputs, hidden, outputs) in [(1, 3, 33, 2), (65, 64, 70, 31), (40, 40, 32, 64)] {
@@ -367,7 +452,7 @@ mod tests {
                 let mut expected = vec![0.0; rows * hidden];
                 first.forward(&left, &bias, &mut expected);
                 expected.iter_mut().for_each(|x: &mut f32| *x = 1.0 + x.abs());
-                first.forward_mapped(&left, &bias, |x| 1.0 + x.abs(), &mut between);
+                first.all().forward_mapped(&left, &bias, |x| 1.0 + x.abs(), &mut between);
                 left.set(unit, Matrix::new(&expected, hidden));
                 let [mut found, mut expected] = [(); 2].map(|()| vec![0.0; rows * outputs]);
                 second.forward(&between, &vec![0.0; outputs], &mut found);
