@@ -1,7 +1,7 @@
 //! The instructions that multiply in bfloat16, and what they do to tiles. All that is unsafe about
 //! products in bfloat16 is here.
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use half::bf16;
 
@@ -46,12 +46,46 @@ enum Instructions {
 }
 
 /// As long as it is there, this thread may multiply.
-pub struct Tiles(Unit);
+pub struct Tiles {
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    unit: Unit,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// `sums` = a block of the left side, of which the first `rows` rows count, times the block `b` of
+    /// the right side. Meanwhile `between` is called for parts of 0..32, in order. A sum is added up in
+    /// the same order whatever stands beside it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, unused_mut))]
+    pub fn multiply(
+        &self,
+        a: &[Step],
+        rows: usize,
+        b: &[Step],
+        ahead: Ahead,
+        sums: &mut Sums,
+        mut between: impl FnMut(Range<usize>),
+    ) {
+        assert!(!b.is_empty() && a.len() == b.len() && rows <= BLOCK);
+        // Safety: this machine has the instructions, since nothing else makes a unit, tiles are
+        // configured, and the lengths were checked.
+        match self.unit.0 {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums, between) },
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => {
+                unsafe { x86::multiply_avx512(a, rows, b, ahead, sums) };
+                between(0..BLOCK);
+            }
+        }
+    }
+}
 
 impl Drop for Tiles {
     fn drop(&mut self) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if self.0.0 == Instructions::Amx {
+        if self.unit.0 == Instructions::Amx {
             // Safety: there are tiles, since they were configured.
             unsafe { x86::release_tiles() };
         }
@@ -85,36 +119,7 @@ impl Unit {
             // Safety: this machine has AMX and this process may use it, since nothing else makes a unit.
             unsafe { x86::configure_tiles() };
         }
-        Tiles(self)
-    }
-
-    /// `sums` = a block of the left side, of which the first `rows` rows count, times the block `b` of
-    /// the right side, within [`Unit::tiles`]. Meanwhile `between` is called for
-    /// parts of 0..32, in order. A
-    /// sum is added up in the same order whatever stands beside it.
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn multiply(
-        self,
-        a: &[Step],
-        rows: usize,
-        b: &[Step],
-        ahead: Ahead,
-        sums: &mut Sums,
-        mut between: impl FnMut(Range<usize>),
-    ) {
-        assert!(!b.is_empty() && a.len() == b.len() && rows <= BLOCK);
-        // Safety: this machine has the instructions, since nothing else makes a unit, and the
-        // lengths were checked.
-        match self.0 {
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Instructions::Amx => unsafe { x86::multiply_amx(a, b, ahead, sums, between) },
-            #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => {
-                unsafe { x86::multiply_avx512(a, rows, b, ahead, sums) };
-                between(0..BLOCK);
-            }
-        }
+        Tiles { unit: self, of_this_thread: PhantomData }
     }
 
     /// Rounds rows of values to the nearest bfloat16, of two the even one, into as many steps as each
@@ -139,6 +144,7 @@ impl Unit {
 
     /// Rounds up to 16 rows, and zeros for what there are fewer, into the tile `tile` of steps of the
     /// right side, as columns. `room` holds as many steps.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn round_transposed(self, x: &[&[f32]], tile: usize, steps: &mut [Step], room: &mut [Step]) {
         assert!(x.len() <= 16 && room.len() == steps.len());
         self.round(x, room, 0);
@@ -154,6 +160,7 @@ impl Unit {
 
     /// Rounds two rows of as many values into the pair `pair` of blocks of the right side, whose first
     /// steps are `stride` apart.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub fn round_pair(self, x: [&[f32]; 2], pair: usize, steps: &mut [Step], stride: usize) {
         assert!(x[0].len() == x[1].len() && x[0].len().div_ceil(BLOCK) <= steps.len().div_ceil(stride));
         // Safety: this machine has the instructions, and the lengths were checked.

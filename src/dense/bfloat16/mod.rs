@@ -310,7 +310,7 @@ impl Part<'_> {
         let mut sums = [Sums::ZERO; 2];
         let [mut now, mut done] = sums.each_mut();
         let mut before: Option<(Range<usize>, Range<usize>)> = None; // rows and columns of what is done
-        let _tiles = self.unit.tiles();
+        let tiles = self.unit.tiles();
         vectorised(
             #[inline(always)]
             || {
@@ -325,7 +325,7 @@ impl Part<'_> {
                                 right: next.get(self.unit.ahead(i, steps)).unwrap_or_default(),
                                 onto: onto.map(|(y, stride)| (y.wrapping_add(first * stride + columns.start), stride)),
                             };
-                            self.unit.multiply(
+                            tiles.multiply(
                                 a,
                                 rows.len(),
                                 b,
