@@ -126,7 +126,7 @@ choices! {
     pub enum Precision {
         Float32 = "float32": "float32",
         Tf32 = "tf32": "float32 whose products see 10 bits of a mantissa; CUDA alone",
-        Bfloat16 = "bfloat16": "Products in bfloat16, residuals and norms in float32; CUDA, and CPUs with AMX or AVX512-BF16",
+        Bfloat16 = "bfloat16": "Products in bfloat16, norms in float32; CUDA, and CPUs with AMX or AVX512-BF16",
     }
 }
 

@@ -257,7 +257,7 @@ def measure(programs: Programs, report: Report, large: pathlib.Path, base: pathl
         pixels(large, "tf32", 4 * 512, False)
     pixels(base, number, 12 * 512, False)
     if CUDA:
-        pixels(checkpoint("vit-h-14", **HUGE), number, 512)
+        pixels(PLACE / "vit-h-14", number, 512)
 
     def files(model: pathlib.Path) -> float:
         count, run = len(list((PLACE / "pictures").rglob("*.jpg"))), PLACE / f"run-{model.name}"
@@ -290,6 +290,8 @@ def main() -> None:
         drawn = [] if (PLACE / "pictures").exists() else [pool.submit(draw, part, 1200 if CUDA else 4) for part in range(15)]
         print(output(programs.test, "--nocapture") if CUDA else "", flush=True)
         large, base = checkpoint("vit-l-14", **LARGE), checkpoint("vit-b-32", **BASE)
+        if CUDA:
+            checkpoint("vit-h-14", **HUGE)
         [part.result() for part in drawn]
     report = Report()
     measure(programs, report, large, base)

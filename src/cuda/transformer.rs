@@ -1,6 +1,6 @@
 //! The kernels of `transformer.cu` and `attention.cu` on tensors.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 
 use super::{
@@ -45,9 +45,10 @@ pub fn layer_norm(
         None => (x.clone(), 0),
     };
     let name = match (x.dtype(), dtype) {
-        (DType::F16, _) => "layer_norm_f16_bf16",
-        (_, DType::BF16) => "layer_norm_bf16",
-        _ => "layer_norm_f32",
+        (DType::F16, DType::BF16) => "layer_norm_f16_bf16",
+        (DType::F32, DType::BF16) => "layer_norm_bf16",
+        (DType::F32, DType::F32) => "layer_norm_f32",
+        (x, y) => bail!("no norm of {x:?} in {y:?}"),
     };
     let arguments = [
         engine.argument(x)?,

@@ -138,6 +138,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_largest_is_found_wherever_it_is() {
+        assert_eq!(largest(&[]), f32::NEG_INFINITY);
+        for n in 1..=70 {
+            for at in 0..n {
+                let mut values: Vec<f32> = (0..n).map(|i| -2.0 - (i as f32).sin()).collect();
+                values[at] = -0.5;
+                assert_eq!(largest(&values), -0.5, "{at} of {n}");
+                values[(at + 1) % n] = f32::NAN;
+                assert_eq!(largest(&values), if n == 1 { f32::NEG_INFINITY } else { -0.5 }, "{at} of {n}, beside NaN");
+            }
+        }
+    }
+
+    #[test]
     fn the_exponential_is_exact_to_rounding() {
         for i in -8600..8800 {
             let x = i as f32 * 0.01;

@@ -1,7 +1,7 @@
 //! What a transformer block is made of: candle's operations or, on CUDA devices, fewer passes of
 //! [`crate::cuda`]. What has no gradient in candle has its backward pass here, written down.
 //!
-//! Residuals and norms are float32; products are in the number type of their weights.
+//! Norms are float32, products in the number type of their weights, residuals as [`Sum`] says.
 
 use std::sync::MutexGuard;
 

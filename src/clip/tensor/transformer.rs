@@ -11,7 +11,7 @@ use crate::clip::{
     weights::Weights,
 };
 
-/// A stack of residual attention blocks. Residuals are float32.
+/// A stack of residual attention blocks.
 pub struct Transformer {
     blocks: Vec<Block>,
 }

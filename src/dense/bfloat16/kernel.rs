@@ -357,7 +357,7 @@ mod x86 {
                     between(rows);
                 }
             }
-            between(done / steps..BLOCK);
+            debug_assert_eq!(done, BLOCK * steps);
             asm!(
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 64], tmm1",

@@ -180,8 +180,8 @@ impl Packed {
         self.all().add(x, bias, y);
     }
 
-    /// y (N, O) += f(x w + bias) w' + bias', with w' (F, O) the second map. `f` has to be inlined,
-    /// `between` is a buffer.
+    /// y (N, O) += f(x w + bias) w' + bias', with w' (F, O) the second map. `f` has to be inlined, and
+    /// multiplies nothing itself; `between` is a buffer.
     pub fn add_both(
         &self,
         x: &Rows,
@@ -192,6 +192,7 @@ impl Packed {
         y: &mut [f32],
     ) {
         let (second, mut second_bias) = second;
+        assert_eq!(second.inputs, self.outputs);
         let zeros = vec![0.0; second.outputs];
         let at_once = self.unit.values_at_once().min(self.outputs);
         for first in (0..self.outputs).step_by(at_once) {
@@ -253,6 +254,7 @@ impl Part<'_> {
                     }
                 }
             },
+            #[inline(always)]
             |rows, columns, sums| {
                 let step = &mut y.steps[rows.start / BLOCK * per_block + columns.start / DEPTH];
                 self.unit.round_sums(sums, rows.len(), step);
@@ -286,6 +288,7 @@ impl Part<'_> {
                     }
                 }
             },
+            #[inline(always)]
             |_, _, _| {},
         );
     }
@@ -421,16 +424,20 @@ mod tests {
     #[test]
     fn two_maps_are_one_after_another_whatever_is_multiplied_at_once() {
         for unit in units() {
-            for (rows, inputs, hidden, outputs) in [(3, 40, 70, 33), (40, 33, 3200, 65)] {
+            for (rows, inputs, hidden, outputs) in [(3, 40, 70, 33), (40, 33, 3190, 65)] {
                 let (x, [bias, other_bias]) = (values(rows * inputs, 0.1), [hidden, outputs].map(|n| values(n, 0.9)));
                 let first = Packed::new(&values(hidden * inputs, 0.3), inputs, unit);
                 let second = Packed::new(&values(outputs * hidden, 0.2), hidden, unit);
                 let [mut left, mut between] = <[Rows; 2]>::default();
+                between.set(unit, Matrix::new(&[f32::NAN; 200 * 700], 700));
+                let [mut one, mut found, mut expected] = [(); 3].map(|()| values(rows * outputs, 0.4));
+                left.set(unit, Matrix::new(&x[..inputs], inputs));
+                first.add_both(&left, &bias, |x| x.max(0.1 * x), (&second, &other_bias), &mut between, &mut one);
                 left.set(unit, Matrix::new(&x, inputs));
-                let [mut found, mut expected] = [(); 2].map(|()| values(rows * outputs, 0.4));
                 first.add_both(&left, &bias, |x| x.max(0.1 * x), (&second, &other_bias), &mut between, &mut found);
                 first.all().forward_mapped(&left, &bias, |x| x.max(0.1 * x), &mut between);
                 second.add(&between, &other_bias, &mut expected);
+                assert_eq!(one[..outputs], found[..outputs], "{unit:?}: a row, whatever stands beside it");
                 let size = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
                 for (found, expected) in found.iter().zip(&expected) {
                     assert!((found - expected).abs() < 1e-6 * size, "{unit:?} {hidden}: {found} {expected}");
