@@ -67,7 +67,7 @@ impl Tiles {
         sums: &mut Sums,
         mut between: impl FnMut(Range<usize>),
     ) {
-        assert!(!b.is_empty() && a.len() == b.len() && rows <= BLOCK);
+        assert!(!b.is_empty() && a.len() == b.len() && (1..=BLOCK).contains(&rows));
         // Safety: this machine has the instructions, since nothing else makes a unit, tiles are
         // configured, and the lengths were checked.
         match self.unit.0 {
